@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The server over zc. This is the paper's first listing again: no lock, no list of requests, no map of active
+ * keys, no copy of what is sent. A cell may be overwritten while it is being sent, to any number of clients. */
+#include <string.h>
+
+#include "table.h"
+
+static bool arrived(struct server *server, int tag, zc_status *status)
+{
+    int found;
+
+    must(zc_iprobe(ZC_ANY_SOURCE, tag, server->zc, &found, status), "zc_iprobe");
+    return found;
+}
+
+static void receive(struct server *server, void *buf, size_t size, int client, int tag)
+{
+    must(zc_recv(buf, size, client, tag, server->zc, NULL), "zc_recv");
+}
+
+static void serve(struct server *server)
+{
+    void **table = server->cells;
+    struct put_request put;
+    struct get_request get;
+    zc_status from;
+
+    while (!round_over(server)) {
+        if (arrived(server, PUT_REQUEST, &from)) {
+            receive(server, &put, sizeof put, from.source, PUT_REQUEST);
+            if (server->staging) { /* zc: as in the paper */
+                receive(server, server->staging, server->size, from.source, PUT_VALUE);
+                memcpy(table[put.key], server->staging, server->size);
+            } else { /* zc-inplace */
+                receive(server, table[put.key], server->size, from.source, PUT_VALUE);
+            }
+            was_put(server, &put);
+        }
+        if (arrived(server, GET_REQUEST, &from)) {
+            receive(server, &get, sizeof get, from.source, GET_REQUEST);
+            must(zc_send(table[get.key], server->size, from.source, GET_RESPONSE, server->zc), "zc_send");
+            was_sent(server, from.source, get.key);
+        }
+        other_work(server);
+    }
+}
+
+static void finish(struct server *server)
+{
+    must(zc_flush(server->zc), "zc_flush");
+}
+
+const struct variant variant_zc = {
+    .name = "zc",
+    .help = "zc_send from the cell; a PUT is a plain memcpy into the cell, at any time",
+    .zc = true,
+    .staging = true,
+    .serve = serve,
+    .finish = finish,
+};
+
+const struct variant variant_zc_inplace = {
+    .name = "zc-inplace",
+    .help = "zc_send from the cell; a PUT is received straight into the cell by zc_recv",
+    .zc = true,
+    .serve = serve,
+    .finish = finish,
+};
