@@ -20,7 +20,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "zc_mpi.h"
+#include <zc_mpi.h>
 
 /* ---- the protocol: PUT is a request and a value, GET is a request and its response -------------- */
 
