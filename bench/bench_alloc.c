@@ -66,6 +66,7 @@ static void load(struct variant *variant)
 /* ---- threads that start together ----------------------------------------------------------------------------- */
 
 struct task {
+    void *(*body)(void *task);
     const struct variant *variant;
     size_t size;
     long count;
@@ -74,7 +75,7 @@ struct task {
     double took;
 };
 
-static double run_tasks(struct task *tasks, void *(*const bodies[])(void *), int n)
+static double run_tasks(struct task *tasks, int n)
 {
     pthread_t threads[MAX_THREADS];
     pthread_barrier_t start;
@@ -83,7 +84,7 @@ static double run_tasks(struct task *tasks, void *(*const bodies[])(void *), int
     pthread_barrier_init(&start, NULL, (unsigned)n);
     for (int i = 0; i < n; i++) {
         tasks[i].start = &start;
-        if (pthread_create(&threads[i], NULL, bodies[i], &tasks[i]))
+        if (pthread_create(&threads[i], NULL, tasks[i].body, &tasks[i]))
             bench_die("alloc: cannot create a thread");
     }
     for (int i = 0; i < n; i++) {
@@ -120,21 +121,21 @@ static void *first_byte_body(void *arg)
 
 static double first_byte(const struct variant *variant, size_t size, int threads, long count)
 {
-    static void *(*const bodies[])(void *) = {first_byte_body, first_byte_body};
     struct task tasks[MAX_THREADS];
 
-    for (int i = 0; i < threads; i++)
-        tasks[i] = (struct task){.variant = variant, .size = size, .count = count};
-    return run_tasks(tasks, bodies, threads);
+    for (int i = 0; i < MAX_THREADS; i++)
+        tasks[i] = (struct task){.body = first_byte_body, .variant = variant, .size = size, .count = count};
+    return run_tasks(tasks, threads);
 }
 
 /* ---- producer-consumer ------------------------------------------------------------------------------------------- */
 
+enum { PLACES = 64 };
+
 struct ring {
-    enum { PLACES = 64 } places;
-    _Alignas(64) atomic_long put;
-    _Alignas(64) atomic_long taken;
-    void *items[PLACES];
+    atomic_long put;
+    void *items[PLACES]; /* also keeps the two counters on lines of their own */
+    atomic_long taken;
 };
 
 static void *producer(void *arg)
@@ -177,13 +178,13 @@ static void *consumer(void *arg)
 
 static double producer_consumer(const struct variant *variant, size_t size, int threads, long count)
 {
-    static void *(*const bodies[])(void *) = {producer, consumer};
+    static void *(*const bodies[MAX_THREADS])(void *) = {producer, consumer};
     struct ring ring = {.put = 0};
     struct task tasks[MAX_THREADS];
 
-    for (int i = 0; i < threads; i++)
-        tasks[i] = (struct task){.variant = variant, .size = size, .count = count, .ring = &ring};
-    return run_tasks(tasks, bodies, threads);
+    for (int i = 0; i < MAX_THREADS; i++)
+        tasks[i] = (struct task){.body = bodies[i], .variant = variant, .size = size, .count = count, .ring = &ring};
+    return run_tasks(tasks, threads);
 }
 
 /* ---- rounds --------------------------------------------------------------------------------------------------------- */

@@ -63,7 +63,8 @@ int main(int argc, char **argv)
     bench_flags(argc, argv, flags, LENGTH(flags));
     bench_under_mpiexec(argv, "2");
     const char *ranks = getenv("PMI_SIZE");
-    const char *const *options = ranks && atoi(ranks) > 2 ? (quick ? more_quick : more) : (quick ? two_quick : two);
+    const char *const *options =
+        ranks && strcmp(ranks, "2") != 0 ? (quick ? more_quick : more) : (quick ? two_quick : two);
     args[0] = table_path(argv[0]);
     for (int i = 0; options[i]; i++)
         args[i + 1] = options[i];

@@ -54,22 +54,24 @@ void bench_row(const struct row *row)
 
 void bench_say(const char *format, ...)
 {
+    char text[512];
     va_list args;
 
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%s\n", text);
 }
 
 void bench_die(const char *format, ...)
 {
+    char text[512];
     va_list args;
 
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fputc('\n', stderr);
+    bench_say("%s", text);
     exit(2);
 }
 

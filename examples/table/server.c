@@ -58,6 +58,7 @@ static void *must_have(void *memory)
     if (!memory) {
         fprintf(stderr, "table: out of memory\n");
         MPI_Abort(MPI_COMM_WORLD, 1);
+        abort(); /* not reached */
     }
     return memory;
 }

@@ -206,7 +206,7 @@ struct report;
 struct report *report_open(const struct options *options); /* NULL: the CSV file cannot be written */
 FILE *report_text(const struct report *report);            /* where the table goes */
 void report_progress(struct report *report, const struct job *job, const struct variant *variant, int round);
-void report_add(struct report *report, int variant, int round, const struct counters *counters);
+void report_add(struct report *report, int place, int round, const struct counters *counters);
 void report_job(struct report *report, const struct job *job); /* prints and forgets the rounds */
 void report_close(struct report *report);
 
