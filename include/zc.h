@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * zc: message buffers that are sent and received without copies and without blocking,
+ * and that an early write cannot corrupt.
+ *
+ * THE PROMISE
+ *
+ * After zc_send() returns, the message *is* what the buffer held. The caller may at once overwrite
+ * the buffer, send it again, to other peers too, or free it. After zc_irecv() returns, the first
+ * touch of the received bytes waits until they have landed. There is no request to track.
+ *
+ * Stores ordered before zc_send() are in the message and stores ordered after it are not; stores
+ * that race with the call itself are the program's own race. No call and no store waits for a
+ * *send* to be received for longer than a copy would have taken, so that a program that runs with
+ * copying sends runs with zc.
+ *
+ * HOW (R. Power, "Using Memory-Protection to Simplify Zero-copy Operations", and docs/design.md)
+ *
+ * zc_alloc() hands out whole pages of pools. Each page is mapped twice: the application uses the
+ * *user mapping*, transports use the *wire mapping* only. While a message is in flight the user
+ * mapping is protected; a store that comes too early faults, waits briefly, and then gets fresh
+ * pages (a *rename*), while what is in flight keeps the old ones.
+ *
+ * CONVENTIONS
+ *
+ * - Functions that return int return 0 or a negative errno value; zc_errmsg() then says, for this
+ *   thread, what was done to what and what was expected. Outputs come last and are untouched on
+ *   failure, unless said otherwise. Functions that return a pointer return NULL and set errno.
+ * - Argument order is that of MPI: buffer, length, peer, tag, communicator. Lengths are bytes.
+ * - Every function may be called from any thread at any time, unless said otherwise. None may be
+ *   called from a signal handler.
+ * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros.
+ *
+ * CAVEATS (docs/caveats.md has them in full)
+ *
+ * - A *system call* of the application on a buffer that is in flight, or was left protected after
+ *   it was re-sent, fails with EFAULT instead of waiting. Call zc_writable() or zc_wait() first.
+ * - The same goes for the application's own MPI calls on such a buffer: MPI_Recv into it dies
+ *   inside MPI. Use zc calls, or zc_writable() first.
+ * - A store to a buffer in flight with SIGSEGV blocked kills the process (sigprocmask(2)).
+ * - Do not mprotect, munmap or madvise memory of zc; do not install a SIGSEGV handler that neither
+ *   chains to the one before nor leaves it in place.
+ * - After fork(2) the child may use no buffer of its parent: a touch ends it with a message, and
+ *   zc_free() there does nothing. exec is fine.
+ * - Pages are the unit: bytes that share a page with a receive in flight wait with it.
+ * - Below MPI_THREAD_MULTIPLE nobody may call MPI on behalf of a thread that waits in a fault: a
+ *   bare touch of a receive in flight is then an error (zc_wait() first), and a conflict with a
+ *   send renames at once.
+ */
+#ifndef ZC_H
+#define ZC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ZC_VERSION_MAJOR 0
+#define ZC_VERSION_MINOR 1
+#define ZC_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define ZC_API __attribute__((visibility("default")))
+#else
+#define ZC_API
+#endif
+
+/* ---- allocation: malloc's family, always page-isolated -------------------------------------- */
+
+/* Returns a buffer of at least `size` bytes (size 0 is taken as 1) on pages of its own, aligned to
+ * a page, recycled and therefore not zeroed; at most 25 % larger than asked, in whole pages; from
+ * 2 MiB on huge pages where the kernel gives them. NULL with errno:
+ *   ENOMEM  memory, address space or the pool's cap is exhausted (option `full`)
+ *   EINVAL  an ill-formed ZC_... variable; zc_errmsg() names it
+ *   EPERM   in a forked child */
+ZC_API void *zc_alloc(size_t size);
+
+/* As zc_alloc(n * size), zeroed. ENOMEM also where the product overflows. */
+ZC_API void *zc_calloc(size_t n, size_t size);
+
+/* As zc_alloc(), aligned to `alignment`: a power of two up to 2 MiB (EINVAL otherwise). */
+ZC_API void *zc_aligned_alloc(size_t alignment, size_t size);
+
+/* As realloc(3): keeps the buffer where its slot is large enough and not four times too large,
+ * else moves it. Waits for receives in flight into `ptr`, never for sends. `ptr` NULL allocates,
+ * size 0 frees and returns NULL with errno 0. On failure `ptr` is as it was. */
+ZC_API void *zc_realloc(void *ptr, size_t size);
+
+/* Gives the buffer back; NULL is fine. Never waits: what is in flight stays intact, and the pages
+ * return to the pool when the last operation ends. A receive in flight lands unseen.
+ *   -EINVAL  not the start of a live zc buffer (interior, foreign, freed twice): nothing is done,
+ *            and since few callers look, the message is also printed on stderr */
+ZC_API int zc_free(void *ptr);
+
+/* Bytes that may be used at `ptr`, the start of a live zc buffer; 0 for any other pointer. */
+ZC_API size_t zc_usable_size(const void *ptr);
+
+/* 1 if `ptr` lies inside a live buffer of a zc pool (not of a pool's fall-back), else 0. */
+ZC_API int zc_owns(const void *ptr);
+
+/* ---- pools of one's own --------------------------------------------------------------------- */
+
+typedef struct zc_pool zc_pool;
+
+#define ZC_UNLIMITED ((size_t)-1)
+
+/* Huge pages. Auto: as ZC_HUGE says, by default for slots of 2 MiB and more. Smaller slots share them. */
+enum zc_huge { ZC_HUGE_AUTO, ZC_HUGE_NEVER, ZC_HUGE_ALWAYS };
+
+/* What zc_pool_alloc does at the cap. */
+enum zc_full {
+    ZC_FULL_DEFAULT,  /* option `full` (ZC_FULL), by default grow */
+    ZC_FULL_GROW,     /* goes past the cap, counted in zc_pool_stats.over_cap */
+    ZC_FULL_FALLBACK, /* memory of mimalloc: its sends are copied, counted in `fallbacks` */
+    ZC_FULL_FAIL      /* ENOMEM */
+};
+
+typedef struct zc_pool_options {
+    size_t size;      /* sizeof(zc_pool_options) */
+    size_t slot_size; /* bytes a slot, 1..; rounded up to whole pages */
+    size_t initial;   /* slots made and populated at once */
+    size_t cap;       /* most live slots, 1..ZC_UNLIMITED; spares and bounces are not counted */
+    enum zc_huge huge;
+    enum zc_full full;
+} zc_pool_options;
+
+// clang-format off
+#define ZC_POOL_OPTIONS_INIT {sizeof(zc_pool_options), 0, 0, ZC_UNLIMITED, ZC_HUGE_AUTO, ZC_FULL_DEFAULT}
+// clang-format on
+
+typedef struct zc_pool_stats {
+    size_t size;      /* in: sizeof(zc_pool_stats) */
+    size_t slot_size; /* bytes */
+    size_t segments;  /* mapped now */
+    size_t slots;     /* populated now, live or not */
+    size_t live;      /* with the application */
+    size_t peak;      /* most ever live */
+    size_t cap;
+    uint64_t allocs, fallbacks, over_cap; /* since the pool was opened */
+} zc_pool_stats;
+
+/* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. */
+ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);
+
+/* A slot of the pool; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
+ZC_API void *zc_pool_alloc(zc_pool *pool);
+
+/* Fills *stats up to stats->size, which the caller sets. */
+ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
+
+/* Gives whole segments, of which nothing is live or in flight, back to the system; the number of
+ * bytes goes to *released (may be NULL). Other threads may go on allocating. */
+ZC_API int zc_pool_trim(zc_pool *pool, size_t *released);
+
+/* NULL is fine. -EBUSY while a slot is live or in flight; nothing is done then. No other thread may
+ * be using the pool. */
+ZC_API int zc_pool_close(zc_pool *pool);
+
+/* ---- communicators -------------------------------------------------------------------------- */
+
+typedef struct zc_comm zc_comm;
+
+#define ZC_ANY_SOURCE (-1)
+#define ZC_ANY_TAG (-1)
+
+/* In every enum of options, 0 is "as the ZC_... variable says, else the library's default". */
+
+/* What a store that meets a send in flight does (ZC_CONFLICT). */
+enum zc_conflict {
+    ZC_CONFLICT_DEFAULT,
+    ZC_CONFLICT_AUTO, /* wait as long as a rename would take, then rename; the default */
+    ZC_CONFLICT_WAIT, /* wait until the send has left: the paper. Can deadlock, as blocking sends can */
+    ZC_CONFLICT_COPY  /* rename at once */
+};
+
+/* What is said about it (ZC_ON_CONFLICT). */
+enum zc_on_conflict {
+    ZC_ON_CONFLICT_DEFAULT,
+    ZC_ON_CONFLICT_QUIET,  /* the default */
+    ZC_ON_CONFLICT_REPORT, /* a line on stderr: who writes where, what is in flight to whom */
+    ZC_ON_CONFLICT_ABORT   /* the same, then abort(3) */
+};
+
+/* How zc_send keeps its promise (ZC_POLICY). */
+enum zc_policy {
+    ZC_POLICY_DEFAULT,
+    ZC_POLICY_AUTO,    /* by cost and history; the default */
+    ZC_POLICY_PROTECT, /* protect whenever it is possible */
+    ZC_POLICY_COPY     /* never protect */
+};
+
+/* What completion does to the protection (ZC_RELEASE). */
+enum zc_release {
+    ZC_RELEASE_DEFAULT,
+    ZC_RELEASE_AUTO,  /* by history; the default */
+    ZC_RELEASE_EAGER, /* ends it at once */
+    ZC_RELEASE_LAZY   /* leaves it to the next store: re-sending then costs nothing */
+};
+
+/* Who makes progress (ZC_PROGRESS). */
+enum zc_progress_mode {
+    ZC_PROGRESS_DEFAULT,
+    ZC_PROGRESS_CALLS, /* zc calls and waiting make progress; the default */
+    ZC_PROGRESS_THREAD /* a thread polls as well, every 100 µs; costs processor time */
+};
+
+/* What a fault does that has waited for fault_timeout_ms (ZC_ON_TIMEOUT). */
+enum zc_on_timeout {
+    ZC_ON_TIMEOUT_DEFAULT,
+    ZC_ON_TIMEOUT_WAIT, /* say so on stderr, once, and wait on; the default */
+    ZC_ON_TIMEOUT_ABORT /* say so and abort(3) */
+};
+
+typedef struct zc_options {
+    size_t size; /* sizeof(zc_options) */
+    enum zc_conflict conflict;
+    enum zc_on_conflict on_conflict;
+    enum zc_policy policy;
+    enum zc_release release;
+    enum zc_progress_mode progress;
+    enum zc_on_timeout on_timeout;
+    uint32_t fault_timeout_ms; /* 0: ZC_FAULT_TIMEOUT, else 10,000 */
+    uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
+                                  breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
+} zc_options;
+
+// clang-format off
+#define ZC_OPTIONS_INIT {sizeof(zc_options), ZC_CONFLICT_DEFAULT, ZC_ON_CONFLICT_DEFAULT, ZC_POLICY_DEFAULT, \
+     ZC_RELEASE_DEFAULT, ZC_PROGRESS_DEFAULT, ZC_ON_TIMEOUT_DEFAULT, 0, 0}
+// clang-format on
+
+/* Opens a communicator; `options` may be NULL. Addresses:
+ *   "mpi"                      all of MPI_COMM_WORLD; initialises MPI (MPI_THREAD_MULTIPLE) if nobody
+ *                              has, and then finalises it at exit. Collective.
+ *   "loop"                     this process alone, rank 0 of 1
+ *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there
+ *   "shm:...", "verbs:..."     reserved: -ENOTSUP
+ * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
+ *   -EINVAL   malformed address or options; a rank outside 0..size-1
+ *   -EEXIST   that rank of a named loop is taken
+ *   -EIO      MPI failed; -EPERM: MPI is already finalised
+ *   -ENOMEM */
+ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
+
+/* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine.
+ * Collective for mpi. Buffers stay the application's. Receives that had not landed are reported
+ * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.
+ * Returns the first error of a send that nobody has been told of. */
+ZC_API int zc_close(zc_comm *comm);
+
+ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1, or -EBADF */
+ZC_API int zc_size(const zc_comm *comm); /* >= 1, or -EBADF */
+
+/* ---- messages ------------------------------------------------------------------------------- */
+
+typedef struct zc_status {
+    int source;    /* rank of the sender */
+    int tag;       /* of the message */
+    size_t length; /* bytes received; for a truncated message, bytes that were kept */
+    int error;     /* 0 or a negative errno value: what zc_wait returns */
+} zc_status;
+
+/* Sends buf[0..len) to rank `dst` with `tag` (0..32767 on every transport; mpi takes up to its
+ * MPI_TAG_UB). Any length, 0 and more than 2 GiB included. `buf` may point anywhere into a zc buffer,
+ * and the range must lie inside it, or into foreign memory, which is copied. Returns at once, with the
+ * promise above.
+ *   -EINVAL   dst, tag or range; NULL with len > 0
+ *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
+ *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`
+ *   -EIO      the transport failed */
+ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
+
+/* The same, and gives the buffer up as zc_free() does, so that nothing needs protection. `buf` must be
+ * the start of a live zc buffer. On failure the buffer is still the caller's. */
+ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
+
+/* Receives the next message from `src` (or ZC_ANY_SOURCE) with `tag` (or ZC_ANY_TAG) into buf[0..cap),
+ * zc or foreign memory, and waits for it. Lands through the wire mapping: nothing is protected, and an
+ * idle protection stays. `status` may be NULL. Messages of one sender that match are taken in the order
+ * they were sent.
+ *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
+ *              other messages are unharmed; *status is filled
+ *   -EBUSY     another receive into these bytes is in flight
+ *   -EINVAL    src, tag or range;  -ECANCELED, -EBADF, -EPERM, -EIO, -ENOMEM as above */
+ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
+
+/* The same into a new zc buffer of the message's size, which the caller frees. */
+ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status);
+
+/* As zc_recv, but returns at once; the first touch of the pages of buf[0..cap) waits until the message
+ * has landed. Several disjoint receives may be in flight into one buffer. `buf` must be zc memory:
+ * -EINVAL otherwise. A receive that fails is never shown as data: zc_wait returns its error, and a bare
+ * touch calls the error handler. */
+ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
+
+/* zc_send, then zc_recv. The buffers may be the same. */
+ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void *recvbuf, size_t cap, int src,
+                       int recvtag, zc_comm *comm, zc_status *status);
+
+/* ---- completion: the buffer is the handle --------------------------------------------------- */
+
+/* Waits for the oldest unreported receive whose range contains `buf`, reports it, and makes its pages
+ * accessible; returns its error. If there is none, waits until no send in flight needs the page of `buf`
+ * and returns 0 with *status zero (source and tag -1): value semantics leave nothing to report for a
+ * send; see zc_flush. `status` may be NULL. -EINVAL: not zc memory. */
+ZC_API int zc_wait(const void *buf, zc_status *status);
+
+/* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported. */
+ZC_API int zc_test(const void *buf, int *done, zc_status *status);
+
+/* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index. */
+ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
+
+/* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged;
+ * -EALREADY if it has landed (zc_wait tells); -ENOENT if there is none (sends cannot be cancelled). */
+ZC_API int zc_cancel(const void *buf);
+
+/* Waits until all sends of `comm` have left this process's buffers (for large messages: until they were
+ * received). Returns the first error of a send that nobody has been told of. */
+ZC_API int zc_flush(zc_comm *comm);
+
+/* Makes progress: looks at operations in flight and ends those that are complete. Never waits. */
+ZC_API int zc_progress(zc_comm *comm);
+
+/* Waits for a message that zc_recv(…, src, tag, comm) would take, and describes it. */
+ZC_API int zc_probe(int src, int tag, zc_comm *comm, zc_status *status);
+
+/* The same without waiting: *found is 0 or 1, *status is filled if 1. */
+ZC_API int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status);
+
+/* ---- access without faults ------------------------------------------------------------------ */
+
+/* Makes the whole buffer that contains `buf` readable and writable, ending conflicts as a store would:
+ * waits for receives in flight, and for sends at most as long as a copy takes. Afterwards system calls
+ * on it work until it is sent again. -EINVAL: not zc memory; the error of a failed receive. */
+ZC_API int zc_writable(void *buf);
+
+/* memcpy(dst, src, n) into a zc buffer through the wire mapping: ends conflicts, but neither needs nor
+ * ends an idle protection. `src` may be anything readable, a zc buffer in any state included.
+ * -EINVAL: dst..dst+n is not inside one zc buffer; -ENOMEM. */
+ZC_API int zc_write(void *dst, const void *src, size_t n);
+
+enum zc_deny { ZC_DENY_STORES = 1, ZC_DENY_ALL = 2 };
+
+/* A hold of the application: the paper's `protect`, for any asynchronous operation (collectives,
+ * io_uring, AIO, a copy engine). Plain data; one thread at a time. */
+struct zc_guard {
+    void *wire;    /* give this address, not the buffer's, to the operation */
+    size_t length; /* bytes */
+    void *hold;    /* zc's own */
+};
+
+/* Guards buf[0..len), inside one zc buffer, until zc_unguard: ZC_DENY_STORES (the operation reads;
+ * an early store gets fresh pages) or ZC_DENY_ALL (it writes; an early touch waits for zc_unguard).
+ *   -EINVAL  range, deny;  -EBUSY  a receive (or, for DENY_ALL, another guard) holds these bytes
+ *   -ENOMEM  no spare pages or mappings for it */
+ZC_API int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard);
+
+/* Ends it, from any thread; a guard that is zero or was ended is -EINVAL, NULL is fine. */
+ZC_API int zc_unguard(struct zc_guard *guard);
+
+/* Keeps the pages under the buffer from being exchanged, for addresses that peers know; sends of it are
+ * copied from then on. *wire (may be NULL) gets the wire address of `buf`. Until zc_unpin or zc_free. */
+ZC_API int zc_pin(void *buf, void **wire);
+ZC_API int zc_unpin(void *buf);
+
+/* ---- errors, statistics, version ------------------------------------------------------------ */
+
+/* Called where no return code can be given: a touch of a failed receive, an error in a fault. May run in a
+ * signal handler, on the thread that touched; `message` is valid during the call. If it returns after a
+ * failed receive, the touch goes on and sees undefined bytes. */
+typedef void zc_error_handler(zc_comm *comm, int error, const char *message, void *arg);
+
+/* NULL restores the default, which prints the message and calls abort(3). */
+ZC_API int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg);
+
+/* Counts since the start of the process; zc_stats_get fills what fits into stats->size. */
+typedef struct zc_stats {
+    size_t size; /* in: sizeof(zc_stats) */
+    uint64_t allocs, frees, fallbacks;
+    uint64_t sends;            /* all; the next five sum up to it */
+    uint64_t sends_empty;      /* of length 0 */
+    uint64_t sends_inline;     /* taken by the transport before zc_send returned: no copy, no protection */
+    uint64_t sends_protected;  /* protected by a system call */
+    uint64_t sends_free;       /* already protected, or given up: no copy, no system call */
+    uint64_t sends_copied;     /* through a bounce slot; includes foreign memory */
+    uint64_t sends_foreign;    /* memory that is not zc's */
+    uint64_t receives;         /* all */
+    uint64_t receives_bounced; /* landed elsewhere because a send was in flight */
+    uint64_t faults;           /* of ours */
+    uint64_t faults_idle;      /* ended an idle protection */
+    uint64_t faults_spurious;  /* found nothing to do */
+    uint64_t waits;            /* faults and calls that waited for an operation */
+    uint64_t conflicts;        /* stores that met a send in flight */
+    uint64_t renames;          /* conflicts ended by fresh pages */
+    uint64_t protects;         /* protecting system calls */
+    uint64_t unprotects;
+    uint64_t remaps;        /* other page-table system calls of renames */
+    uint64_t segments;      /* mapped so far */
+    uint64_t registrations; /* of segments with transports */
+    uint64_t unreserved;    /* sends copied because spares or mappings ran out */
+} zc_stats;
+
+ZC_API int zc_stats_get(zc_stats *stats);
+
+/* A short text for a return value of zc, as strerror(3); never NULL. */
+ZC_API const char *zc_strerror(int error);
+
+/* What the last failed zc call of this thread did to what; "" if none. Valid until the next one. */
+ZC_API const char *zc_errmsg(void);
+
+/* "0.1.0" */
+ZC_API const char *zc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * zc over a given MPI communicator. */
+#ifndef ZC_MPI_H
+#define ZC_MPI_H
+
+#include <mpi.h>
+
+#include "zc.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Opens a zc communicator over the processes of `mpi`, which is duplicated. Collective over `mpi`. MPI
+ * must be initialised; zc looks at the thread level: MPI_THREAD_MULTIPLE gives all of the promise, for
+ * less see the caveats of zc.h. MPI_Finalize ends what is still open. Errors as zc_open(). */
+ZC_API int zc_open_mpi(MPI_Comm mpi, const zc_options *options, zc_comm **comm);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
