@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "zc.h"
+
+static _Thread_local char message[512];
+
+int fail(int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return error;
+}
+
+void *fail_null(int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    errno = -error;
+    return NULL;
+}
+
+void error_print(void)
+{
+    fprintf(stderr, "zc: %s\n", message);
+}
+
+void text_add(struct text *t, const char *s)
+{
+    while (*s && t->length < sizeof t->bytes)
+        t->bytes[t->length++] = *s++;
+}
+
+void text_add_number(struct text *t, uint64_t n, unsigned base)
+{
+    char digits[65];
+    char *p = &digits[sizeof digits - 1];
+    *p = 0;
+    do {
+        *--p = "0123456789abcdef"[n % base];
+        n /= base;
+    } while (n);
+    text_add(t, base == 16 ? "0x" : "");
+    text_add(t, p);
+}
+
+void text_print(const struct text *t)
+{
+    ssize_t written = write(STDERR_FILENO, t->bytes, t->length);
+    (void)written; /* nobody is left to be told */
+}
+
+const char *zc_errmsg(void)
+{
+    return message;
+}
+
+const char *zc_strerror(int error)
+{
+    switch (error < 0 ? -error : error) {
+    case 0:
+        return "success";
+    case EINVAL:
+        return "invalid argument";
+    case ENOMEM:
+        return "out of memory, address space, mappings or slots";
+    case EBUSY:
+        return "another operation holds these bytes";
+    case EMSGSIZE:
+        return "the message was longer than the buffer";
+    case EBADF:
+        return "the communicator is closed";
+    case EPERM:
+        return "not allowed in this thread or process";
+    case EEXIST:
+        return "that rank is taken";
+    case ECANCELED:
+        return "the operation was cancelled";
+    case EALREADY:
+        return "the receive has already landed";
+    case ENOENT:
+        return "no such operation";
+    case ENOTSUP:
+        return "not supported";
+    case EIO:
+        return "the transport failed";
+    default:
+        return strerror(error < 0 ? -error : error);
+    }
+}
+
+#define TEXT_OF(x) #x
+#define VERSION_TEXT(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
+
+const char *zc_version(void)
+{
+    return VERSION_TEXT(ZC_VERSION_MAJOR, ZC_VERSION_MINOR, ZC_VERSION_PATCH);
+}

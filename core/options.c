@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/options.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+
+extern char **environ;
+
+/* Names of the values of an enum whose first value, 0, stands for "default" and has no name. */
+#define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+enum kind { KIND_NAME, KIND_NUMBER, KIND_TEXT };
+
+struct row {
+    const char *variable;
+    enum kind kind;
+    size_t offset; /* in struct options */
+    const char *const *names;
+    int base; /* value of names[0] */
+    uint64_t initial;
+    const char *help;
+};
+
+#define FIELD(name) offsetof(struct options, name)
+
+static const struct row rows[] = {
+    {"ZC_CONFLICT", KIND_NAME, FIELD(conflict), NAMES("auto", "wait", "copy"), ZC_CONFLICT_AUTO, ZC_CONFLICT_AUTO,
+     "how a store that meets a send in flight goes on"},
+    {"ZC_ON_CONFLICT", KIND_NAME, FIELD(on_conflict), NAMES("quiet", "report", "abort"), ZC_ON_CONFLICT_QUIET,
+     ZC_ON_CONFLICT_QUIET, "what is said about it"},
+    {"ZC_POLICY", KIND_NAME, FIELD(policy), NAMES("auto", "protect", "copy"), ZC_POLICY_AUTO, ZC_POLICY_AUTO,
+     "whether sends protect or copy"},
+    {"ZC_RELEASE", KIND_NAME, FIELD(release), NAMES("auto", "eager", "lazy"), ZC_RELEASE_AUTO, ZC_RELEASE_AUTO,
+     "when a completed send's protection ends"},
+    {"ZC_PROGRESS", KIND_NAME, FIELD(progress), NAMES("calls", "thread"), ZC_PROGRESS_CALLS, ZC_PROGRESS_CALLS,
+     "who makes progress"},
+    {"ZC_ON_TIMEOUT", KIND_NAME, FIELD(on_timeout), NAMES("wait", "abort"), ZC_ON_TIMEOUT_WAIT, ZC_ON_TIMEOUT_WAIT,
+     "what a fault does after ZC_FAULT_TIMEOUT"},
+    {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 0, 10000, "milliseconds"},
+    {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0, 0, "most sends in flight of a communicator"},
+    {"ZC_FULL", KIND_NAME, FIELD(full), NAMES("grow", "fallback", "fail"), ZC_FULL_GROW, ZC_FULL_GROW,
+     "what a pool does at its cap"},
+    {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO, ZC_HUGE_AUTO,
+     "huge pages for slots of 2 MiB and more"},
+    {"ZC_MAPS", KIND_NUMBER, FIELD(maps), NULL, 0, 0, "mappings that zc may use up"},
+    {"ZC_POOLS", KIND_TEXT, FIELD(pools), NULL, 0, 0, "pools of zc_alloc: SIZE:SLOTS[:cap=N][:huge|:small][:FULL],..."},
+};
+
+enum { ROWS = sizeof rows / sizeof rows[0] };
+
+static struct options options;
+static int status;
+static char status_message[512];
+
+const char *parse_size(const char *text, uint64_t *value)
+{
+    if (*text < '0' || *text > '9')
+        return NULL;
+    char *end;
+    errno = 0;
+    uint64_t n = strtoull(text, &end, 10);
+    if (errno)
+        return NULL;
+    static const char units[] = "KMGT";
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    if (unit) {
+        unsigned shift = 10 * (unsigned)(unit - units + 1);
+        if (n > UINT64_MAX >> shift)
+            return NULL;
+        n <<= shift;
+        end++;
+    }
+    *value = n;
+    return end;
+}
+
+static void expected(char *text, size_t size, const struct row *row)
+{
+    if (row->kind == KIND_NUMBER) {
+        snprintf(text, size, "a whole number (%s)", row->help);
+        return;
+    }
+    size_t used = (size_t)snprintf(text, size, "one of");
+    for (const char *const *name = row->names; *name; name++)
+        used += (size_t)snprintf(text + used, size - used, " %s", *name);
+    snprintf(text + used, size - used, " (%s)", row->help);
+}
+
+static bool set(const struct row *row, const char *value)
+{
+    char *field = (char *)&options + row->offset;
+    uint64_t number;
+    switch (row->kind) {
+    case KIND_TEXT:
+        memcpy(field, &value, sizeof value);
+        return true;
+    case KIND_NUMBER: {
+        const char *end = parse_size(value, &number);
+        if (!end || *end || number > UINT32_MAX)
+            return false;
+        memcpy(field, &number, sizeof number);
+        return true;
+    }
+    case KIND_NAME:
+        for (int i = 0; row->names[i]; i++) {
+            if (strcmp(row->names[i], value) == 0) {
+                int chosen = row->base + i;
+                memcpy(field, &chosen, sizeof chosen);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void load(void)
+{
+    for (const struct row *row = rows; row < rows + ROWS; row++) {
+        int name = (int)row->initial;
+        const char *none = "";
+        char *field = (char *)&options + row->offset;
+        if (row->kind == KIND_NAME)
+            memcpy(field, &name, sizeof name);
+        else if (row->kind == KIND_NUMBER)
+            memcpy(field, &row->initial, sizeof row->initial);
+        else
+            memcpy(field, &none, sizeof none);
+    }
+    for (char **entry = environ; *entry && !status; entry++) {
+        const char *equals = strchr(*entry, '=');
+        if (strncmp(*entry, "ZC_", 3) != 0 || !equals)
+            continue;
+        const struct row *row = rows;
+        size_t length = (size_t)(equals - *entry);
+        while (row < rows + ROWS && (strncmp(row->variable, *entry, length) != 0 || row->variable[length]))
+            row++;
+        char text[256] = "";
+        if (row == rows + ROWS) {
+            status = -EINVAL;
+            size_t used = 0;
+            for (row = rows; row < rows + ROWS; row++)
+                used += (size_t)snprintf(text + used, sizeof text - used, " %s", row->variable);
+            snprintf(status_message, sizeof status_message, "%.*s: no such variable; known are%s", (int)length, *entry,
+                     text);
+        } else if (!set(row, equals + 1)) {
+            status = -EINVAL;
+            expected(text, sizeof text, row);
+            snprintf(status_message, sizeof status_message, "%.200s: expected %s", *entry, text);
+        }
+    }
+}
+
+int options_get(const struct options **out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, load);
+    if (status)
+        return fail(status, "%s", status_message);
+    *out = &options;
+    return 0;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The ZC_... variables, read once: one row of a table each (options.c). */
+#ifndef ZC_CORE_OPTIONS_H
+#define ZC_CORE_OPTIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "zc.h"
+
+struct options {
+    enum zc_conflict conflict;
+    enum zc_on_conflict on_conflict;
+    enum zc_policy policy;
+    enum zc_release release;
+    enum zc_progress_mode progress;
+    enum zc_on_timeout on_timeout;
+    enum zc_full full;
+    enum zc_huge huge;
+    uint64_t fault_timeout_ms;
+    uint64_t max_in_flight; /* 0: no bound */
+    uint64_t maps;          /* mappings that zc may use up; 0: what the kernel allows */
+    const char *pools;      /* ZC_POOLS, not parsed here; "" */
+};
+
+/* Fills *out with defaults and environment. 0, or -EINVAL with a message that names the variable. The
+ * answer is the same for the life of the process. */
+int options_get(const struct options **out);
+
+/* Parses a number with an optional K, M, G or T (powers of 1024); returns the end, or NULL. */
+const char *parse_size(const char *text, uint64_t *value);
+
+#endif

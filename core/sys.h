@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Raw system calls, returning a value or -errno. UCX patches libc's mmap, munmap, mremap and madvise,
+ * and a fault handler may call nothing that takes a lock, so zc goes to the kernel directly. */
+#ifndef ZC_CORE_SYS_H
+#define ZC_CORE_SYS_H
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+enum { PAGE_SHIFT = 12, PAGE_SIZE_ = 1 << PAGE_SHIFT };
+#define PAGE_BYTES ((size_t)PAGE_SIZE_)
+#define HUGE_BYTES ((size_t)2 << 20)
+
+static inline int sys_result(long r)
+{
+    return r < 0 ? -errno : 0;
+}
+
+/* Returns addr, or NULL with errno set. */
+static inline void *sys_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+    void *p = (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, off);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static inline int sys_munmap(void *addr, size_t len)
+{
+    return sys_result(syscall(SYS_munmap, addr, len));
+}
+
+static inline int sys_mprotect(void *addr, size_t len, int prot)
+{
+    return sys_result(syscall(SYS_mprotect, addr, len, prot));
+}
+
+static inline int sys_madvise(void *addr, size_t len, int advice)
+{
+    return sys_result(syscall(SYS_madvise, addr, len, advice));
+}
+
+/* Moves the mapping and its page tables of one range over another; `from` stays mapped, but bare. */
+static inline int sys_move(void *from, void *to, size_t len)
+{
+    return sys_result(syscall(SYS_mremap, from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to));
+}
+
+static inline int sys_tid(void)
+{
+    return (int)syscall(SYS_gettid);
+}
+
+/* Sleeps while *word == seen, at most timeout_ns (UINT64_MAX: for ever). May return early. */
+static inline void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t timeout_ns)
+{
+    struct timespec ts = {(time_t)(timeout_ns / 1000000000), (long)(timeout_ns % 1000000000)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ns == UINT64_MAX ? NULL : &ts, NULL, 0);
+}
+
+static inline void futex_wake(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+#endif
