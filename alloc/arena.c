@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+#include "alloc/arena.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/error.h"
+
+_Static_assert(sizeof(struct entry) == 64, "metadata is 64 bytes a page");
+
+struct arena arena;
+
+static _Atomic size_t taken;
+static int status;
+static bool forked;
+
+/* MADV_DONTFORK keeps the pages out of a child but leaves holes where a later mmap could land unseen. */
+static void seal_off_child(void)
+{
+    forked = true;
+    sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+static bool reserve(size_t span)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+    size_t entries = (span >> PAGE_SHIFT) * sizeof(struct entry);
+    size_t segments = (span >> GRANULE_SHIFT) * sizeof *arena.segments;
+    char *halves = sys_mmap(NULL, 2 * span + HUGE_BYTES, PROT_NONE, FLAGS, -1, 0);
+    char *tables = sys_mmap(NULL, entries + segments, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    if (!halves || !tables) {
+        if (halves)
+            sys_munmap(halves, 2 * span + HUGE_BYTES);
+        if (tables)
+            sys_munmap(tables, entries + segments);
+        return false;
+    }
+    /* The tables are sparse; a huge page of them would be mostly waste, and dumping them pointless work. */
+    sys_madvise(tables, entries + segments, MADV_NOHUGEPAGE);
+    arena.user = (char *)(((uintptr_t)halves + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    arena.wire = arena.user + span;
+    arena.entries = (struct entry *)tables;
+    arena.segments = (struct segment * _Atomic *)(tables + entries);
+    arena.span = span;
+    return true;
+}
+
+static void open_once(void)
+{
+    /* 1 TiB by default; less under RLIMIT_AS, valgrind or a small address space. */
+    for (size_t span = (size_t)1 << 40; span >= (size_t)1 << 28; span >>= 1) {
+        if (reserve(span)) {
+            pthread_atfork(NULL, NULL, seal_off_child);
+            return;
+        }
+    }
+    status = -ENOMEM;
+}
+
+int arena_open(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_once);
+    if (forked)
+        return fail(-EPERM, "zc: a forked child cannot use its parent's zc (exec first)");
+    if (status)
+        return fail(status, "zc: no 256 MiB of address space could be reserved; raise RLIMIT_AS (ulimit -v)");
+    return 0;
+}
+
+bool arena_forked(void)
+{
+    return forked;
+}
+
+char *arena_take(size_t length)
+{
+    length = (length + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+    size_t at = atomic_load_explicit(&taken, memory_order_relaxed);
+    do {
+        if (length > arena.span - at)
+            return NULL;
+    } while (
+        !atomic_compare_exchange_weak_explicit(&taken, &at, at + length, memory_order_relaxed, memory_order_relaxed));
+    return arena.user + at;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One reservation of address space for the process, in which every address answers for itself:
+ *
+ *   user half     [user, user + span)    what the application may see
+ *   wire half     [wire, wire + span)    the same offsets, for library and transports
+ *   entries       64 bytes a page: the slot and the backing that start at that page
+ *   segments      one pointer for each 2 MiB
+ *
+ * So address, slot, backing and wire address follow from one another by arithmetic, without a lock, in a
+ * signal handler too. Entries and ranges are never given back, only their pages are: a pointer to a slot or
+ * a backing stays valid for the life of the process. */
+#ifndef ZC_ALLOC_ARENA_H
+#define ZC_ALLOC_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc/slot.h"
+#include "core/sys.h"
+
+enum { GRANULE_SHIFT = 21 };
+
+struct entry {
+    struct slot slot;
+    struct backing backing;
+};
+
+struct segment;
+
+struct arena {
+    char *user, *wire;
+    size_t span; /* bytes of each half; 0 before arena_open */
+    struct entry *entries;
+    struct segment *_Atomic *segments;
+};
+
+extern struct arena arena;
+
+/* Reserves it, once; later calls return what the first did. 0, -ENOMEM, or -EPERM in a forked child. */
+int arena_open(void);
+
+/* True in a child of the process that opened the arena: nothing of it may be used there. */
+bool arena_forked(void);
+
+/* A range of the user half (and of the wire half), a multiple of 2 MiB and aligned to it, for ever. NULL when
+ * the reservation is used up. */
+char *arena_take(size_t length);
+
+static inline bool arena_has(const void *p)
+{
+    return (size_t)((const char *)p - arena.user) < arena.span;
+}
+
+static inline bool arena_has_wire(const void *p)
+{
+    return (size_t)((const char *)p - arena.wire) < arena.span;
+}
+
+static inline char *arena_wire_of(const char *user)
+{
+    return arena.wire + (user - arena.user);
+}
+
+static inline struct entry *arena_entry(const char *user)
+{
+    return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
+}
+
+static inline uint32_t slot_id(const struct slot *slot)
+{
+    return (uint32_t)((const struct entry *)slot - arena.entries);
+}
+
+static inline struct slot *slot_by_id(uint32_t id)
+{
+    return &arena.entries[id].slot;
+}
+
+static inline char *slot_user(const struct slot *slot)
+{
+    return arena.user + ((size_t)slot_id(slot) << PAGE_SHIFT);
+}
+
+static inline struct backing *slot_home(struct slot *slot)
+{
+    return &((struct entry *)slot)->backing;
+}
+
+static inline char *backing_wire(const struct backing *backing)
+{
+    const struct entry *entry = (const struct entry *)((const char *)backing - offsetof(struct entry, backing));
+    return arena.wire + ((size_t)(entry - arena.entries) << PAGE_SHIFT);
+}
+
+/* The segment mapped at `user`, or NULL. */
+static inline struct segment *arena_segment(const char *user)
+{
+    return atomic_load_explicit(&arena.segments[(size_t)(user - arena.user) >> GRANULE_SHIFT], memory_order_acquire);
+}
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include "alloc/heap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/options.h"
+
+/* Classes 0..3 are 1..4 pages, then (4 + i) << k pages: 5 6 7 8, 10 12 14 16, 20 24 28 32 ... */
+enum { CLASSES = 4 * 28, CONFIGURED_MOST = 64 };
+
+static struct zc_pool *_Atomic classes[CLASSES];
+
+/* Pools of ZC_POOLS, by slot size. */
+static struct zc_pool *configured[CONFIGURED_MOST];
+static size_t configured_count;
+static int configured_error;
+static char configured_message[256];
+
+static unsigned class_of(size_t pages)
+{
+    if (pages <= 4)
+        return (unsigned)pages - 1;
+    unsigned doubling = 63 - (unsigned)__builtin_clzl(pages - 1) - 2; /* of the step: 4<<d < pages <= 8<<d */
+    size_t steps = ((pages - 1) >> doubling) - 3;                     /* 1..4 */
+    return 4 * (doubling + 1) + (unsigned)steps - 1;
+}
+
+static size_t class_pages(unsigned class)
+{
+    return class < 4 ? class + 1 : (size_t)(5 + class % 4) << (class / 4 - 1);
+}
+
+size_t heap_class_size(size_t size)
+{
+    return class_pages(class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT)) << PAGE_SHIFT;
+}
+
+/* One `SIZE:SLOTS[:cap=N][:huge|:small][:grow|:fallback|:fail]`; returns its end, or NULL with *bad at the
+ * character that was not understood and *wanted saying what was. */
+static const char *parse_pool(const char *at, zc_pool_options *options, const char **bad, const char **wanted)
+{
+    uint64_t number;
+    *bad = at;
+    *wanted = "a slot size such as 64K";
+    at = parse_size(at, &number);
+    if (!at || number == 0)
+        return NULL;
+    options->slot_size = number;
+    *bad = at;
+    *wanted = "':' and a number of slots";
+    if (*at != ':' || !(at = parse_size(at + 1, &number)))
+        return NULL;
+    options->initial = number;
+    while (*at == ':') {
+        static const struct {
+            const char *word;
+            enum zc_huge huge;
+            enum zc_full full;
+        } words[] = {{"huge", ZC_HUGE_ALWAYS, 0},
+                     {"small", ZC_HUGE_NEVER, 0},
+                     {"grow", 0, ZC_FULL_GROW},
+                     {"fallback", 0, ZC_FULL_FALLBACK},
+                     {"fail", 0, ZC_FULL_FAIL}};
+        *bad = ++at;
+        *wanted = "cap=N (N at least the slots), huge, small, grow, fallback or fail";
+        size_t length = strcspn(at, ":,"), i = 0;
+        if (strncmp(at, "cap=", 4) == 0) {
+            at = parse_size(at + 4, &number);
+            if (!at || number == 0 || number < options->initial)
+                return NULL;
+            options->cap = number;
+            continue;
+        }
+        while (i < sizeof words / sizeof words[0] &&
+               (strlen(words[i].word) != length || strncmp(words[i].word, at, length) != 0))
+            i++;
+        if (i == sizeof words / sizeof words[0])
+            return NULL;
+        options->huge = words[i].huge ? words[i].huge : options->huge;
+        options->full = words[i].full ? words[i].full : options->full;
+        at += length;
+    }
+    *bad = at;
+    *wanted = "',' or the end";
+    return *at == ',' || !*at ? at : NULL;
+}
+
+static int by_slot_size(const void *a, const void *b)
+{
+    const struct zc_pool *x = *(struct zc_pool *const *)a, *y = *(struct zc_pool *const *)b;
+    return x->slot_size < y->slot_size ? -1 : x->slot_size > y->slot_size;
+}
+
+static int configure(const char *spec)
+{
+    for (const char *at = spec; *at;) {
+        zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+        const char *bad, *wanted;
+        const char *end = parse_pool(at, &options, &bad, &wanted);
+        if (!end || configured_count == CONFIGURED_MOST)
+            return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
+                        bad, end ? "no more than 64 pools" : wanted);
+        int error = pool_open(&options, &configured[configured_count]);
+        if (error)
+            return error;
+        configured_count++;
+        at = *end ? end + 1 : end;
+    }
+    qsort(configured, configured_count, sizeof configured[0], by_slot_size);
+    return 0;
+}
+
+static void configure_once(void)
+{
+    const struct options *options;
+    configured_error = options_get(&options);
+    if (!configured_error)
+        configured_error = configure(options->pools);
+    if (configured_error)
+        memcpy(configured_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof configured_message - 1));
+}
+
+static struct zc_pool *class_pool(unsigned class)
+{
+    struct zc_pool *pool = atomic_load_explicit(&classes[class], memory_order_acquire);
+    if (pool)
+        return pool;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    options.slot_size = class_pages(class) << PAGE_SHIFT;
+    int error = pool_open(&options, &pool);
+    if (error) {
+        errno = -error;
+        return NULL;
+    }
+    struct zc_pool *first = NULL;
+    if (!atomic_compare_exchange_strong(&classes[class], &first, pool)) {
+        zc_pool_close(pool); /* another thread was here before */
+        pool = first;
+    }
+    return pool;
+}
+
+struct zc_pool *heap_pool(size_t size, size_t alignment)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int error = arena_open();
+    if (error) {
+        errno = -error;
+        return NULL;
+    }
+    pthread_once(&once, configure_once);
+    if (configured_error)
+        return fail_null(configured_error, "%s", configured_message);
+    if (size > arena.span / 4)
+        return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
+
+    unsigned class = class_of(size ? (size + PAGE_BYTES - 1) >> PAGE_SHIFT : 1);
+    size_t slot_size = class_pages(class) << PAGE_SHIFT;
+    /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
+    while (slot_size % alignment)
+        slot_size = class_pages(++class) << PAGE_SHIFT;
+    for (size_t i = 0; i < configured_count && configured[i]->slot_size <= slot_size; i++)
+        if (configured[i]->slot_size >= size && configured[i]->stride % alignment == 0)
+            return configured[i];
+    return class_pool(class);
+}

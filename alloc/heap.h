@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The process-wide pools behind zc_alloc: one for each size class, opened when it is first used, and those
+ * that ZC_POOLS asks for. */
+#ifndef ZC_ALLOC_HEAP_H
+#define ZC_ALLOC_HEAP_H
+
+#include "alloc/pool.h"
+
+/* The pool whose slots are the smallest that hold `size` bytes at `alignment` (a power of two up to 2 MiB).
+ * NULL with errno and a message. */
+struct zc_pool *heap_pool(size_t size, size_t alignment);
+
+/* Slot size of the class that holds `size`: four to each doubling, so that less than a quarter is wasted. */
+size_t heap_class_size(size_t size);
+
+#endif

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+#include "alloc/segment.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/stats.h"
+
+/* Registrars and the list of mapped segments change together. */
+static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
+static struct registrar *registrars;
+
+static void publish(struct segment *segment, struct segment *value)
+{
+    size_t first = (size_t)(segment->user - arena.user) >> GRANULE_SHIFT;
+    for (size_t i = 0; i < segment->length >> GRANULE_SHIFT; i++)
+        atomic_store_explicit(&arena.segments[first + i], value, memory_order_release);
+}
+
+static int registrar_add(struct registrar *registrar, struct segment *segment)
+{
+    int error = registrar->add(registrar->context, segment);
+    if (!error)
+        count(registrations);
+    return error;
+}
+
+int registrar_attach(struct registrar *registrar)
+{
+    int error = 0;
+    pthread_mutex_lock(&registry);
+    size_t granules = arena.span >> GRANULE_SHIFT, i = 0;
+    while (i < granules && !error) {
+        struct segment *segment = atomic_load(&arena.segments[i]);
+        if (segment)
+            error = registrar_add(registrar, segment);
+        if (!error)
+            i += segment ? segment->length >> GRANULE_SHIFT : 1;
+    }
+    if (error) {
+        for (size_t j = 0; j < i;) {
+            struct segment *segment = atomic_load(&arena.segments[j]);
+            if (segment)
+                registrar->remove(registrar->context, segment);
+            j += segment ? segment->length >> GRANULE_SHIFT : 1;
+        }
+    } else {
+        registrar->next = registrars;
+        registrars = registrar;
+    }
+    pthread_mutex_unlock(&registry);
+    return error;
+}
+
+void registrar_detach(struct registrar *registrar)
+{
+    pthread_mutex_lock(&registry);
+    struct registrar **link = &registrars;
+    while (*link && *link != registrar)
+        link = &(*link)->next;
+    if (*link)
+        *link = registrar->next;
+    pthread_mutex_unlock(&registry);
+}
+
+static int register_segment(struct segment *segment)
+{
+    int error = 0;
+    pthread_mutex_lock(&registry);
+    struct registrar *registrar = registrars;
+    while (registrar && !(error = registrar_add(registrar, segment)))
+        registrar = registrar->next;
+    if (error) {
+        for (struct registrar *done = registrars; done != registrar; done = done->next)
+            done->remove(done->context, segment);
+    } else {
+        publish(segment, segment);
+    }
+    pthread_mutex_unlock(&registry);
+    return error;
+}
+
+static void reserve_again(struct segment *segment)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
+    sys_mmap(segment->user, segment->length, PROT_NONE, FLAGS, -1, 0);
+    sys_mmap(arena_wire_of(segment->user), segment->length, PROT_NONE, FLAGS, -1, 0);
+}
+
+int segment_map(struct segment *segment)
+{
+    char *user = segment->user, *wire = arena_wire_of(user);
+    size_t length = segment->length;
+    enum { RW = PROT_READ | PROT_WRITE, FLAGS = MAP_SHARED | MAP_FIXED };
+
+    segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (segment->fd < 0)
+        return fail(-ENOMEM, "zc: memfd_create for a segment of %zu bytes failed: %s", length, strerror(errno));
+    int error = 0;
+    if (ftruncate(segment->fd, (off_t)length) || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) ||
+        !sys_mmap(wire, length, RW, FLAGS, segment->fd, 0) || !sys_mmap(user, length, RW, FLAGS, segment->fd, 0) ||
+        sys_madvise(wire, length, MADV_DONTFORK) || sys_madvise(user, length, MADV_DONTFORK) ||
+        sys_madvise(wire, length, MADV_DONTDUMP))
+        error = fail(-ENOMEM, "zc: mapping a segment of %zu bytes failed: %s (limits: vm.max_map_count, RLIMIT_AS)",
+                     length, strerror(errno));
+    if (!error)
+        error = register_segment(segment);
+    if (error) {
+        reserve_again(segment);
+        close(segment->fd);
+        return error;
+    }
+    segment->mapped = true;
+    count(segments);
+    return 0;
+}
+
+void segment_unmap(struct segment *segment)
+{
+    pthread_mutex_lock(&registry);
+    publish(segment, NULL);
+    for (struct registrar *registrar = registrars; registrar; registrar = registrar->next)
+        registrar->remove(registrar->context, segment);
+    pthread_mutex_unlock(&registry);
+    reserve_again(segment);
+    close(segment->fd);
+    atomic_store(&segment->carved, 0);
+    segment->mapped = false;
+}
+
+/* Huge pages of a memfd come from collapsing: one touched page in each 2 MiB is enough for it. Where the
+ * kernel refuses, small pages serve. */
+static void collapse(struct segment *segment, char *wire, size_t length)
+{
+    char *first = (char *)(((uintptr_t)wire + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    char *end = (char *)((uintptr_t)(wire + length) & ~(HUGE_BYTES - 1));
+    for (char *at = first; at < end; at += HUGE_BYTES)
+        if (sys_madvise(at, PAGE_BYTES, MADV_POPULATE_WRITE))
+            return;
+    if (first < end && sys_madvise(first, (size_t)(end - first), MADV_COLLAPSE))
+        segment->huge = false;
+}
+
+static int populate(char *at, size_t length)
+{
+    int error = sys_madvise(at, length, MADV_POPULATE_WRITE);
+    return error == -EAGAIN || error == -EINTR ? sys_madvise(at, length, MADV_POPULATE_WRITE) : error;
+}
+
+int segment_carve(struct segment *segment, uint32_t count, uint32_t *first)
+{
+    uint32_t carved = atomic_load_explicit(&segment->carved, memory_order_relaxed);
+    if (count > segment->slots - carved)
+        count = segment->slots - carved;
+    if (count == 0)
+        return 0;
+    char *user = segment->user + carved * segment->stride;
+    /* Slots with gaps between them are populated one by one. */
+    uint32_t steps = segment->stride == segment->slot_size ? 1 : count;
+    size_t length = steps == 1 ? count * segment->stride : segment->slot_size;
+    for (uint32_t i = 0; i < steps; i++, user += segment->stride) {
+        char *wire = arena_wire_of(user);
+        if (segment->huge)
+            collapse(segment, wire, length);
+        if (populate(wire, length) || populate(user, length))
+            return fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", length);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct slot *slot = segment_slot(segment, carved + i);
+        slot_init(slot, slot_home(slot));
+    }
+    *first = carved;
+    atomic_store_explicit(&segment->carved, carved + count, memory_order_release);
+    return (int)count;
+}
+
+struct slot *slot_find(const void *p)
+{
+    const char *user = p;
+    if (!arena_has(user))
+        return NULL;
+    struct segment *segment = arena_segment(user);
+    if (!segment)
+        return NULL;
+    size_t offset = (size_t)(user - segment->user);
+    uint32_t index = (uint32_t)(offset >> PAGE_SHIFT) / (uint32_t)(segment->stride >> PAGE_SHIFT);
+    if (index >= atomic_load_explicit(&segment->carved, memory_order_acquire) ||
+        offset - index * segment->stride >= segment->slot_size)
+        return NULL;
+    return segment_slot(segment, index);
+}

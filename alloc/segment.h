@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A segment: one sealed memfd, mapped twice, cut into slots of one pool. It never changes size. Its range of
+ * addresses and its entries outlive its pages: after segment_unmap it can be mapped again. */
+#ifndef ZC_ALLOC_SEGMENT_H
+#define ZC_ALLOC_SEGMENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc/arena.h"
+
+struct zc_pool;
+
+struct segment {
+    struct zc_pool *pool;
+    char *user;
+    size_t length;    /* bytes mapped, a multiple of 2 MiB */
+    size_t slot_size; /* bytes that a slot uses, whole pages */
+    size_t stride;    /* from slot to slot; more than slot_size only to align huge slots */
+    uint32_t slots;
+    _Atomic uint32_t carved; /* slots that were populated and handed to the pool, from the front */
+    bool mapped;
+    bool huge;
+    int fd;
+    struct segment *next; /* of the pool */
+};
+
+/* What wants to know of segments (verbs registers each with its device). `add` runs after a segment is
+ * mapped and before its first slot is used, and may refuse it with -errno; `remove` before it is unmapped. */
+struct registrar {
+    int (*add)(void *context, struct segment *segment);
+    void (*remove)(void *context, struct segment *segment);
+    void *context;
+    struct registrar *next;
+};
+
+/* Tells the registrar of every segment there is and will be. 0, or its first refusal, all undone. */
+int registrar_attach(struct registrar *registrar);
+void registrar_detach(struct registrar *registrar);
+
+/* Maps and publishes `segment`, whose first lines up to `slots` are filled in. 0 or -errno with a message. */
+int segment_map(struct segment *segment);
+
+/* Takes the pages away; no slot of it may be in use. */
+void segment_unmap(struct segment *segment);
+
+/* Populates the next slots, `count` at most and as many as are left, in both mappings; returns how many were
+ * (0: none left), or -ENOMEM. Slots first..first+n become ready for the pool. Not for two threads at once. */
+int segment_carve(struct segment *segment, uint32_t count, uint32_t *first);
+
+static inline struct slot *segment_slot(const struct segment *segment, uint32_t index)
+{
+    return &arena_entry(segment->user + index * segment->stride)->slot;
+}
+
+/* The slot of the application's address `p`, or NULL. */
+struct slot *slot_find(const void *p);
+
+static inline struct segment *slot_segment(const struct slot *slot)
+{
+    return arena_segment(slot_user(slot));
+}
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Metadata of slots and backings, out of their pages. alloc/ links a slot to its backing and keeps free
+ * slots in lists; the other fields are for protect/, and zero when a slot is first made.
+ *
+ * A slot always has exactly one backing and a backing exactly one slot: a rename exchanges the backings of
+ * two slots. Everything about a slot is guarded by the lock of the backing it shows now; see slot_lock. */
+#ifndef ZC_ALLOC_SLOT_H
+#define ZC_ALLOC_SLOT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/lock.h"
+
+struct hold;
+
+struct backing {
+    struct hold *sends; /* readers in flight, newest first; also guards that deny stores */
+    struct slot *slot;  /* that shows it */
+    lock lock;
+};
+
+enum slot_state {
+    SLOT_FREE,     /* in the pool, a spare, a bounce, or on its way back */
+    SLOT_LIVE,     /* the application's */
+    SLOT_COLLECTED /* free, and taken out of the pool by a trim */
+};
+
+struct slot {
+    struct backing *_Atomic backing;
+    struct hold *receives;  /* unreported receives, oldest first; also guards that deny everything */
+    _Atomic uint32_t next;  /* free list: id of the next slot */
+    _Atomic uint32_t event; /* futex: changes when a hold of the slot ends or it is renamed */
+    uint32_t guard_first;   /* pages that may be protected, from the slot's start */
+    uint32_t guard_pages;   /* 0: all is read-write */
+    uint8_t state;          /* enum slot_state */
+    bool pinned : 1;        /* renaming is forbidden */
+    bool guard_whole : 1;   /* every page of the guard is protected, none was released singly */
+    bool reserved : 1;      /* a spare slot and mappings are claimed for renaming it */
+    bool awaited : 1;       /* somebody waits for an event: wake, and copy later sends */
+    uint16_t maps;          /* mappings that its protection may have split off */
+    /* History of its protection (protect/policy.c). */
+    uint8_t run, estimate, skip, backoff;
+};
+
+/* A free slot that shows `backing`, without history. */
+static inline void slot_init(struct slot *slot, struct backing *backing)
+{
+    backing->sends = NULL;
+    backing->slot = slot;
+    atomic_store_explicit(&slot->backing, backing, memory_order_relaxed);
+    slot->receives = NULL;
+    slot->guard_first = slot->guard_pages = 0;
+    slot->state = SLOT_FREE;
+    slot->pinned = slot->guard_whole = slot->reserved = slot->awaited = false;
+    slot->maps = 0;
+    slot->run = slot->estimate = slot->skip = slot->backoff = 0;
+}
+
+/* Locks the backing that the slot shows, and returns it. A rename may exchange it until the lock is had. */
+static inline struct backing *slot_lock(struct slot *slot)
+{
+    for (;;) {
+        struct backing *backing = atomic_load_explicit(&slot->backing, memory_order_acquire);
+        lock_take(&backing->lock);
+        if (atomic_load_explicit(&slot->backing, memory_order_relaxed) == backing)
+            return backing;
+        lock_drop(&backing->lock);
+    }
+}
+
+#endif
