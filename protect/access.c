@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Access without faults: explicit forms of what a fault does, and the application's own holds. */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "protect/fault.h"
+#include "protect/policy.h"
+#include "protect/range.h"
+
+static void describe_own(const struct hold *hold, struct text *text)
+{
+    (void)hold;
+    text_add(text, "is guarded by the program");
+}
+
+/* For holds of the program itself: another thread may end them at any time, so waiting makes sense. */
+static const struct hold_rules own_rules = {.conflict = ZC_CONFLICT_AUTO,
+                                            .on_conflict = ZC_ON_CONFLICT_QUIET,
+                                            .on_timeout = ZC_ON_TIMEOUT_WAIT,
+                                            .policy = ZC_POLICY_PROTECT,
+                                            .release = ZC_RELEASE_EAGER,
+                                            .timeout_ns = 10000000000,
+                                            .helper = true,
+                                            .describe = describe_own};
+
+int zc_writable(void *buf)
+{
+    struct range range;
+    struct backing *backing;
+    int error = range_find_own(buf, 0, "zc_writable", &range);
+    if (error)
+        return error;
+    struct slot *slot = range.slot;
+    error = conflict_own(slot, 0, range.offset + range.left, WITH_BOTH, &backing);
+    if (error)
+        return fail(error, "zc_writable: a receive into the buffer at %p failed", buf);
+    if (slot->guard_pages)
+        policy_written(slot_pool(slot), slot);
+    slot_settle(slot, backing);
+    lock_drop(&backing->lock);
+    return 0;
+}
+
+int zc_write(void *dst, const void *src, size_t n)
+{
+    struct range to, from;
+    struct backing *backing;
+    int error = range_find_own(dst, n, "zc_write", &to);
+    if (!error)
+        error = range_find(src, n, "zc_write", &from);
+    if (error)
+        return error;
+    if (from.slot) {
+        error = conflict_own(from.slot, from.offset, n, WITH_RECEIVES, &backing);
+        if (error)
+            return fail(error, "zc_write: a receive into the source at %p failed", src);
+        lock_drop(&backing->lock);
+    }
+    error = conflict_own(to.slot, to.offset, n, WITH_BOTH, &backing);
+    if (error)
+        return fail(error, "zc_write: a receive into the buffer at %p failed", dst);
+    char *wire = backing_wire(backing);
+    if (from.slot && from.slot != to.slot) {
+        /* One lock at a time: a hold keeps the destination's pages while the source is locked. */
+        struct hold own = {.slot = to.slot, .offset = to.offset, .length = n, .rules = &own_rules};
+        hold_own(&own);
+        lock_drop(&backing->lock);
+        hold_copy_out(from.slot, from.offset, n, wire + to.offset);
+        hold_withdraw(&own);
+        return 0;
+    }
+    memmove(wire + to.offset, from.slot ? wire + from.offset : src, n);
+    lock_drop(&backing->lock);
+    return 0;
+}
+
+static int guard_stores(struct hold *hold, const char **wire)
+{
+    while (hold_send(hold, wire) == SEND_COPY) {
+        struct backing *backing = slot_lock(hold->slot);
+        bool receiving = slot_receiving(hold->slot), awaited = hold->slot->awaited, pinned = hold->slot->pinned;
+        lock_drop(&backing->lock);
+        if (receiving)
+            return fail(-EBUSY, "zc_guard: a receive into the buffer is in flight");
+        if (pinned)
+            return fail(-EBUSY, "zc_guard: the buffer is pinned, so that an early store could not go on");
+        if (!awaited)
+            return fail(-ENOMEM, "zc_guard: no spare slot or no mappings are left to protect the buffer");
+        sched_yield(); /* a writer that waits is served first, within the time of a rename */
+    }
+    return 0;
+}
+
+static int guard_all(struct hold *hold, size_t size, char **wire)
+{
+    for (;;) {
+        struct backing *backing;
+        int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
+        if (!error) {
+            lock_drop(&backing->lock);
+            error = hold_receive(hold, true, wire);
+        }
+        if (error)
+            return fail(error, "zc_guard: %s",
+                        error == -EBUSY ? "a receive or guard holds some of these bytes already"
+                                        : "no mappings are left to protect the buffer");
+        if (!hold->bounce)
+            return 0;
+        hold_withdraw(hold); /* another thread sent it meanwhile */
+    }
+}
+
+int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
+{
+    struct range range;
+    if (!guard)
+        return fail(-EINVAL, "zc_guard: guard is NULL");
+    if (deny != ZC_DENY_STORES && deny != ZC_DENY_ALL)
+        return fail(-EINVAL, "zc_guard: deny %d, expected ZC_DENY_STORES or ZC_DENY_ALL", (int)deny);
+    int error = range_find_own(buf, len, "zc_guard", &range);
+    if (error)
+        return error;
+    struct hold *hold = calloc(1, sizeof *hold);
+    if (!hold)
+        return fail(-ENOMEM, "zc_guard: no memory");
+    *hold = (struct hold){.slot = range.slot, .offset = range.offset, .length = len, .rules = &own_rules};
+    const char *reads = NULL;
+    char *writes = NULL;
+    error = deny == ZC_DENY_STORES ? guard_stores(hold, &reads) : guard_all(hold, range.offset + range.left, &writes);
+    if (error) {
+        free(hold);
+        return error;
+    }
+    *guard = (struct zc_guard){.wire = writes ? writes : (void *)(uintptr_t)reads, .length = len, .hold = hold};
+    return 0;
+}
+
+int zc_unguard(struct zc_guard *guard)
+{
+    if (!guard)
+        return 0;
+    struct hold *hold = guard->hold;
+    if (!hold)
+        return fail(-EINVAL, "zc_unguard: the guard is not in force: ended twice, or never begun?");
+    if (hold->backing)
+        hold_end(hold);
+    else
+        hold_withdraw(hold);
+    free(hold);
+    *guard = (struct zc_guard){0};
+    return 0;
+}
+
+int zc_pin(void *buf, void **wire)
+{
+    struct range range;
+    struct backing *backing;
+    int error = range_find_own(buf, 0, "zc_pin", &range);
+    if (!error)
+        error = conflict_own(range.slot, 0, range.offset + range.left, WITH_SENDS, &backing);
+    if (error)
+        return error;
+    range.slot->pinned = true;
+    if (wire)
+        *wire = backing_wire(backing) + range.offset;
+    lock_drop(&backing->lock);
+    return 0;
+}
+
+int zc_unpin(void *buf)
+{
+    struct range range;
+    int error = range_find_own(buf, 0, "zc_unpin", &range);
+    if (error)
+        return error;
+    struct backing *backing = slot_lock(range.slot);
+    bool pinned = range.slot->pinned;
+    range.slot->pinned = false;
+    lock_drop(&backing->lock);
+    return pinned ? 0 : fail(-EINVAL, "zc_unpin: the buffer at %p is not pinned", buf);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The application's buffers: malloc's family on top of slots and holds. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+#include "core/options.h"
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "protect/fault.h"
+
+#ifndef ZC_MIMALLOC_SONAME
+#define ZC_MIMALLOC_SONAME "libmimalloc.so.2"
+#endif
+
+/* ---- the fall-back of full pools ---- */
+
+/* Linking mimalloc would replace the whole process's malloc, so it is loaded when it is first needed, for
+ * itself alone. */
+static struct {
+    void *(*alloc)(size_t size, size_t alignment);
+    void (*free)(void *ptr);
+    size_t (*usable_size)(const void *ptr);
+    bool (*owns)(const void *ptr);
+} fallback;
+
+static void load_fallback(void)
+{
+    void *library = dlopen(ZC_MIMALLOC_SONAME, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        return;
+    *(void **)&fallback.free = dlsym(library, "mi_free");
+    *(void **)&fallback.usable_size = dlsym(library, "mi_usable_size");
+    *(void **)&fallback.owns = dlsym(library, "mi_is_in_heap_region");
+    *(void **)&fallback.alloc = dlsym(library, "mi_malloc_aligned");
+}
+
+static void *fallback_alloc(struct zc_pool *pool, size_t size)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, load_fallback);
+    void *ptr = fallback.alloc ? fallback.alloc(size, PAGE_BYTES) : NULL;
+    if (!ptr)
+        return fail_null(-ENOMEM,
+                         "zc_alloc: the pool of %zu-byte slots is at its cap of %zu, and its fall-back (%s) %s",
+                         pool->slot_size, pool->cap, ZC_MIMALLOC_SONAME,
+                         fallback.alloc ? "is out of memory" : "cannot be loaded: install libmimalloc2.0");
+    atomic_fetch_add(&pool->fallbacks, 1);
+    count(fallbacks);
+    return ptr;
+}
+
+static bool is_fallback(const void *ptr)
+{
+    return fallback.owns && fallback.owns(ptr);
+}
+
+/* ---- malloc's family ---- */
+
+static void *alloc_from(struct zc_pool *pool, size_t size)
+{
+    if (fault_open()) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (!pool_admit(pool)) {
+        if (pool->full == ZC_FULL_FALLBACK)
+            return fallback_alloc(pool, size);
+        return fail_null(-ENOMEM, "zc_alloc: the pool of %zu-byte slots is at its cap of %zu live slots",
+                         pool->slot_size, pool->cap);
+    }
+    int error = pool_claim(pool);
+    if (error) {
+        pool_dismiss(pool);
+        errno = -error;
+        return NULL;
+    }
+    struct slot *slot = pool_pop(pool);
+    slot_acquire(slot);
+    count(allocs);
+    return slot_user(slot);
+}
+
+void *zc_aligned_alloc(size_t alignment, size_t size)
+{
+    if (alignment == 0 || (alignment & (alignment - 1)) || alignment > HUGE_BYTES)
+        return fail_null(-EINVAL, "zc_aligned_alloc: alignment %zu, expected a power of two up to %zu", alignment,
+                         HUGE_BYTES);
+    struct zc_pool *pool = heap_pool(size, alignment);
+    return pool ? alloc_from(pool, size) : NULL;
+}
+
+void *zc_alloc(size_t size)
+{
+    return zc_aligned_alloc(1, size);
+}
+
+void *zc_pool_alloc(zc_pool *pool)
+{
+    if (!pool || !pool->open)
+        return fail_null(-EINVAL, "zc_pool_alloc: %s", pool ? "the pool is closed" : "pool is NULL");
+    return alloc_from(pool, pool->slot_size);
+}
+
+void *zc_calloc(size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes))
+        return fail_null(-ENOMEM, "zc_calloc: %zu elements of %zu bytes are more than SIZE_MAX", n, size);
+    char *ptr = zc_alloc(bytes);
+    struct slot *slot = ptr ? slot_find(ptr) : NULL;
+    if (slot)
+        memset(backing_wire(atomic_load(&slot->backing)), 0, bytes);
+    else if (ptr)
+        memset(ptr, 0, bytes); /* a fall-back's */
+    return ptr;
+}
+
+/* The live slot that starts at `ptr`, or NULL with a message for `call`. */
+static struct slot *slot_of(const void *ptr, const char *call)
+{
+    struct slot *slot = slot_find(ptr);
+    if (!slot)
+        fail(-EINVAL, "%s: %p is not zc memory", call, ptr);
+    else if (slot->state != SLOT_LIVE)
+        fail(-EINVAL, "%s: the buffer at %p is not live: freed twice?", call, (void *)slot_user(slot));
+    else if (slot_user(slot) != ptr)
+        fail(-EINVAL, "%s: %p lies %zu bytes inside the buffer that starts at %p", call, ptr,
+             (size_t)((const char *)ptr - slot_user(slot)), (void *)slot_user(slot));
+    else
+        return slot;
+    return NULL;
+}
+
+int zc_free(void *ptr)
+{
+    if (!ptr || arena_forked())
+        return 0;
+    if (is_fallback(ptr)) {
+        fallback.free(ptr);
+        return 0;
+    }
+    struct slot *slot = slot_of(ptr, "zc_free");
+    struct backing *backing = slot ? slot_lock(slot) : NULL;
+    if (slot && slot->state != SLOT_LIVE) {
+        lock_drop(&backing->lock);
+        slot = NULL;
+        fail(-EINVAL, "zc_free: the buffer at %p is not live: freed twice?", ptr);
+    }
+    if (!slot) {
+        error_print();
+        return -EINVAL;
+    }
+    pool_dismiss(slot_pool(slot));
+    slot_release(slot, backing);
+    count(frees);
+    return 0;
+}
+
+size_t zc_usable_size(const void *ptr)
+{
+    if (is_fallback(ptr))
+        return fallback.usable_size(ptr);
+    struct slot *slot = slot_find(ptr);
+    return slot && slot->state == SLOT_LIVE && slot_user(slot) == ptr ? slot_segment(slot)->slot_size : 0;
+}
+
+int zc_owns(const void *ptr)
+{
+    struct slot *slot = slot_find(ptr);
+    return slot && slot->state == SLOT_LIVE;
+}
+
+void *zc_realloc(void *ptr, size_t size)
+{
+    if (!ptr)
+        return zc_alloc(size);
+    if (size == 0) {
+        errno = 0;
+        zc_free(ptr);
+        return NULL;
+    }
+    bool foreign = is_fallback(ptr);
+    struct slot *slot = foreign ? NULL : slot_of(ptr, "zc_realloc");
+    if (!slot && !foreign) {
+        errno = EINVAL;
+        return NULL;
+    }
+    size_t usable = zc_usable_size(ptr);
+    if (size <= usable && usable / 4 <= size)
+        return ptr;
+    char *moved = zc_alloc(size);
+    if (!moved)
+        return NULL;
+    size_t kept = usable < size ? usable : size;
+    struct backing *backing = NULL;
+    int error = slot ? conflict_own(slot, 0, kept, WITH_RECEIVES, &backing) : 0;
+    if (error) {
+        zc_free(moved);
+        return fail_null(error, "zc_realloc: a receive into the buffer at %p failed", ptr);
+    }
+    struct slot *to = slot_find(moved);
+    memcpy(to ? backing_wire(atomic_load(&to->backing)) : moved, slot ? backing_wire(backing) : ptr, kept);
+    if (slot)
+        lock_drop(&backing->lock);
+    zc_free(ptr);
+    return moved;
+}

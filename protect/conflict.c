@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/conflict.h"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#include "core/clock.h"
+#include "core/stats.h"
+#include "protect/helper.h"
+#include "protect/policy.h"
+
+enum {
+    SLICE_NS = 5000000, /* sleep at most this long, then kick the helper again */
+    SPINS = 1000,       /* progress calls of a waiting zc call before it lets others run */
+    SPIN_NAP_NS = 20000
+};
+
+static void no_progress(void) {}
+
+void (*conflict_progress)(void) = no_progress;
+
+struct wait {
+    enum conflict_caller caller;
+    uint64_t start;    /* clock at the first wait; 0: none yet */
+    uint64_t deadline; /* when a send is renamed away */
+    unsigned spins;
+    bool told;
+};
+
+static void describe_access(struct text *text, const struct slot *slot, size_t offset)
+{
+    text_add(text, "thread ");
+    text_add_number(text, (uint64_t)sys_tid(), 10);
+    text_add(text, " touches byte ");
+    text_add_number(text, offset, 10);
+    text_add(text, " of the buffer at ");
+    text_add_number(text, (uint64_t)(uintptr_t)slot_user(slot), 16);
+}
+
+static void tell(const char *what, const struct slot *slot, size_t offset, const struct hold *hold)
+{
+    struct text text = {0};
+    text_add(&text, "zc: ");
+    text_add(&text, what);
+    describe_access(&text, slot, offset);
+    text_add(&text, " while it ");
+    hold->rules->describe(hold, &text);
+    text_add(&text, "\n");
+    text_print(&text);
+}
+
+/* The access will not end well: hands it to the communicator's error handler. Drops the lock. */
+static void refuse(struct slot *slot, struct backing *backing, const struct hold *hold, size_t offset, int error,
+                   const char *why)
+{
+    const struct hold_rules *rules = hold->rules;
+    struct text text = {0};
+    describe_access(&text, slot, offset);
+    text_add(&text, why);
+    hold->rules->describe(hold, &text);
+    text.bytes[text.length < sizeof text.bytes ? text.length : sizeof text.bytes - 1] = 0;
+    lock_drop(&backing->lock);
+    rules->touched(rules, error, text.bytes);
+}
+
+/* Waits a little for holds to end. Drops the lock. */
+static void wait_a_little(struct slot *slot, struct backing *backing, struct wait *wait, uint64_t most_ns)
+{
+    if (wait->caller == CONFLICT_FAULT) {
+        uint64_t slice = most_ns < SLICE_NS ? most_ns : SLICE_NS;
+        helper_kick(clock_ns() + 2 * slice);
+        slot_await(slot, backing, slice);
+        return;
+    }
+    if (wait->spins++ < SPINS) {
+        lock_drop(&backing->lock);
+    } else {
+        slot_await(slot, backing, SPIN_NAP_NS < most_ns ? SPIN_NAP_NS : most_ns);
+    }
+    conflict_progress();
+}
+
+/* One step towards the end of a conflict with `hold`, at byte `offset`. Drops the lock. Returns the error of a
+ * failed receive if a call meets one. */
+static int step(struct slot *slot, struct backing *backing, struct hold *hold, size_t offset, struct wait *wait)
+{
+    const struct hold_rules *rules = hold->rules;
+    bool receive = hold->backing == NULL;
+    uint64_t now = clock_ns();
+
+    if (receive && hold->landed) {
+        int error = hold->error;
+        hold->shown = true;
+        if (wait->caller == CONFLICT_FAULT)
+            refuse(slot, backing, hold, offset, error, ", where nothing was received: it ");
+        else
+            lock_drop(&backing->lock);
+        return error;
+    }
+    if (receive && wait->caller == CONFLICT_FAULT && !rules->helper) {
+        refuse(slot, backing, hold, offset, -EPERM,
+               ", and below MPI_THREAD_MULTIPLE nobody can wait for it here (zc_wait first): it ");
+        abort(); /* what is touched is not there */
+    }
+    if (!wait->start) {
+        wait->start = now;
+        /* At most twice the better choice: renaming at once, or having waited. */
+        wait->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+        if (!receive) {
+            count(conflicts);
+            if (rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
+                tell("conflict: ", slot, offset, hold);
+            if (rules->on_conflict == ZC_ON_CONFLICT_ABORT)
+                abort();
+            policy_written(slot_pool(slot), slot);
+        }
+        count(waits);
+    }
+    bool rename = !receive && slot->reserved && !slot->pinned && rules->conflict != ZC_CONFLICT_WAIT;
+    bool late = rules->conflict == ZC_CONFLICT_COPY || !rules->helper || now >= wait->deadline;
+    if (rename && late) {
+        slot_rename(slot, backing);
+        return 0;
+    }
+    if (now - wait->start > rules->timeout_ns && !wait->told) {
+        wait->told = true;
+        tell("still waiting: ", slot, offset, hold);
+        if (rules->on_timeout == ZC_ON_TIMEOUT_ABORT)
+            abort();
+    }
+    wait_a_little(slot, backing, wait, rename ? wait->deadline - now : SLICE_NS);
+    return 0;
+}
+
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, enum conflict_caller caller)
+{
+    struct wait wait = {.caller = caller};
+    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
+    for (;;) {
+        struct backing *backing = slot_lock(slot);
+        if (slot->state != SLOT_LIVE) {
+            lock_drop(&backing->lock);
+            return CONFLICT_DEAD;
+        }
+        struct hold *hold = slot_denies(slot, backing, page, store);
+        if (hold) {
+            step(slot, backing, hold, offset, &wait);
+            continue;
+        }
+        bool guarded = page - slot->guard_first < slot->guard_pages;
+        if (guarded) {
+            if (!wait.start) {
+                policy_written(slot_pool(slot), slot);
+                count(faults_idle);
+            }
+            slot_settle(slot, backing);
+        }
+        lock_drop(&backing->lock);
+        return guarded || wait.start ? CONFLICT_ENDED : CONFLICT_NONE;
+    }
+}
+
+static bool overlaps(const struct hold *hold, size_t offset, size_t length)
+{
+    return offset < hold->offset + hold->length && hold->offset < offset + length;
+}
+
+static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,
+                               enum conflict_with with)
+{
+    for (struct hold *hold = slot->receives; hold && (with & WITH_RECEIVES); hold = hold->next)
+        if ((!hold->landed || (hold->error && !hold->shown)) && overlaps(hold, offset, length))
+            return hold;
+    for (struct hold *hold = backing->sends; hold && (with & WITH_SENDS); hold = hold->next)
+        if (overlaps(hold, offset, length))
+            return hold;
+    return NULL;
+}
+
+int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out)
+{
+    struct wait wait = {.caller = CONFLICT_CALL};
+    for (;;) {
+        struct backing *backing = slot_lock(slot);
+        struct hold *hold = in_the_way(slot, backing, offset, length, with);
+        if (!hold) {
+            *out = backing;
+            return 0;
+        }
+        int error = step(slot, backing, hold, hold->offset, &wait);
+        if (error)
+            return error;
+    }
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Ending a conflict: what a thread does that wants to touch a page and may not yet. */
+#ifndef ZC_PROTECT_CONFLICT_H
+#define ZC_PROTECT_CONFLICT_H
+
+#include "protect/hold.h"
+
+enum conflict_caller {
+    CONFLICT_FAULT, /* a signal handler: the helper makes progress */
+    CONFLICT_CALL   /* a zc call: conflict_progress does, too */
+};
+
+enum conflict_end {
+    CONFLICT_ENDED, /* the page is accessible now, or was made so */
+    CONFLICT_NONE,  /* no hold and no protection of ours was in the way */
+    CONFLICT_DEAD   /* the slot is not live */
+};
+
+/* Makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
+ * receives, and for sends as their rules say, after which the slot is renamed. */
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, enum conflict_caller caller);
+
+/* How zc calls make progress while they wait; set by the transport layer, none at first. */
+extern void (*conflict_progress)(void);
+
+/* Which holds are in the way of a call. */
+enum conflict_with { WITH_RECEIVES = 1, WITH_SENDS = 2, WITH_BOTH = 3 };
+
+/* Waits for or ends what holds bytes [offset, offset + length) of the slot, guarded or not, and returns the
+ * slot's backing, locked: the bytes may be used through the wire mapping. 0, or the error of a failed receive,
+ * with nothing locked. */
+int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **backing);
+
+#endif

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/exchange.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/stats.h"
+#include "protect/hold.h"
+#include "protect/maps.h"
+
+static void must(int error, const char *what)
+{
+    if (!error)
+        return;
+    struct text text = {0};
+    text_add(&text, "zc: ");
+    text_add(&text, what);
+    text_add(&text, " failed during a rename with errno ");
+    text_add_number(&text, (uint64_t)-error, 10);
+    text_add(&text, "; raise vm.max_map_count\n");
+    text_print(&text);
+    abort();
+}
+
+static void protect(char *at, size_t length, int prot)
+{
+    int error = sys_mprotect(at, length, prot);
+    while (error == -ENOMEM && maps_drop_ballast())
+        error = sys_mprotect(at, length, prot);
+    must(error, "mprotect");
+    count(remaps);
+}
+
+/* Kernels before 6.17 move one mapping at a time: EFAULT says that there are several. */
+static void move(char *from, char *to, size_t length)
+{
+    int error = sys_move(from, to, length);
+    while (error == -ENOMEM && maps_drop_ballast())
+        error = sys_move(from, to, length);
+    if (error == -EFAULT && length > PAGE_BYTES) {
+        size_t half = (length / 2 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+        move(from, to, half);
+        move(from + half, to + half, length - half);
+        return;
+    }
+    must(error, "mremap");
+    count(remaps);
+}
+
+/* Where a run of pages that starts at `page` and is or is not being received into ends. */
+static uint32_t run_end(const struct slot *slot, uint32_t page, uint32_t pages, bool *receiving)
+{
+    uint32_t end = page;
+    *receiving = slot_denies(slot, slot->backing, page, false) != NULL;
+    if (!slot->receives)
+        return pages;
+    do
+        end++;
+    while (end < pages && (slot_denies(slot, slot->backing, end, false) != NULL) == *receiving);
+    return end;
+}
+
+static bool displaced(struct slot *slot)
+{
+    return slot->backing != slot_home(slot);
+}
+
+struct backing *exchange_backings(struct slot *slot, struct backing *backing, struct slot *other, size_t from,
+                                  size_t to)
+{
+    struct zc_pool *pool = slot_pool(slot);
+    size_t size = pool->slot_size;
+    uint32_t pages = (uint32_t)(size >> PAGE_SHIFT);
+    struct backing *fresh = atomic_load(&other->backing);
+    char *user = slot_user(slot), *spare = slot_user(other), *scratch = pool->scratch;
+    bool receiving, any = false;
+
+    /* Nobody may store while bytes are copied, not to pages without a hold either. */
+    bool whole = slot->guard_whole && slot->guard_pages == pages;
+    for (uint32_t page = 0, end; page < pages && !whole; page = end) {
+        end = run_end(slot, page, pages, &receiving);
+        if (!receiving)
+            protect(user + ((size_t)page << PAGE_SHIFT), (size_t)(end - page) << PAGE_SHIFT, PROT_READ);
+    }
+    const char *old_bytes = backing_wire(backing);
+    char *new_bytes = backing_wire(fresh);
+    memcpy(new_bytes, old_bytes, from);
+    memcpy(new_bytes + to, old_bytes + to, size - to);
+
+    /* The spare may still be protected from its last use. */
+    if (other->guard_pages)
+        protect(spare, size, PROT_READ | PROT_WRITE);
+    lock_take(&pool->scratch_lock);
+    for (uint32_t page = 0, end; page < pages; page = end) {
+        end = run_end(slot, page, pages, &receiving);
+        size_t at = (size_t)page << PAGE_SHIFT, length = (size_t)(end - page) << PAGE_SHIFT;
+        any |= receiving;
+        if (receiving)
+            protect(spare + at, length, PROT_NONE);
+        move(spare + at, scratch + at, length);
+        move(user + at, spare + at, length);
+        move(scratch + at, user + at, length);
+    }
+    lock_drop(&pool->scratch_lock);
+
+    lock_take(&fresh->lock);
+    int before = displaced(slot) + displaced(other);
+    atomic_store_explicit(&other->backing, backing, memory_order_release);
+    atomic_store_explicit(&slot->backing, fresh, memory_order_release);
+    backing->slot = other;
+    fresh->slot = slot;
+    maps_force((displaced(slot) + displaced(other) - before) * MAPS_SPLIT);
+    /* The guards went with the mappings. */
+    maps_unclaim(other->maps);
+    other->maps = slot->maps;
+    other->guard_first = 0;
+    other->guard_pages = pages;
+    other->guard_whole = !any;
+    slot->maps = 0;
+    slot->guard_first = 0;
+    slot->guard_pages = any ? pages : 0; /* those of receives are found again by settling all */
+    slot->guard_whole = false;
+    return fresh;
+}

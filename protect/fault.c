@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/fault.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include "core/clock.h"
+#include "core/options.h"
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "protect/maps.h"
+#include "protect/policy.h"
+
+enum {
+    DEPTH_MOST = 8,   /* faults inside handlers that interrupted a waiting fault */
+    REPEATS_MOST = 3, /* faults at one address that found nothing to do */
+    HANDLERS_MOST = 4 /* handlers chained to */
+};
+
+static struct sigaction previous[HANDLERS_MOST]; /* by age */
+static int handlers;
+
+/* Initial-exec, so that the first access in a handler allocates nothing. */
+#define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
+HANDLER_LOCAL int depth;
+HANDLER_LOCAL int chained; /* how far down the chain this thread is */
+HANDLER_LOCAL struct {
+    const void *address;
+    uint32_t event;
+    int count;
+} repeat;
+
+/* Without a way to know, taking a load for a store is safe: it only waits when it need not. */
+static bool is_store(const void *context)
+{
+#if defined(__x86_64__)
+    return ((const ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] & 2;
+#else
+    (void)context;
+    return true;
+#endif
+}
+
+static void die_of(int signal)
+{
+    struct sigaction fatal = {.sa_handler = SIG_DFL};
+    sigaction(signal, &fatal, NULL);
+}
+
+/* As the kernel would have called it. */
+static void chain(int signal, siginfo_t *info, void *context)
+{
+    int level = handlers - 1 - chained;
+    bool synchronous = info->si_code > 0;
+    struct sigaction *action = level >= 0 ? &previous[level] : NULL;
+    if (!action || action->sa_handler == SIG_DFL || (action->sa_handler == SIG_IGN && synchronous)) {
+        die_of(signal);
+        if (!synchronous) /* sent by kill(2): it would not happen again by itself */
+            pthread_kill(pthread_self(), signal);
+        return;
+    }
+    if (action->sa_handler == SIG_IGN)
+        return;
+    struct sigaction now = *action;
+    if (now.sa_flags & SA_RESETHAND) {
+        action->sa_handler = SIG_DFL;
+        action->sa_flags = 0;
+    }
+    sigset_t mask = now.sa_mask, before;
+    if (!(now.sa_flags & SA_NODEFER))
+        sigaddset(&mask, signal);
+    pthread_sigmask(SIG_BLOCK, &mask, &before);
+    chained++;
+    if (now.sa_flags & SA_SIGINFO)
+        now.sa_sigaction(signal, info, context);
+    else
+        now.sa_handler(signal);
+    chained--;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void report_child(const void *address)
+{
+    struct text text = {0};
+    text_add(&text, "zc: a forked child touched its parent's buffer at ");
+    text_add_number(&text, (uint64_t)(uintptr_t)address, 16);
+    text_add(&text, "; zc memory is not inherited: copy what the child needs before fork, or exec\n");
+    text_print(&text);
+}
+
+/* A fault that found nothing to do is repeated by the processor. Somebody else has just released the page; or
+ * the fault has a cause that zc knows nothing of, and comes again although nothing changed. */
+static bool worth_retrying(const void *address, uint32_t event)
+{
+    if (repeat.address != address || repeat.event != event) {
+        repeat.address = address;
+        repeat.event = event;
+        repeat.count = 0;
+    }
+    count(faults_spurious);
+    return ++repeat.count < REPEATS_MOST;
+}
+
+/* True if the access can be tried again. */
+static bool handle(const siginfo_t *info, const void *context)
+{
+    const char *address = info->si_addr;
+    if (info->si_code <= 0 || !arena_has(address))
+        return false;
+    if (arena_forked()) {
+        report_child(address);
+        return false;
+    }
+    struct slot *slot = slot_find(address);
+    if (!slot || depth > DEPTH_MOST)
+        return false;
+    count(faults);
+    size_t offset = (size_t)(address - slot_user(slot));
+    uint32_t event = atomic_load(&slot->event);
+    switch (conflict_resolve(slot, offset, is_store(context), CONFLICT_FAULT)) {
+    case CONFLICT_ENDED:
+        repeat.address = NULL;
+        return true;
+    case CONFLICT_NONE:
+        return worth_retrying(address, event);
+    default: /* a freed buffer */
+        return false;
+    }
+}
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    int error = errno, cancel;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    depth++;
+    bool retry = chained == 0 && handle(info, context);
+    depth--;
+    pthread_setcancelstate(cancel, NULL);
+    if (!retry)
+        chain(signal, info, context);
+    errno = error;
+}
+
+void fault_reinstall(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct sigaction now, ours = {.sa_sigaction = on_fault, .sa_flags = SA_ONSTACK | SA_SIGINFO | SA_NODEFER};
+    pthread_mutex_lock(&lock);
+    sigaction(SIGSEGV, NULL, &now);
+    if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault) {
+        /* One more than can be remembered replaces the newest. */
+        handlers += handlers < HANDLERS_MOST;
+        previous[handlers - 1] = now;
+        sigaction(SIGSEGV, &ours, NULL);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static int open_error;
+static char open_message[256];
+
+static void open_once(void)
+{
+    const struct options *options;
+    int error = arena_open();
+    if (!error)
+        error = options_get(&options);
+    if (error) {
+        open_error = error;
+        memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
+        return;
+    }
+    maps_open(options->maps);
+    policy_open();
+    fault_reinstall();
+}
+
+int fault_open(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_once);
+    if (open_error)
+        return fail(open_error, "%s", open_message);
+    return arena_open(); /* refuses in a forked child */
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The SIGSEGV handler: ends idle protections, waits for conflicts and ends them, and passes every fault that
+ * is not zc's on to the handler that was installed before, or to the default action. */
+#ifndef ZC_PROTECT_FAULT_H
+#define ZC_PROTECT_FAULT_H
+
+/* Sets protection up, once: arena, options, limits, costs, handler. 0 or -errno with a message. */
+int fault_open(void);
+
+/* Puts the handler back on top if something installed its own since (MPI_Init does), which is chained to. */
+void fault_reinstall(void);
+
+#endif

@@ -1,0 +1,636 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/hold.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/stats.h"
+#include "protect/exchange.h"
+#include "protect/maps.h"
+#include "protect/policy.h"
+
+static uint32_t first_page(const struct hold *hold)
+{
+    return (uint32_t)(hold->offset >> PAGE_SHIFT);
+}
+
+/* One past the last page; a hold of no bytes needs no page. */
+static uint32_t end_page(const struct hold *hold)
+{
+    return (uint32_t)((hold->offset + hold->length + PAGE_BYTES - 1) >> PAGE_SHIFT);
+}
+
+static bool covers_page(const struct hold *hold, uint32_t page)
+{
+    return hold->guarded && first_page(hold) <= page && page < end_page(hold);
+}
+
+static bool denies_all(const struct hold *receive)
+{
+    return !receive->landed || (receive->error && !receive->shown);
+}
+
+/* Somebody may sleep on the event, or compare it to see whether anything changed. */
+static void announce(struct slot *slot)
+{
+    atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
+    if (slot->awaited)
+        futex_wake(&slot->event);
+}
+
+/* ---- protection ---- */
+
+/* Changes the protection of pages. Fails with ENOMEM only where `must` is false: protection may be refused, its
+ * end may not. */
+static bool set_protection(struct slot *slot, uint32_t first, uint32_t pages, int prot, bool must)
+{
+    char *at = slot_user(slot) + ((size_t)first << PAGE_SHIFT);
+    size_t length = (size_t)pages << PAGE_SHIFT;
+    uint64_t before = clock_ns();
+    int error = sys_mprotect(at, length, prot);
+    while (error == -ENOMEM && must && maps_drop_ballast())
+        error = sys_mprotect(at, length, prot);
+    if (error && must) {
+        struct text text = {0};
+        text_add(&text, "zc: mprotect failed with errno ");
+        text_add_number(&text, (uint64_t)-error, 10);
+        text_add(&text, " and the buffer at ");
+        text_add_number(&text, (uint64_t)(uintptr_t)slot_user(slot), 16);
+        text_add(&text, " cannot be used any more; raise vm.max_map_count\n");
+        text_print(&text);
+        abort();
+    }
+    if (error)
+        return false;
+    struct zc_pool *pool = slot_pool(slot);
+    policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
+    if (prot & PROT_WRITE)
+        count(unprotects);
+    else
+        count(protects);
+    announce(slot);
+    return true;
+}
+
+static void guard_clear(struct slot *slot)
+{
+    maps_unclaim(slot->maps);
+    slot->maps = 0;
+    slot->guard_pages = 0;
+    slot->guard_whole = false;
+}
+
+/* Protects pages and adds them to the guard. */
+static bool guard_add(struct slot *slot, uint32_t first, uint32_t pages, int prot)
+{
+    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(MAPS_SPLIT))
+        return false;
+    if (!set_protection(slot, first, pages, prot, false)) {
+        maps_unclaim(MAPS_SPLIT);
+        return false;
+    }
+    slot->maps += MAPS_SPLIT;
+    if (slot->guard_pages == 0) {
+        slot->guard_first = first;
+        slot->guard_pages = pages;
+        slot->guard_whole = true;
+        return true;
+    }
+    uint32_t end = slot->guard_first + slot->guard_pages;
+    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
+    uint32_t high = first + pages > end ? first + pages : end;
+    slot->guard_whole &= first <= end && slot->guard_first <= first + pages;
+    slot->guard_first = low;
+    slot->guard_pages = high - low;
+    return true;
+}
+
+static bool guard_covers(const struct slot *slot, uint32_t first, uint32_t end)
+{
+    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
+}
+
+/* The laxest protection that the holds on a page allow; the same is true up to *end. */
+static int page_need(const struct slot *slot, const struct backing *backing, uint32_t page, uint32_t *end)
+{
+    int need = PROT_READ | PROT_WRITE;
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next) {
+        if (!hold->guarded || !denies_all(hold))
+            continue;
+        if (covers_page(hold, page))
+            need = PROT_NONE;
+        if (first_page(hold) > page && first_page(hold) < *end)
+            *end = first_page(hold);
+        if (end_page(hold) > page && end_page(hold) < *end)
+            *end = end_page(hold);
+    }
+    for (const struct hold *hold = backing->sends; hold; hold = hold->next) {
+        if (!hold->guarded)
+            continue;
+        if (covers_page(hold, page))
+            need &= PROT_READ;
+        if (first_page(hold) > page && first_page(hold) < *end)
+            *end = first_page(hold);
+        if (end_page(hold) > page && end_page(hold) < *end)
+            *end = end_page(hold);
+    }
+    return need;
+}
+
+void slot_settle(struct slot *slot, const struct backing *backing)
+{
+    if (slot->guard_pages == 0)
+        return;
+    uint32_t guard_end = slot->guard_first + slot->guard_pages;
+    uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
+    for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
+        end = guard_end;
+        int need = page_need(slot, backing, page, &end);
+        set_protection(slot, page, end - page, need, true);
+        if (!(need & PROT_WRITE)) {
+            slot->guard_whole &= high == slot->guard_first || high == page;
+            low = page < low ? page : low;
+            high = end;
+        }
+    }
+    if (low >= high) {
+        guard_clear(slot);
+    } else {
+        slot->guard_first = low;
+        slot->guard_pages = high - low;
+    }
+}
+
+struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
+{
+    for (struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (denies_all(hold) && covers_page(hold, page))
+            return hold;
+    if (store)
+        for (struct hold *hold = backing->sends; hold; hold = hold->next)
+            if (covers_page(hold, page))
+                return hold;
+    return NULL;
+}
+
+/* ---- what a rename needs ---- */
+
+static void unreserve(struct slot *slot)
+{
+    if (!slot->reserved)
+        return;
+    slot->reserved = false;
+    maps_unclaim(MAPS_RENAME);
+    pool_unclaim(slot_pool(slot));
+}
+
+/* A claim on a spare, made before the slot was locked or, if one is there, now. */
+static bool claim_now(struct zc_pool *pool, bool *claimed)
+{
+    if (!*claimed)
+        *claimed = pool_try_claim(pool);
+    return *claimed;
+}
+
+/* Growing the pool for a claim may take long, so it is done without the slot's lock. Returns with it taken
+ * again; everything about the slot may have changed. */
+static struct backing *claim_unlocked(struct slot *slot, struct backing *backing, bool *claimed)
+{
+    lock_drop(&backing->lock);
+    *claimed = pool_claim(slot_pool(slot)) == 0;
+    return slot_lock(slot);
+}
+
+/* Reserves what renaming the slot needs, if it can be had. Returns with the lock taken, perhaps anew. */
+static struct backing *reserve(struct slot *slot, struct backing *backing)
+{
+    struct zc_pool *pool = slot_pool(slot);
+    bool claimed = false;
+    if (!slot->reserved && !claim_now(pool, &claimed))
+        backing = claim_unlocked(slot, backing, &claimed);
+    if (!slot->reserved && claimed && maps_claim(MAPS_RENAME)) {
+        slot->reserved = true;
+        claimed = false;
+    }
+    if (claimed)
+        pool_unclaim(pool);
+    return backing;
+}
+
+/* ---- sends ---- */
+
+bool slot_receiving(const struct slot *slot)
+{
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (!hold->landed)
+            return true;
+    return false;
+}
+
+static void link_send(struct hold *hold, struct backing *backing, bool guarded)
+{
+    hold->backing = backing;
+    hold->guarded = guarded;
+    hold->next = backing->sends;
+    backing->sends = hold;
+}
+
+static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct hold *hold)
+{
+    switch (hold->rules->policy) {
+    case ZC_POLICY_COPY:
+        return false;
+    case ZC_POLICY_PROTECT:
+        return true;
+    default:
+        return policy_protects(pool, slot, hold->length);
+    }
+}
+
+static bool protectable(const struct hold *hold)
+{
+    const struct slot *slot = hold->slot;
+    return !slot->pinned && !slot->awaited && !slot_receiving(slot);
+}
+
+/* Protects the slot for a send that may be held, the slot being reserved. */
+static enum send_way guard_send(const struct hold *hold)
+{
+    struct slot *slot = hold->slot;
+    uint32_t first = first_page(hold), end = end_page(hold);
+    if (guard_covers(slot, first, end)) {
+        policy_resent(slot);
+        return SEND_FREE;
+    }
+    if (!guard_add(slot, first, end - first, PROT_READ))
+        return SEND_COPY;
+    policy_protected(slot);
+    return SEND_PROTECTED;
+}
+
+enum send_way hold_send(struct hold *hold, const char **wire)
+{
+    struct slot *slot = hold->slot;
+    struct zc_pool *pool = slot_pool(slot);
+    struct backing *backing = slot_lock(slot);
+    enum send_way way = SEND_COPY;
+    if (protectable(hold) && hold->rules->policy != ZC_POLICY_COPY &&
+        (guard_covers(slot, first_page(hold), end_page(hold)) || policy_allows(pool, slot, hold))) {
+        backing = reserve(slot, backing);
+        if (slot->reserved && protectable(hold))
+            way = guard_send(hold);
+        if (way == SEND_COPY)
+            count(unreserved);
+        if (way == SEND_COPY && !backing->sends)
+            unreserve(slot);
+    }
+    if (way != SEND_COPY) {
+        link_send(hold, backing, true);
+        *wire = backing_wire(backing) + hold->offset;
+    }
+    lock_drop(&backing->lock);
+    return way;
+}
+
+const char *hold_send_given(struct hold *hold)
+{
+    struct backing *backing = slot_lock(hold->slot);
+    const char *wire = NULL;
+    if (!slot_receiving(hold->slot)) {
+        link_send(hold, backing, false);
+        wire = backing_wire(backing) + hold->offset;
+    }
+    lock_drop(&backing->lock);
+    return wire;
+}
+
+const char *hold_send_tentative(struct hold *hold)
+{
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock(slot);
+    const char *wire = NULL;
+    if (protectable(hold))
+        backing = reserve(slot, backing);
+    if (slot->reserved && protectable(hold)) {
+        link_send(hold, backing, false);
+        wire = backing_wire(backing) + hold->offset;
+    } else if (!backing->sends) {
+        unreserve(slot);
+    }
+    lock_drop(&backing->lock);
+    return wire;
+}
+
+void hold_send_keep(struct hold *hold)
+{
+    /* Stores that came since the message was posted raced with the call. A rename by another thread has
+     * already taken the pages out of the slot: then there is nothing to guard. */
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock(slot);
+    if (backing == hold->backing) {
+        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && guard_send(hold) != SEND_COPY;
+        if (!hold->guarded) {
+            slot_rename(slot, backing);
+            return;
+        }
+    }
+    lock_drop(&backing->lock);
+}
+
+void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
+{
+    /* Under the lock, so that the backing cannot be renamed away and used again meanwhile. One in sixteen is
+     * timed: the clock costs as much as copying a page. */
+    static _Thread_local unsigned turn;
+    struct backing *backing = slot_lock(slot);
+    bool timed = turn++ % 16 == 0 && length >= PAGE_BYTES;
+    uint64_t before = timed ? clock_ns() : 0;
+    memcpy(to, backing_wire(backing) + offset, length);
+    if (timed)
+        policy_observe(slot_pool(slot), COST_COPY, length, clock_ns() - before);
+    lock_drop(&backing->lock);
+}
+
+static void unlink_hold(struct hold **list, struct hold *hold)
+{
+    while (*list != hold)
+        list = &(*list)->next;
+    *list = hold->next;
+}
+
+/* The slot's last operation may have ended. True if it is to be pushed, after the lock is dropped. */
+static bool retire(struct slot *slot, const struct backing *backing)
+{
+    return slot->state == SLOT_FREE && !backing->sends && !slot->receives;
+}
+
+static bool lingers(struct slot *slot, const struct hold *hold)
+{
+    switch (hold->rules->release) {
+    case ZC_RELEASE_EAGER:
+        return false;
+    case ZC_RELEASE_LAZY:
+        return true;
+    default:
+        return policy_lingers(slot_pool(slot), slot);
+    }
+}
+
+void hold_end(struct hold *hold)
+{
+    struct backing *backing = hold->backing;
+    lock_take(&backing->lock);
+    unlink_hold(&backing->sends, hold);
+    struct slot *slot = backing->slot;
+    if (!backing->sends) {
+        unreserve(slot);
+        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !lingers(slot, hold))
+            slot_settle(slot, backing);
+    }
+    if (slot->awaited) {
+        announce(slot);
+        slot->awaited = backing->sends || slot_receiving(slot);
+    }
+    bool push = retire(slot, backing);
+    lock_drop(&backing->lock);
+    if (push)
+        pool_push(slot);
+}
+
+/* ---- receives ---- */
+
+static bool overlaps(const struct hold *a, const struct hold *b)
+{
+    return a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+}
+
+/* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one is in flight. */
+static int replace(struct hold *hold, struct hold **dropped)
+{
+    for (struct hold *other = hold->slot->receives; other; other = other->next)
+        if (!other->landed && overlaps(other, hold))
+            return -EBUSY;
+    for (struct hold **link = &hold->slot->receives; *link;) {
+        struct hold *other = *link;
+        if (overlaps(other, hold)) {
+            *link = other->next;
+            other->next = *dropped;
+            *dropped = other;
+        } else {
+            link = &other->next;
+        }
+    }
+    return 0;
+}
+
+static void drop_all(struct hold *dropped)
+{
+    while (dropped) {
+        struct hold *next = dropped->next;
+        dropped->rules->dropped(dropped);
+        dropped = next;
+    }
+}
+
+/* At the end: the oldest comes first. */
+static void link_receive(struct hold *hold)
+{
+    struct hold **link = &hold->slot->receives;
+    while (*link)
+        link = &(*link)->next;
+    hold->next = NULL;
+    *link = hold;
+}
+
+void hold_own(struct hold *hold)
+{
+    link_receive(hold);
+}
+
+int hold_receive(struct hold *hold, bool guarded, char **wire)
+{
+    struct slot *slot = hold->slot;
+    struct zc_pool *pool = slot_pool(slot);
+    bool claimed = false;
+    struct hold *dropped = NULL;
+    uint32_t first = first_page(hold), pages = end_page(hold) - first;
+    hold->backing = NULL;
+    hold->bounce = NULL;
+    hold->landed = hold->shown = false;
+    hold->error = 0;
+    hold->guarded = guarded;
+
+    struct backing *backing = slot_lock(slot);
+    if (backing->sends && !claim_now(pool, &claimed))
+        backing = claim_unlocked(slot, backing, &claimed);
+    int error = replace(hold, &dropped);
+    if (!error && backing->sends) {
+        if (claimed)
+            hold->bounce = pool_pop(pool);
+        else
+            error = -ENOMEM;
+        claimed = false;
+        count(receives_bounced);
+    }
+    if (!error && guarded && pages && !guard_add(slot, first, pages, PROT_NONE))
+        error = -ENOMEM;
+    if (error) {
+        if (hold->bounce)
+            pool_push(hold->bounce);
+        hold->bounce = NULL;
+    } else {
+        link_receive(hold);
+        struct backing *lands = hold->bounce ? atomic_load(&hold->bounce->backing) : backing;
+        *wire = backing_wire(lands) + hold->offset;
+    }
+    lock_drop(&backing->lock);
+    if (claimed)
+        pool_unclaim(pool);
+    drop_all(dropped);
+    return error;
+}
+
+/* Moves what landed in the bounce slot into the slot; returns the slot's backing, locked. The bounce slot is
+ * given back, with the old backing if that was exchanged. */
+static struct backing *land(struct hold *hold, struct backing *backing, size_t length)
+{
+    struct slot *slot = hold->slot, *bounce = hold->bounce;
+    size_t size = slot_segment(slot)->slot_size;
+    bool sending = false;
+    for (const struct hold *send = backing->sends; send; send = send->next)
+        sending |= send->offset < hold->offset + length && hold->offset < send->offset + send->length;
+    hold->bounce = NULL;
+    /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
+     * message is nearly all of a large slot. */
+    if (!slot->pinned && (sending || (length >= size - size / 4 && size >= HUGE_BYTES))) {
+        struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
+        unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
+        bool push = retire(bounce, backing);
+        lock_drop(&backing->lock);
+        if (push)
+            pool_push(bounce);
+        return fresh;
+    }
+    memcpy(backing_wire(backing) + hold->offset, backing_wire(atomic_load(&bounce->backing)) + hold->offset, length);
+    pool_push(bounce);
+    return backing;
+}
+
+/* A receive is over. The slot stays as it is if it was freed: the bytes have nowhere to go. */
+static bool finish(struct hold *hold, size_t length, int error, bool keep)
+{
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock(slot);
+    bool freed = slot->state != SLOT_LIVE;
+    if (hold->bounce && !freed && !error && length)
+        backing = land(hold, backing, length);
+    if (hold->bounce)
+        pool_push(hold->bounce);
+    hold->bounce = NULL;
+    hold->landed = true;
+    hold->error = error;
+    if (!keep || (freed && hold->named)) /* nobody will ask for it */
+        unlink_hold(&slot->receives, hold);
+    if (hold->guarded && !freed && !(error && keep))
+        slot_settle(slot, backing);
+    announce(slot);
+    slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
+    bool push = retire(slot, backing);
+    lock_drop(&backing->lock);
+    if (push)
+        pool_push(slot);
+    return freed;
+}
+
+bool hold_landed(struct hold *hold, size_t length, int error)
+{
+    return finish(hold, length, error, true);
+}
+
+bool hold_withdraw(struct hold *hold)
+{
+    return finish(hold, 0, 0, false);
+}
+
+struct hold *hold_receive_at(struct slot *slot, size_t offset)
+{
+    for (struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (hold->named && offset >= hold->offset && offset - hold->offset < (hold->length ? hold->length : 1))
+            return hold;
+    return NULL;
+}
+
+void hold_report(struct hold *hold, struct backing *backing)
+{
+    struct slot *slot = hold->slot;
+    unlink_hold(&slot->receives, hold);
+    if (hold->error && hold->guarded && !hold->shown)
+        slot_settle(slot, backing);
+}
+
+/* ---- the slot as a whole ---- */
+
+void slot_rename(struct slot *slot, struct backing *backing)
+{
+    struct zc_pool *pool = slot_pool(slot);
+    uint64_t before = clock_ns();
+    struct slot *spare = pool_pop(pool);
+    struct backing *fresh = exchange_backings(slot, backing, spare, 0, 0);
+    slot->reserved = false; /* spent */
+    maps_unclaim(MAPS_RENAME);
+    slot_settle(slot, fresh);
+    slot->awaited = slot->awaited && slot_receiving(slot);
+    announce(slot);
+    futex_wake(&slot->event);
+    lock_drop(&fresh->lock);
+    /* Whatever was in flight may have ended while this thread came here. */
+    bool push = retire(spare, backing);
+    lock_drop(&backing->lock);
+    if (push)
+        pool_push(spare);
+    count(renames);
+    policy_observe(pool, COST_RENAME, pool->slot_size, clock_ns() - before);
+}
+
+void slot_await(struct slot *slot, struct backing *backing, uint64_t timeout_ns)
+{
+    slot->awaited = true;
+    uint32_t seen = atomic_load_explicit(&slot->event, memory_order_relaxed);
+    lock_drop(&backing->lock);
+    futex_wait(&slot->event, seen, timeout_ns);
+}
+
+void slot_release(struct slot *slot, struct backing *backing)
+{
+    struct hold *dropped = NULL;
+    slot->state = SLOT_FREE;
+    slot->pinned = false;
+    for (struct hold **link = &slot->receives; *link;) {
+        struct hold *hold = *link;
+        if (hold->landed) {
+            *link = hold->next;
+            hold->next = dropped;
+            dropped = hold;
+        } else {
+            link = &hold->next;
+        }
+    }
+    unreserve(slot); /* nobody will store to it again */
+    announce(slot);
+    slot->awaited = false;
+    bool push = retire(slot, backing);
+    lock_drop(&backing->lock);
+    if (push)
+        pool_push(slot);
+    drop_all(dropped);
+}
+
+void slot_acquire(struct slot *slot)
+{
+    struct backing *backing = slot_lock(slot);
+    slot->state = SLOT_LIVE;
+    slot_settle(slot, backing);
+    policy_forget(slot);
+    lock_drop(&backing->lock);
+}

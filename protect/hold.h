@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Holds: what is in flight on a range of a slot, and the protection that follows from it.
+ *
+ *   - A *send* hold (a reader) belongs to a backing, whose pages it reads: it stays with them when the slot is
+ *     renamed. It denies stores.
+ *   - A *receive* hold (a writer) belongs to a slot, whose contents it replaces: the bytes land in the slot's
+ *     backing, or in a bounce slot where sends were in flight already. It denies every access.
+ *   - Never are both in flight on one backing: a send posted while receives are in flight is copied, a receive
+ *     posted while sends are in flight is bounced.
+ *
+ * For each page of the backing that a slot shows now: a guarded receive in flight => PROT_NONE, else a guarded
+ * send in flight => PROT_READ or stricter, else anything. What a page needs is always computed from all holds
+ * of the slot (page_need in hold.c), so a page is released by the last hold that needs it.
+ *
+ * Everything here is done under the lock of the backing that the slot shows (slot_lock). No transport is
+ * called, nothing is allocated and no user mapping is touched under it; what is called may sleep in the kernel
+ * only. A thread has one such lock at a time, and a second one only of a slot popped from the pool, which
+ * nobody else knows. */
+#ifndef ZC_PROTECT_HOLD_H
+#define ZC_PROTECT_HOLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc/pool.h"
+#include "core/error.h"
+#include "zc.h"
+
+struct hold;
+
+/* How conflicts with a hold are handled: of a communicator, or of guards. Outlives its holds. */
+struct hold_rules {
+    enum zc_conflict conflict;
+    enum zc_on_conflict on_conflict;
+    enum zc_on_timeout on_timeout;
+    enum zc_policy policy;
+    enum zc_release release;
+    uint64_t timeout_ns;
+    bool helper; /* somebody can make progress while a thread waits in a fault */
+    /* Describes the operation, for reports. Signal-safe. */
+    void (*describe)(const struct hold *hold, struct text *text);
+    /* A bare touch of a receive that failed, or that nobody can wait for. Called in a fault handler, without
+     * locks; `message` says what was touched. */
+    void (*touched)(const struct hold_rules *rules, int error, const char *message);
+    /* A landed receive that nobody has asked about is void: its buffer was freed or received into again. The
+     * hold is unlinked; called without locks. */
+    void (*dropped)(struct hold *hold);
+};
+
+struct hold {
+    struct hold *next;
+    struct slot *slot;       /* sends: at posting */
+    struct backing *backing; /* sends; NULL for receives */
+    struct slot *bounce;     /* receives that land elsewhere */
+    size_t offset, length;   /* bytes of the slot */
+    const struct hold_rules *rules;
+    bool named;   /* a receive that the program asks about by its address */
+    bool guarded; /* its pages are protected */
+    bool landed;  /* a receive that is over and was not yet reported */
+    bool shown;   /* its failure was shown to a bare touch */
+    int error;    /* of a landed receive */
+};
+
+/* ---- sends ---- */
+
+enum send_way {
+    SEND_COPY,      /* not held: copy the bytes by hold_copy_out and send those */
+    SEND_PROTECTED, /* held, by a system call */
+    SEND_FREE       /* held, without one */
+};
+
+/* Decides for `hold`, whose slot, offset, length and rules are set, and takes it unless it says SEND_COPY.
+ * *wire is then where to send from. */
+enum send_way hold_send(struct hold *hold, const char **wire);
+
+/* Takes a send hold without a guard, for a buffer that the caller gives up, and says where to send from. NULL if
+ * receives are in flight: then copy. */
+const char *hold_send_given(struct hold *hold);
+
+/* The same for a message that the transport is likely to take at once: reserves what guarding it later needs.
+ * NULL if that cannot be had, or receives are in flight: then copy. */
+const char *hold_send_tentative(struct hold *hold);
+
+/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. */
+void hold_send_keep(struct hold *hold);
+
+/* Copies bytes of a slot as they are now. */
+void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);
+
+/* Ends a send hold. Whatever the last one kept is released. */
+void hold_end(struct hold *hold);
+
+/* ---- receives ---- */
+
+/* Takes `hold`, guarded or not; *wire says where the bytes are to land. Older landed receives that it
+ * overlaps are dropped. 0; -EBUSY: overlaps one in flight; -ENOMEM. */
+int hold_receive(struct hold *hold, bool guarded, char **wire);
+
+/* Takes `hold` for the library itself, unguarded, while it stores to the slot's backing. Slot locked. */
+void hold_own(struct hold *hold);
+
+/* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile:
+ * the hold is then unlinked, and nobody will ask for it. A hold that failed keeps its pages protected. */
+bool hold_landed(struct hold *hold, size_t length, int error);
+
+/* Never posted, or cancelled: unlinks it and leaves the slot's bytes as they were. Returns as hold_landed. */
+bool hold_withdraw(struct hold *hold);
+
+/* The oldest named receive of the slot whose range contains the offset, or NULL. Slot locked. */
+struct hold *hold_receive_at(struct slot *slot, size_t offset);
+
+/* Unlinks a landed receive and releases what it kept. Slot locked by `backing`. */
+void hold_report(struct hold *hold, struct backing *backing);
+
+/* ---- the slot as a whole; all with the slot locked by `backing` ---- */
+
+bool slot_receiving(const struct slot *slot);
+
+/* The hold that denies an access to the page, or NULL. Receives come first. */
+struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
+
+/* Gives each page of the guard the laxest protection that its holds allow. */
+void slot_settle(struct slot *slot, const struct backing *backing);
+
+/* Makes the slot show fresh pages with the same contents; what is in flight keeps the old ones. The slot must
+ * be reserved. Drops the lock. */
+void slot_rename(struct slot *slot, struct backing *backing);
+
+/* Sleeps until a hold of the slot ends, at most `timeout_ns`. Drops the lock. */
+void slot_await(struct slot *slot, struct backing *backing, uint64_t timeout_ns);
+
+/* Gives the slot up: it returns to the pool when nothing is in flight any more, perhaps at once. Drops the
+ * lock. */
+void slot_release(struct slot *slot, struct backing *backing);
+
+/* Makes a slot just popped the application's: everything read-write, no history. */
+void slot_acquire(struct slot *slot);
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Mappings are a limited resource (vm.max_map_count): protecting part of one splits it, and when the limit is
+ * reached *un*protecting fails as well. So zc claims what the worst split needs before it protects, and keeps
+ * a ballast of dummy mappings to throw away should the rest of the process use up what was left. */
+#ifndef ZC_PROTECT_MAPS_H
+#define ZC_PROTECT_MAPS_H
+
+#include <stdbool.h>
+
+enum {
+    MAPS_SPLIT = 2, /* a range of another protection inside a mapping */
+    MAPS_RENAME = 4 /* two slots whose backings are not where their neighbours' are */
+};
+
+/* Reads the limit (ZC_MAPS, or the kernel's less what the process has) and lays out the ballast. */
+void maps_open(unsigned long override);
+
+bool maps_claim(int n); /* signal-safe, as are: */
+void maps_force(int n); /* where refusing is no choice; negative gives back */
+void maps_unclaim(int n);
+
+/* Unmaps some ballast. False if none is left. */
+bool maps_drop_ballast(void);
+
+#endif

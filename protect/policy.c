@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/policy.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/sys.h"
+
+enum {
+    SCALE = 8,             /* estimates count eighths of a send */
+    ESTIMATE_MOST = 255,   /* just below 32 sends a write: more makes no difference */
+    BACKOFF_MOST = 5,      /* try at least every 32 sends, to notice when a pattern changes */
+    TRIAL_SHARE = 50,      /* trials may take 1/50 of the time */
+    TRIAL_CREDIT = 1000000 /* ns, to begin with */
+};
+
+/* In zc_pool.costs. Averages are of nanoseconds for a whole slot; races between updates lose one observation. */
+struct costs {
+    _Atomic uint32_t average[COSTS];
+    _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
+    _Atomic uint64_t trials;   /* ns spent on protections that did not pay */
+    _Atomic uint64_t since;    /* clock at the pool's first decision */
+};
+
+_Static_assert(sizeof(struct costs) <= sizeof((struct zc_pool *)0)->costs, "costs fit into the pool");
+
+static struct costs *costs_of(struct zc_pool *pool)
+{
+    return (struct costs *)pool->costs;
+}
+
+/* What the probe found, for pools that have not observed anything yet. */
+static struct {
+    uint64_t call, page, copy_page, fault; /* ns */
+} seed = {2000, 100, 200, 5000};
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static volatile char *probe_page;
+
+static void probe_handler(int signal)
+{
+    (void)signal;
+    sys_mprotect((void *)(uintptr_t)probe_page, PAGE_BYTES, PROT_READ | PROT_WRITE);
+}
+
+void policy_open(void)
+{
+    enum { PAGES = 16, ROUNDS = 3 };
+    const size_t length = PAGES * PAGE_BYTES;
+    char *area = sys_mmap(NULL, 2 * length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!area)
+        return;
+    sys_madvise(area, 2 * length, MADV_POPULATE_WRITE);
+    struct sigaction probe = {.sa_handler = probe_handler, .sa_flags = SA_NODEFER | SA_ONSTACK}, before;
+    uint64_t one = UINT64_MAX, many = UINT64_MAX, copy = UINT64_MAX, fault = UINT64_MAX;
+    for (int i = 0; i < ROUNDS; i++) {
+        uint64_t t0 = clock_ns();
+        sys_mprotect(area, PAGE_BYTES, PROT_READ);
+        uint64_t t1 = clock_ns();
+        sys_mprotect(area, PAGE_BYTES, PROT_READ | PROT_WRITE);
+        sys_mprotect(area, length, PROT_READ);
+        uint64_t t2 = clock_ns();
+        sys_mprotect(area, length, PROT_READ | PROT_WRITE);
+        uint64_t t3 = clock_ns();
+        memcpy(area + length, area, length);
+        uint64_t t4 = clock_ns();
+        one = least(one, t1 - t0);
+        many = least(many, t3 - t2);
+        copy = least(copy, t4 - t3);
+    }
+    /* Other threads may have faults of their own meanwhile; the one real fault is probed only where SIGSEGV
+     * still has no handler, which is where nobody expects any. */
+    sigaction(SIGSEGV, NULL, &before);
+    if (before.sa_handler == SIG_DFL) {
+        sigaction(SIGSEGV, &probe, NULL);
+        for (int i = 0; i < ROUNDS; i++) {
+            sys_mprotect(area, PAGE_BYTES, PROT_READ);
+            probe_page = area;
+            uint64_t t0 = clock_ns();
+            *probe_page = 1;
+            fault = least(fault, clock_ns() - t0);
+        }
+        sigaction(SIGSEGV, &before, NULL);
+        seed.fault = fault > one ? fault - one : 1;
+    }
+    seed.call = one;
+    seed.page = many > one ? (many - one) / (PAGES - 1) : 1;
+    seed.copy_page = copy / PAGES + 1;
+    sys_munmap(area, 2 * length);
+}
+
+void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t ns)
+{
+    if (bytes == 0)
+        return;
+    uint64_t whole = ns * pool->slot_size / bytes;
+    uint32_t observed = whole < UINT32_MAX ? (uint32_t)whole : UINT32_MAX;
+    _Atomic uint32_t *average = &costs_of(pool)->average[cost];
+    uint32_t before = atomic_load_explicit(average, memory_order_relaxed);
+    /* An outlier, such as a time slice lost in the middle, counts as a fourfold cost at most. */
+    if (before && observed / 4 > before)
+        observed = before < UINT32_MAX / 4 ? before * 4 : UINT32_MAX;
+    uint32_t after = before ? (uint32_t)(((uint64_t)before * 7 + observed) / 8) : observed;
+    atomic_store_explicit(average, after ? after : 1, memory_order_relaxed);
+}
+
+uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes)
+{
+    uint64_t average = atomic_load_explicit(&costs_of(pool)->average[cost], memory_order_relaxed);
+    uint64_t pages = pool->slot_size >> PAGE_SHIFT;
+    uint64_t table = pool->huge ? pages >> 9 : pages;
+    if (!average) {
+        switch (cost) {
+        case COST_COPY:
+            average = pages * seed.copy_page;
+            break;
+        case COST_RENAME: /* a copy and the exchange of two mappings */
+            average = pages * seed.copy_page + 3 * (seed.call + table * seed.page) + seed.call;
+            break;
+        default:
+            average = seed.call + table * seed.page;
+        }
+    }
+    return cost == COST_COPY ? average * bytes / pool->slot_size : average;
+}
+
+static bool trial_affordable(struct costs *costs, uint64_t cycle)
+{
+    uint64_t now = clock_ns();
+    uint64_t since = atomic_load_explicit(&costs->since, memory_order_relaxed);
+    if (!since)
+        atomic_store_explicit(&costs->since, since = now, memory_order_relaxed);
+    uint64_t spent = atomic_load_explicit(&costs->trials, memory_order_relaxed);
+    return spent + cycle <= (now - since) / TRIAL_SHARE + TRIAL_CREDIT;
+}
+
+static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
+{
+    return slot->estimate ? slot->estimate : atomic_load_explicit(&costs->estimate, memory_order_relaxed);
+}
+
+static uint64_t cycle_cost(struct zc_pool *pool)
+{
+    return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + seed.fault;
+}
+
+bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
+{
+    /* A rename is of the whole slot: for a small part of it, copying is the better bet. */
+    if (bytes < pool->slot_size / 4)
+        return false;
+    struct costs *costs = costs_of(pool);
+    uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool);
+    uint32_t estimate = estimate_of(costs, slot);
+    /* Released at completion, a protection costs no fault: then even a single send may be worth it. */
+    uint64_t once = cycle - seed.fault;
+    if (estimate && (copy * estimate / SCALE > cycle || copy > once))
+        return true;
+    if (slot->skip) {
+        slot->skip--;
+        return false;
+    }
+    if (!estimate && slot->run == 0) {
+        slot->run = 1; /* start by copying; the second send is tried */
+        return false;
+    }
+    return trial_affordable(costs, cycle);
+}
+
+void policy_protected(struct slot *slot)
+{
+    slot->run = 1;
+}
+
+void policy_resent(struct slot *slot)
+{
+    if (slot->run < ESTIMATE_MOST)
+        slot->run++;
+    /* The run is at least this long, whatever the average says. */
+    if (slot->run * SCALE > slot->estimate)
+        slot->estimate = (uint8_t)least((uint64_t)slot->run * SCALE, ESTIMATE_MOST);
+}
+
+void policy_written(struct zc_pool *pool, struct slot *slot)
+{
+    struct costs *costs = costs_of(pool);
+    if (slot->run == 0)
+        return;
+    uint32_t run = (uint32_t)least((uint64_t)slot->run * SCALE, ESTIMATE_MOST);
+    slot->estimate = slot->estimate ? (uint8_t)((slot->estimate * 3 + run) / 4) : (uint8_t)run;
+    uint32_t shared = atomic_load_explicit(&costs->estimate, memory_order_relaxed);
+    atomic_store_explicit(&costs->estimate, shared ? (shared * 7 + run) / 8 : run, memory_order_relaxed);
+
+    uint64_t cycle = cycle_cost(pool);
+    if (policy_cost(pool, COST_COPY, pool->slot_size) * slot->run < cycle) {
+        atomic_fetch_add_explicit(&costs->trials, cycle, memory_order_relaxed);
+        slot->skip = (uint8_t)(1 << slot->backoff);
+        slot->backoff += slot->backoff < BACKOFF_MOST;
+    } else {
+        slot->skip = slot->backoff = 0;
+    }
+    slot->run = 1;
+}
+
+bool policy_lingers(struct zc_pool *pool, struct slot *slot)
+{
+    if (slot->run > 1)
+        return true;
+    uint32_t estimate = estimate_of(costs_of(pool), slot);
+    uint64_t pair = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0);
+    /* Lingering saves a protection and its end for every send but the first of a run, and costs one fault. */
+    if (!estimate || (estimate > SCALE && (estimate - SCALE) * pair / SCALE > seed.fault))
+        return true;
+    if (slot->skip) {
+        slot->skip--;
+        return false;
+    }
+    slot->skip = 1 << BACKOFF_MOST; /* linger once in a while, to see a run */
+    return true;
+}
+
+void policy_forget(struct slot *slot)
+{
+    slot->run = slot->estimate = slot->skip = slot->backoff = 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Copy or protect, and how long to leave protected: decided from what both cost in this process and from how
+ * often a buffer was sent between two writes. Decisions change speed, never bytes.
+ *
+ * A *run* is the number of sends from one protection of a slot until the store that ended it: protection costs
+ * one cycle a run (protect, fault, unprotect), copying costs one copy a send. Runs can be seen only while a
+ * slot is left protected, so now and then protection is tried where copying looks better. */
+#ifndef ZC_PROTECT_POLICY_H
+#define ZC_PROTECT_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc/pool.h"
+
+/* Kinds of work whose cost is averaged, by pool. */
+enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_RENAME, COSTS };
+
+/* Measures a page, a system call and a fault, so that averages start from something. Below a millisecond. */
+void policy_open(void);
+
+/* One more observation, of `bytes` of a slot of the pool. */
+void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t ns);
+
+/* What it costs for `bytes`, in nanoseconds. */
+uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes);
+
+/* Should this send of `bytes` protect the slot, which is not protected now? */
+bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes);
+
+/* The slot was protected for a send; the slot was sent again as it is; its protection was ended by a store. */
+void policy_protected(struct slot *slot);
+void policy_resent(struct slot *slot);
+void policy_written(struct zc_pool *pool, struct slot *slot);
+
+/* All sends of the protected slot have left: should it stay protected? */
+bool policy_lingers(struct zc_pool *pool, struct slot *slot);
+
+/* The slot has a new owner: what is known of it is void. */
+void policy_forget(struct slot *slot);
+
+#endif
