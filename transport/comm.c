@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/comm.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/options.h"
+#include "protect/conflict.h"
+#include "protect/fault.h"
+
+enum { SPINS = 2000 };
+
+static const struct transport *const transports[] = {&loop_transport, &mpi_transport};
+
+static pthread_mutex_t comms_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct zc_comm *comms;
+
+/* ---- what holds say of their communicator ---- */
+
+static void describe(const struct hold *hold, struct text *text)
+{
+    const struct op *op = (const struct op *)hold;
+    text_add(text, op->sends ? "is being sent to rank " : "is being received into from rank ");
+    if (op->peer == ZC_ANY_SOURCE)
+        text_add(text, "any");
+    else
+        text_add_number(text, (uint64_t)op->peer, 10);
+    text_add(text, ", tag ");
+    if (op->tag == ZC_ANY_TAG)
+        text_add(text, "any");
+    else
+        text_add_number(text, (uint64_t)op->tag, 10);
+    text_add(text, ", ");
+    text_add_number(text, hold->length, 10);
+    text_add(text, " bytes from byte ");
+    text_add_number(text, hold->offset, 10);
+}
+
+static void touched(const struct hold_rules *rules, int error, const char *message)
+{
+    struct zc_comm *comm = (struct zc_comm *)(uintptr_t)rules; /* its first member */
+    if (comm->handler) {
+        comm->handler(comm, error, message, comm->handler_arg);
+        return;
+    }
+    struct text text = {0};
+    text_add(&text, "zc: ");
+    text_add(&text, message);
+    text_add(&text, " (errno ");
+    text_add_number(&text, (uint64_t)-error, 10);
+    text_add(&text, ")\n");
+    text_print(&text);
+    abort();
+}
+
+static void dropped(struct hold *hold)
+{
+    op_free(op_of(hold));
+}
+
+/* ---- progress ---- */
+
+static void progress(void *context)
+{
+    comm_poll(context, NULL);
+}
+
+static void progress_all(void)
+{
+    if (pthread_mutex_trylock(&comms_lock) != 0)
+        return; /* somebody is at it */
+    for (struct zc_comm *comm = comms; comm; comm = comm->next)
+        if (atomic_load(&comm->open) && (comm->endpoint.any_thread || pthread_equal(comm->owner, pthread_self())))
+            comm_poll(comm, NULL);
+    pthread_mutex_unlock(&comms_lock);
+}
+
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, unsigned *spins)
+{
+    comm_poll(comm, urgent);
+    if (++*spins > SPINS)
+        sched_yield();
+}
+
+int zc_progress(zc_comm *comm)
+{
+    int error = comm_check(comm, "zc_progress");
+    if (!error)
+        comm_poll(comm, NULL);
+    return error;
+}
+
+/* ---- checks ---- */
+
+int comm_check(const zc_comm *comm, const char *call)
+{
+    if (!comm)
+        return fail(-EINVAL, "%s: the communicator is NULL", call);
+    if (!atomic_load_explicit(&comm->open, memory_order_relaxed))
+        return fail(-EBADF, "%s: the communicator is closed", call);
+    if (!comm->endpoint.any_thread && !comm->endpoint.serialized && !pthread_equal(comm->owner, pthread_self()))
+        return fail(-EPERM,
+                    "%s: MPI was initialised for one thread, and this is not the one that opened the "
+                    "communicator (MPI_THREAD_MULTIPLE allows all)",
+                    call);
+    return 0;
+}
+
+static int check_tag(const zc_comm *comm, const char *call, int tag)
+{
+    if (tag < 0 || tag > comm->endpoint.tag_most)
+        return fail(-EINVAL, "%s: tag %d, expected 0..%d", call, tag, comm->endpoint.tag_most);
+    return 0;
+}
+
+static int check_peer(const zc_comm *comm, const char *call, int peer)
+{
+    if (peer < 0 || peer >= comm->endpoint.size)
+        return fail(-EINVAL, "%s: rank %d, expected 0..%d", call, peer, comm->endpoint.size - 1);
+    return 0;
+}
+
+int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag)
+{
+    int error = comm_check(comm, call);
+    if (!error)
+        error = check_peer(comm, call, dst);
+    return error ? error : check_tag(comm, call, tag);
+}
+
+int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag)
+{
+    int error = comm_check(comm, call);
+    if (!error && src != ZC_ANY_SOURCE)
+        error = check_peer(comm, call, src);
+    return error || tag == ZC_ANY_TAG ? error : check_tag(comm, call, tag);
+}
+
+int zc_rank(const zc_comm *comm)
+{
+    int error = comm && !atomic_load(&comm->open) ? -EBADF : comm ? 0 : -EINVAL;
+    return error ? fail(error, "zc_rank: the communicator is %s", comm ? "closed" : "NULL") : comm->endpoint.rank;
+}
+
+int zc_size(const zc_comm *comm)
+{
+    int error = comm && !atomic_load(&comm->open) ? -EBADF : comm ? 0 : -EINVAL;
+    return error ? fail(error, "zc_size: the communicator is %s", comm ? "closed" : "NULL") : comm->endpoint.size;
+}
+
+int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg)
+{
+    int error = comm_check(comm, "zc_set_error_handler");
+    if (error)
+        return error;
+    comm->handler_arg = arg;
+    comm->handler = handler;
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int check_option(const char *name, int value, int most)
+{
+    if (value < 0 || value > most)
+        return fail(-EINVAL, "zc_open: options.%s is %d, expected 0..%d (see zc.h)", name, value, most);
+    return 0;
+}
+
+/* Options of the call, of the environment where the call leaves it open. */
+static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll)
+{
+    const struct options *defaults;
+    zc_options none = ZC_OPTIONS_INIT;
+    int error = options_get(&defaults);
+    if (error)
+        return error;
+    const zc_options *options = given ? given : &none;
+    if (options->size < sizeof *options)
+        return fail(-EINVAL, "zc_open: options of size %zu, expected %zu: start from ZC_OPTIONS_INIT", options->size,
+                    sizeof *options);
+    if ((error = check_option("conflict", (int)options->conflict, ZC_CONFLICT_COPY)) ||
+        (error = check_option("on_conflict", (int)options->on_conflict, ZC_ON_CONFLICT_ABORT)) ||
+        (error = check_option("policy", (int)options->policy, ZC_POLICY_COPY)) ||
+        (error = check_option("release", (int)options->release, ZC_RELEASE_LAZY)) ||
+        (error = check_option("progress", (int)options->progress, ZC_PROGRESS_THREAD)) ||
+        (error = check_option("on_timeout", (int)options->on_timeout, ZC_ON_TIMEOUT_ABORT)))
+        return error;
+    uint64_t timeout_ms = options->fault_timeout_ms ? options->fault_timeout_ms : defaults->fault_timeout_ms;
+    comm->rules =
+        (struct hold_rules){.conflict = options->conflict ? options->conflict : defaults->conflict,
+                            .on_conflict = options->on_conflict ? options->on_conflict : defaults->on_conflict,
+                            .on_timeout = options->on_timeout ? options->on_timeout : defaults->on_timeout,
+                            .policy = options->policy ? options->policy : defaults->policy,
+                            .release = options->release ? options->release : defaults->release,
+                            .timeout_ns = timeout_ms * 1000000,
+                            .describe = describe,
+                            .touched = touched,
+                            .dropped = dropped};
+    comm->max_in_flight = options->max_in_flight ? options->max_in_flight : (uint32_t)defaults->max_in_flight;
+    *poll = (options->progress ? options->progress : defaults->progress) == ZC_PROGRESS_THREAD;
+    return 0;
+}
+
+int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
+              zc_comm **out)
+{
+    bool poll = false;
+    int error = fault_open();
+    struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);
+    if (!comm)
+        return error ? error : fail(-ENOMEM, "zc_open: no memory");
+    error = set_options(comm, options, &poll);
+    if (!error)
+        error = transport->open(address, native, &comm->endpoint);
+    if (error) {
+        free(comm);
+        return error;
+    }
+    comm->transport = transport;
+    comm->owner = pthread_self();
+    comm->rules.helper = comm->endpoint.any_thread;
+    fault_reinstall(); /* MPI and UCX install handlers of their own */
+    conflict_progress = progress_all;
+    if (comm->rules.helper) {
+        comm->progressor = (struct progressor){.progress = progress, .context = comm, .poll = poll};
+        error = helper_attach(&comm->progressor);
+    }
+    if (error) {
+        transport->close(&comm->endpoint);
+        free(comm);
+        return error;
+    }
+    atomic_store(&comm->open, true);
+    pthread_mutex_lock(&comms_lock);
+    comm->next = comms;
+    comms = comm;
+    pthread_mutex_unlock(&comms_lock);
+    *out = comm;
+    return 0;
+}
+
+int zc_open(const char *text, const zc_options *options, zc_comm **comm)
+{
+    struct address address;
+    int error = address_parse(text, &address);
+    if (error)
+        return error;
+    if (!comm)
+        return fail(-EINVAL, "zc_open: comm is NULL");
+    for (size_t i = 0; i < sizeof transports / sizeof transports[0]; i++)
+        if (strcmp(transports[i]->scheme, address.scheme) == 0)
+            return comm_open(transports[i], &address, NULL, options, comm);
+    if (strcmp(address.scheme, "shm") == 0 || strcmp(address.scheme, "verbs") == 0)
+        return fail(-ENOTSUP, "zc_open: the transport \"%s\" is not built", address.scheme);
+    return fail(-EINVAL, "zc_open: \"%s\": there is no transport \"%s\"; known are mpi and loop", text, address.scheme);
+}
+
+/* ---- closing ---- */
+
+static void flush(zc_comm *comm)
+{
+    unsigned spins = 0;
+    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0)
+        comm_poll_waiting(comm, NULL, &spins);
+}
+
+int zc_flush(zc_comm *comm)
+{
+    int error = comm_check(comm, "zc_flush");
+    if (error)
+        return error;
+    flush(comm);
+    error = atomic_exchange(&comm->send_error, 0);
+    return error ? fail(error, "zc_flush: a send failed: %s", zc_strerror(error)) : 0;
+}
+
+/* A receive of the list that has not landed, or NULL. */
+static struct op *pending_receive(zc_comm *comm)
+{
+    lock_take(&comm->ops);
+    struct op *op = comm->receives;
+    while (op && op->hold.landed)
+        op = op->next;
+    lock_drop(&comm->ops);
+    return op;
+}
+
+static void close_comm(zc_comm *comm)
+{
+    unsigned spins = 0;
+    flush(comm);
+    for (struct op *op; (op = pending_receive(comm));) {
+        comm->transport->cancel(&comm->endpoint, op);
+        comm_poll_waiting(comm, op, &spins);
+    }
+    if (comm->rules.helper)
+        helper_detach(&comm->progressor);
+    pthread_mutex_lock(&comms_lock); /* nobody polls it any more */
+    atomic_store(&comm->open, false);
+    pthread_mutex_unlock(&comms_lock);
+    comm->transport->close(&comm->endpoint);
+}
+
+int zc_close(zc_comm *comm)
+{
+    if (!comm)
+        return 0;
+    int error = comm_check(comm, "zc_close");
+    if (error)
+        return error;
+    close_comm(comm);
+    error = atomic_exchange(&comm->send_error, 0);
+    return error ? fail(error, "zc_close: a send had failed: %s", zc_strerror(error)) : 0;
+}
+
+void comm_close_all(const struct transport *transport)
+{
+    for (struct zc_comm *comm = comms; comm; comm = comm->next)
+        if (atomic_load(&comm->open) && comm->transport == transport)
+            close_comm(comm);
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A communicator: a transport's endpoint, its options, and what is in flight over it. */
+#ifndef ZC_TRANSPORT_COMM_H
+#define ZC_TRANSPORT_COMM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "protect/helper.h"
+#include "protect/hold.h"
+#include "transport/op.h"
+#include "transport/transport.h"
+
+struct zc_comm {
+    struct hold_rules rules; /* first: holds point here */
+    _Atomic bool open;
+    const struct transport *transport;
+    struct endpoint endpoint;
+    pthread_t owner;
+    uint32_t max_in_flight; /* 0: no bound */
+    _Atomic long sending;   /* sends in flight */
+    _Atomic int send_error; /* the first that nobody was told of */
+    zc_error_handler *handler;
+    void *handler_arg;
+    lock ops; /* the two lists */
+    struct op *free_ops;
+    struct op *receives;
+    struct progressor progressor;
+    struct zc_comm *next; /* of all communicators ever; none is freed, so that a closed one is known */
+};
+
+/* Opens over a given transport; `native` is handed to it. */
+int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
+              zc_comm **comm);
+
+/* 0, or the error of calling `call` on it: closed, or the wrong thread. */
+int comm_check(const zc_comm *comm, const char *call);
+
+/* The same, and for the peer and tag of a send or a receive. */
+int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag);
+int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag);
+
+/* Looks for what is over; at `urgent` in any case. */
+static inline void comm_poll(zc_comm *comm, struct op *urgent)
+{
+    comm->transport->poll(&comm->endpoint, urgent);
+}
+
+/* The same for a loop that waits: lets others run when it takes long. */
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, unsigned *spins);
+
+/* Closes all that are open over `transport`, for its end (MPI_Finalize). */
+void comm_close_all(const struct transport *transport);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/op.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "transport/comm.h"
+
+struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag)
+{
+    lock_take(&comm->ops);
+    struct op *op = comm->free_ops;
+    if (op)
+        comm->free_ops = op->next;
+    lock_drop(&comm->ops);
+    if (!op)
+        op = malloc(sizeof *op);
+    if (!op)
+        return fail_null(-ENOMEM, "zc: no memory for an operation");
+    op->hold = *hold;
+    op->hold.rules = &comm->rules;
+    op->comm = comm;
+    op->sends = sends;
+    op->held = false;
+    op->bounce = NULL;
+    op->spill = NULL;
+    op->peer = peer;
+    op->tag = tag;
+    atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
+    if (sends)
+        return op;
+    lock_take(&comm->ops);
+    op->next = comm->receives;
+    op->link = &comm->receives;
+    if (op->next)
+        op->next->link = &op->next;
+    comm->receives = op;
+    lock_drop(&comm->ops);
+    return op;
+}
+
+void op_free(struct op *op)
+{
+    struct zc_comm *comm = op->comm;
+    lock_take(&comm->ops);
+    if (!op->sends) {
+        *op->link = op->next;
+        if (op->next)
+            op->next->link = op->link;
+    }
+    op->next = comm->free_ops;
+    comm->free_ops = op;
+    lock_drop(&comm->ops);
+}
+
+void op_sent(struct op *op, int error)
+{
+    struct zc_comm *comm = op->comm;
+    int none = 0;
+    if (error)
+        atomic_compare_exchange_strong(&comm->send_error, &none, error);
+    if (atomic_exchange(&op->phase, OP_OVER) == OP_TENTATIVE)
+        return; /* its sender is not through with it */
+    if (op->held)
+        hold_end(&op->hold);
+    if (op->bounce)
+        pool_push(op->bounce);
+    free(op->spill);
+    op_free(op);
+    atomic_fetch_sub_explicit(&comm->sending, 1, memory_order_release); /* last: the communicator may be closed now */
+}
+
+void op_received(struct op *op, int source, int tag, size_t length, int error)
+{
+    bool named = op->hold.named;
+    op->status = (zc_status){.source = source, .tag = tag, .length = length, .error = error};
+    /* A truncated message has landed as far as it goes. */
+    bool freed = op->hold.slot && hold_landed(&op->hold, length, error);
+    if (!named)
+        atomic_store_explicit(&op->phase, OP_OVER, memory_order_release); /* zc_recv waits for it, and frees it */
+    else if (freed)
+        op_free(op);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * An operation in flight, from the public call until it is over and, for a receive, reported. */
+#ifndef ZC_TRANSPORT_OP_H
+#define ZC_TRANSPORT_OP_H
+
+#include <stdatomic.h>
+
+#include "protect/hold.h"
+#include "transport/match.h"
+#include "transport/transport.h"
+
+/* Between posting a message that the transport did not take at once and guarding its pages, its completion by
+ * another thread must not end it: who comes second does. */
+enum op_phase { OP_STARTED, OP_TENTATIVE, OP_OVER };
+
+struct op {
+    struct hold hold;
+    struct zc_comm *comm;
+    bool sends;          /* else it receives */
+    bool held;           /* a send whose hold is in force */
+    struct slot *bounce; /* a send's copy, or */
+    void *spill;         /* one on the heap, where no slot could be had */
+    int peer, tag;       /* as given to the call */
+    _Atomic int phase;   /* enum op_phase */
+    zc_status status;    /* of a receive that is over */
+    struct op *next;     /* free list; else of the communicator's receives, */
+    struct op **link;    /* which this points back into */
+    struct {             /* the transport's own */
+        struct match match;
+        struct op *next;
+        char *wire;
+        size_t length;
+        size_t index;
+        struct op *with;
+        unsigned delay;
+    } in;
+};
+
+/* A send is over. */
+void op_sent(struct op *op, int error);
+
+/* A receive is over: `length` bytes of a message of `source` and `tag` have landed, or some of it and -EMSGSIZE,
+ * or none and another error. */
+void op_received(struct op *op, int source, int tag, size_t length, int error);
+
+/* For the layer above. */
+struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag);
+void op_free(struct op *op);
+
+static inline bool op_over(struct op *op)
+{
+    return atomic_load_explicit(&op->phase, memory_order_acquire) == OP_OVER;
+}
+
+static inline struct op *op_of(struct hold *hold)
+{
+    return (struct op *)hold; /* its first member */
+}
+
+#endif

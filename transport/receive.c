@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Receiving, and looking at what could be received. */
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "protect/policy.h"
+#include "protect/range.h"
+#include "transport/comm.h"
+
+/* Sends in flight from the slot would make the receive land elsewhere. They may be over already without anybody
+ * having looked; and waiting for as long as a rename takes costs no more than it. */
+static void let_sends_end(zc_comm *comm, struct slot *slot)
+{
+    uint64_t deadline = 0;
+    unsigned spins = 0;
+    for (;;) {
+        struct backing *backing = slot_lock(slot);
+        bool sending = backing->sends != NULL;
+        lock_drop(&backing->lock);
+        uint64_t now = sending ? clock_ns() : 0;
+        if (!deadline)
+            deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+        if (!sending || now >= deadline)
+            return;
+        comm_poll_waiting(comm, NULL, &spins);
+    }
+}
+
+static int refuse(int error, const char *call, const void *buf, size_t cap)
+{
+    return fail(error,
+                error == -EBUSY ? "%s: another receive into %p..+%zu is in flight"
+                                : "%s: no spare slot or mappings for receiving into %p..+%zu",
+                call, buf, cap);
+}
+
+/* Waits for a receive that is not named, and reports it. */
+static int finish(struct op *op, const char *call, zc_status *status)
+{
+    zc_comm *comm = op->comm;
+    unsigned spins = 0;
+    while (!op_over(op))
+        comm_poll_waiting(comm, op, &spins);
+    if (op->hold.slot)
+        hold_withdraw(&op->hold);
+    zc_status result = op->status;
+    op_free(op);
+    if (status)
+        *status = result;
+    if (result.error)
+        return fail(result.error, "%s: the message from rank %d with tag %d: %s", call, result.source, result.tag,
+                    zc_strerror(result.error));
+    return 0;
+}
+
+int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status)
+{
+    struct range range;
+    int error = comm_check_receive(comm, "zc_recv", src, tag);
+    if (!error && !buf && cap)
+        error = fail(-EINVAL, "zc_recv: buf is NULL and cap is %zu", cap);
+    if (!error)
+        error = range_find(buf, cap, "zc_recv", &range);
+    if (error)
+        return error;
+    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = cap};
+    struct op *op = op_new(comm, false, &hold, src, tag);
+    if (!op)
+        return -ENOMEM;
+    char *wire = buf;
+    if (range.slot) {
+        let_sends_end(comm, range.slot);
+        error = hold_receive(&op->hold, false, &wire);
+    }
+    if (error) {
+        op_free(op);
+        return refuse(error, "zc_recv", buf, cap);
+    }
+    count(receives);
+    error = comm->transport->receive(&comm->endpoint, op, wire, cap, src, tag);
+    if (error) {
+        if (range.slot)
+            hold_withdraw(&op->hold);
+        op_free(op);
+        return error;
+    }
+    return finish(op, "zc_recv", status);
+}
+
+int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
+{
+    struct range range;
+    int error = comm_check_receive(comm, "zc_irecv", src, tag);
+    if (!error)
+        error = range_find_own(buf, cap, "zc_irecv", &range);
+    if (error)
+        return error;
+    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = cap, .named = true};
+    struct op *op = op_new(comm, false, &hold, src, tag);
+    if (!op)
+        return -ENOMEM;
+    char *wire;
+    comm_poll(comm, NULL);
+    error = hold_receive(&op->hold, true, &wire);
+    if (error) {
+        op_free(op);
+        return refuse(error, "zc_irecv", buf, cap);
+    }
+    count(receives);
+    error = comm->transport->receive(&comm->endpoint, op, wire, cap, src, tag);
+    if (error) {
+        hold_withdraw(&op->hold);
+        op_free(op);
+    }
+    return error;
+}
+
+int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status)
+{
+    int error = comm_check_receive(comm, "zc_recv_alloc", src, tag);
+    if (!error && !buf)
+        error = fail(-EINVAL, "zc_recv_alloc: buf is NULL");
+    if (error)
+        return error;
+    zc_status found;
+    struct taken taken;
+    unsigned spins = 0;
+    int there;
+    while ((there = comm->transport->take(&comm->endpoint, src, tag, &found, &taken)) == 0)
+        comm_poll_waiting(comm, NULL, &spins);
+    if (there < 0)
+        return there;
+    /* A message that was taken must be received, be it into nothing. */
+    void *target = zc_alloc(found.length);
+    struct range range = {0};
+    if (target)
+        range_find(target, found.length, "zc_recv_alloc", &range);
+    struct hold hold = {.slot = range.slot, .length = target ? found.length : 0};
+    struct op *op = op_new(comm, false, &hold, src, tag);
+    char *wire = target;
+    if (op && range.slot)
+        error = hold_receive(&op->hold, false, &wire);
+    if (!op || error) {
+        zc_free(target);
+        return fail(-ENOMEM, "zc_recv_alloc: no memory to receive %zu bytes; the message is lost", found.length);
+    }
+    count(receives);
+    error = comm->transport->receive_taken(&comm->endpoint, op, wire, hold.length, &taken);
+    if (error) {
+        if (range.slot)
+            hold_withdraw(&op->hold);
+        op_free(op);
+    } else {
+        error = finish(op, "zc_recv_alloc", status);
+    }
+    if (error || !target) {
+        zc_free(target);
+        return target ? error
+                      : fail(-ENOMEM, "zc_recv_alloc: no memory for %zu bytes; the message is lost", found.length);
+    }
+    *buf = target;
+    return 0;
+}
+
+int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void *recvbuf, size_t cap, int src,
+                int recvtag, zc_comm *comm, zc_status *status)
+{
+    /* What can be refused is refused before anything is sent. */
+    struct range range;
+    int error = comm_check_receive(comm, "zc_sendrecv", src, recvtag);
+    if (!error && !recvbuf && cap)
+        error = fail(-EINVAL, "zc_sendrecv: recvbuf is NULL and cap is %zu", cap);
+    if (!error)
+        error = range_find(recvbuf, cap, "zc_sendrecv", &range);
+    if (!error)
+        error = zc_send(sendbuf, sendlen, dst, sendtag, comm);
+    return error ? error : zc_recv(recvbuf, cap, src, recvtag, comm, status);
+}
+
+int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
+{
+    int error = comm_check_receive(comm, "zc_iprobe", src, tag);
+    if (!error && !found)
+        error = fail(-EINVAL, "zc_iprobe: found is NULL");
+    if (error)
+        return error;
+    zc_status seen;
+    comm_poll(comm, NULL);
+    int there = comm->transport->probe(&comm->endpoint, src, tag, &seen);
+    if (there < 0)
+        return there;
+    *found = there;
+    if (there && status)
+        *status = seen;
+    return 0;
+}
+
+int zc_probe(int src, int tag, zc_comm *comm, zc_status *status)
+{
+    unsigned spins = 0;
+    for (;;) {
+        int found, error = zc_iprobe(src, tag, comm, &found, status);
+        if (error || found)
+            return error;
+        comm_poll_waiting(comm, NULL, &spins);
+    }
+}

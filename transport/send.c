@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sending: hold and post, or copy and post. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc/heap.h"
+#include "core/stats.h"
+#include "protect/range.h"
+#include "transport/comm.h"
+
+enum { POLL_EVERY = 16 }; /* sends of a thread: a re-send has no time for looking at what is over */
+
+static void poll_sometimes(zc_comm *comm)
+{
+    static _Thread_local unsigned turn;
+    if (++turn % POLL_EVERY == 0)
+        comm_poll(comm, NULL);
+}
+
+/* Copies the message to a recycled slot, or to the heap where there is none. Returns where it is, or NULL. */
+static const char *copy(struct op *op, const void *buf)
+{
+    size_t length = op->hold.length;
+    struct zc_pool *pool = heap_pool(length, 1);
+    char *to = NULL;
+    if (pool && pool_claim(pool) == 0) {
+        op->bounce = pool_pop(pool);
+        to = backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
+    } else {
+        to = op->spill = malloc(length);
+    }
+    if (!to)
+        return NULL;
+    if (op->hold.slot)
+        hold_copy_out(op->hold.slot, op->hold.offset, length, to);
+    else
+        memcpy(to, buf, length);
+    count(sends_copied);
+    if (!op->hold.slot)
+        count(sends_foreign);
+    return to;
+}
+
+/* Where to send the message from, so that it stays what it is; NULL if that is nowhere. */
+static const char *secure(struct op *op, const void *buf, bool eager)
+{
+    const char *wire = NULL;
+    if (op->hold.length == 0) {
+        count(sends_empty);
+        return "";
+    }
+    if (op->hold.slot && eager) {
+        wire = hold_send_tentative(&op->hold);
+        op->held = wire != NULL;
+        if (wire)
+            atomic_store_explicit(&op->phase, OP_TENTATIVE, memory_order_relaxed);
+    } else if (op->hold.slot) {
+        switch (hold_send(&op->hold, &wire)) {
+        case SEND_PROTECTED:
+            count(sends_protected);
+            break;
+        case SEND_FREE:
+            count(sends_free);
+            break;
+        case SEND_COPY:
+            break;
+        }
+        op->held = wire != NULL;
+    }
+    return wire ? wire : copy(op, buf);
+}
+
+/* The transport did not take the message while it was posted: its pages are guarded only now. */
+static void keep(struct op *op)
+{
+    int tentative = OP_TENTATIVE;
+    count(sends_protected);
+    hold_send_keep(&op->hold);
+    if (!atomic_compare_exchange_strong(&op->phase, &tentative, OP_STARTED))
+        op_sent(op, 0); /* it left meanwhile, and that was told (with its error) already */
+}
+
+static int post(struct op *op, const char *wire)
+{
+    zc_comm *comm = op->comm;
+    bool tentative = atomic_load_explicit(&op->phase, memory_order_relaxed) == OP_TENTATIVE;
+    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    int posted = comm->transport->send(&comm->endpoint, op, wire, op->hold.length, op->peer, op->tag);
+    if (posted == 0) {
+        if (tentative)
+            keep(op);
+        poll_sometimes(comm);
+        return 0;
+    }
+    if (tentative) {
+        atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
+        if (posted > 0)
+            count(sends_inline);
+    }
+    op_sent(op, 0); /* over already, or undone */
+    return posted < 0 ? posted : 0;
+}
+
+static void make_room(zc_comm *comm)
+{
+    unsigned spins = 0;
+    while (comm->max_in_flight &&
+           atomic_load_explicit(&comm->sending, memory_order_relaxed) >= (long)comm->max_in_flight)
+        comm_poll_waiting(comm, NULL, &spins);
+}
+
+int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
+{
+    struct range range;
+    int error = comm_check_send(comm, "zc_send", dst, tag);
+    if (!error && !buf && len)
+        error = fail(-EINVAL, "zc_send: buf is NULL and len is %zu", len);
+    if (!error)
+        error = range_find(buf, len, "zc_send", &range);
+    if (error)
+        return error;
+    make_room(comm);
+    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = len};
+    struct op *op = op_new(comm, true, &hold, dst, tag);
+    if (!op)
+        return -ENOMEM;
+    const char *wire = secure(op, buf, len <= comm->endpoint.eager);
+    if (!wire) {
+        op_free(op);
+        return fail(-ENOMEM, "zc_send: no memory for a copy of %zu bytes", len);
+    }
+    count(sends);
+    return post(op, wire);
+}
+
+int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
+{
+    struct range range;
+    int error = comm_check_send(comm, "zc_send_free", dst, tag);
+    if (!error)
+        error = range_find_own(buf, len, "zc_send_free", &range);
+    if (!error && range.offset)
+        error = fail(-EINVAL, "zc_send_free: %p lies %zu bytes inside its buffer", buf, range.offset);
+    if (error)
+        return error;
+    make_room(comm);
+    struct hold hold = {.slot = range.slot, .length = len};
+    struct op *op = op_new(comm, true, &hold, dst, tag);
+    if (!op)
+        return -ENOMEM;
+    /* Where receives are in flight, the bytes may still change under a hold: copy what is there now. */
+    const char *wire = hold_send_given(&op->hold);
+    op->held = wire != NULL;
+    if (!wire && !(wire = copy(op, buf))) {
+        op_free(op);
+        return fail(-ENOMEM, "zc_send_free: no memory for a copy of %zu bytes", len);
+    }
+    if (op->held)
+        count(sends_free);
+    count(sends);
+    error = post(op, wire);
+    return error ? error : zc_free(buf);
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a transport is to the layer above: a table of functions. It sees wire addresses and foreign memory
+ * only, never a user mapping, and knows nothing of holds: it calls op_sent and op_received (op.h) when an
+ * operation is over. All functions may be called by any thread at any time, and never from a signal handler. */
+#ifndef ZC_TRANSPORT_TRANSPORT_H
+#define ZC_TRANSPORT_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "transport/address.h"
+#include "zc.h"
+
+struct op;
+
+/* A message taken out of matching by `take`, for `receive_taken`. */
+struct taken {
+    uintptr_t native;
+};
+
+/* Filled in by `open`. */
+struct endpoint {
+    void *state;
+    int rank, size;
+    int tag_most;    /* tags are 0..tag_most */
+    size_t eager;    /* messages up to this are likely to be taken before `send` returns */
+    bool any_thread; /* any thread may call at any time; else only the one that opened it */
+    bool serialized; /* ... or any thread, but one at a time; no helper then */
+};
+
+struct transport {
+    const char *scheme;
+
+    /* `native` is what a more special public call handed over (an MPI_Comm *), or NULL. */
+    int (*open)(const struct address *address, void *native, struct endpoint *endpoint);
+
+    /* Nothing is in flight. */
+    void (*close)(struct endpoint *endpoint);
+
+    /* Starts sending. 1: the bytes were taken, op_sent will not be called; 0: op_sent will be, perhaps it has
+     * been; or -errno, nothing was sent. */
+    int (*send)(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag);
+
+    /* Starts receiving. 0, op_received will be called; or -errno. */
+    int (*receive)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag);
+
+    /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
+    void (*poll)(struct endpoint *endpoint, struct op *urgent);
+
+    /* Asks to cancel a receive; op_received will say whether it was. */
+    void (*cancel)(struct endpoint *endpoint, struct op *op);
+
+    /* 1 and *status: there is a message that receive(…, src, tag) would take; it stays. 0: none; or -errno. */
+    int (*probe)(struct endpoint *endpoint, int src, int tag, zc_status *status);
+
+    /* The same, and it is reserved for receive_taken. */
+    int (*take)(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken);
+    int (*receive_taken)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
+};
+
+extern const struct transport loop_transport, mpi_transport;
+
+#endif

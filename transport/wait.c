@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Completion by buffer. */
+#include <sched.h>
+
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "protect/range.h"
+#include "transport/comm.h"
+
+enum found { FOUND_DONE, FOUND_RECEIVE, FOUND_SEND };
+
+/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. Otherwise *comm is what
+ * it waits for (a receive's), which stays open while it has receives. */
+static enum found look(const struct range *range, zc_status *status, zc_comm **comm)
+{
+    struct slot *slot = range->slot;
+    struct backing *backing = slot_lock(slot);
+    struct hold *hold = hold_receive_at(slot, range->offset);
+    enum found found = FOUND_DONE;
+    *status = (zc_status){.source = -1, .tag = -1};
+    if (hold && !hold->landed) {
+        found = FOUND_RECEIVE;
+        *comm = op_of(hold)->comm;
+    } else if (hold) {
+        hold_report(hold, backing);
+        *status = op_of(hold)->status;
+    } else if (slot_denies(slot, backing, (uint32_t)(range->offset >> PAGE_SHIFT), true)) {
+        found = FOUND_SEND;
+        slot->awaited = true; /* later sends are copied, so that this ends */
+    }
+    lock_drop(&backing->lock);
+    if (hold && found == FOUND_DONE)
+        op_free(op_of(hold));
+    return found;
+}
+
+static int report(const zc_status *result, const char *call, zc_status *status)
+{
+    if (status)
+        *status = *result;
+    if (result->error)
+        return fail(result->error, "%s: the receive from rank %d with tag %d: %s", call, result->source, result->tag,
+                    zc_strerror(result->error));
+    return 0;
+}
+
+int zc_wait(const void *buf, zc_status *status)
+{
+    struct range range;
+    zc_status result;
+    zc_comm *comm;
+    unsigned spins = 0;
+    int error = range_find_own(buf, 0, "zc_wait", &range);
+    if (error)
+        return error;
+    for (;;) {
+        switch (look(&range, &result, &comm)) {
+        case FOUND_DONE:
+            return report(&result, "zc_wait", status);
+        case FOUND_RECEIVE:
+            comm_poll_waiting(comm, NULL, &spins);
+            break;
+        case FOUND_SEND: /* of any communicator, or a guard */
+            conflict_progress();
+            sched_yield();
+            break;
+        }
+        if (spins == 1)
+            count(waits);
+    }
+}
+
+int zc_test(const void *buf, int *done, zc_status *status)
+{
+    struct range range;
+    zc_status result;
+    zc_comm *comm;
+    if (!done)
+        return fail(-EINVAL, "zc_test: done is NULL");
+    int error = range_find_own(buf, 0, "zc_test", &range);
+    if (error)
+        return error;
+    conflict_progress();
+    *done = look(&range, &result, &comm) == FOUND_DONE;
+    return *done ? report(&result, "zc_test", status) : 0;
+}
+
+int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
+{
+    struct range range;
+    if (n < 1 || !bufs || !index)
+        return fail(-EINVAL, "zc_wait_any: n is %d, bufs %p, index %p: expected n >= 1 and neither NULL", n,
+                    (const void *)bufs, (void *)index);
+    for (int i = 0; i < n; i++) {
+        int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
+        if (error)
+            return error;
+    }
+    for (;; sched_yield()) {
+        for (int i = 0; i < n; i++) {
+            int done, error = zc_test(bufs[i], &done, status);
+            if (error || done) {
+                *index = i;
+                return error;
+            }
+        }
+    }
+}
+
+int zc_cancel(const void *buf)
+{
+    struct range range;
+    int error = range_find_own(buf, 0, "zc_cancel", &range);
+    if (error)
+        return error;
+    struct backing *backing = slot_lock(range.slot);
+    struct hold *hold = hold_receive_at(range.slot, range.offset);
+    struct op *op = hold ? op_of(hold) : NULL;
+    zc_comm *comm = op ? op->comm : NULL;
+    bool landed = hold && hold->landed;
+    lock_drop(&backing->lock);
+    if (!op)
+        return fail(-ENOENT, "zc_cancel: no receive into %p (sends cannot be cancelled)", buf);
+    if (landed)
+        return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+    comm->transport->cancel(&comm->endpoint, op);
+    /* It ends one way or the other, soon. */
+    for (unsigned spins = 0;; comm_poll_waiting(comm, NULL, &spins)) {
+        backing = slot_lock(range.slot);
+        hold = hold_receive_at(range.slot, range.offset);
+        landed = !hold || op_of(hold) != op || hold->landed;
+        bool cancelled = landed && hold && op_of(hold) == op && hold->error == -ECANCELED;
+        if (cancelled)
+            hold_report(hold, backing);
+        lock_drop(&backing->lock);
+        if (cancelled)
+            op_free(op);
+        if (landed)
+            return cancelled ? 0
+                             : fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+    }
+}
