@@ -21,7 +21,7 @@ static char configured_message[256];
 static unsigned class_of(size_t pages)
 {
     if (pages <= 4)
-        return (unsigned)pages - 1;
+        return pages ? (unsigned)pages - 1 : 0;
     unsigned doubling = 63 - (unsigned)__builtin_clzl(pages - 1) - 2; /* of the step: 4<<d < pages <= 8<<d */
     size_t steps = ((pages - 1) >> doubling) - 3;                     /* 1..4 */
     return 4 * (doubling + 1) + (unsigned)steps - 1;
@@ -87,10 +87,12 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
     return *at == ',' || !*at ? at : NULL;
 }
 
-static int by_slot_size(const void *a, const void *b)
+static void add_configured(struct zc_pool *pool)
 {
-    const struct zc_pool *x = *(struct zc_pool *const *)a, *y = *(struct zc_pool *const *)b;
-    return x->slot_size < y->slot_size ? -1 : x->slot_size > y->slot_size;
+    size_t at = configured_count++;
+    for (; at > 0 && configured[at - 1]->slot_size > pool->slot_size; at--)
+        configured[at] = configured[at - 1];
+    configured[at] = pool;
 }
 
 static int configure(const char *spec)
@@ -102,13 +104,13 @@ static int configure(const char *spec)
         if (!end || configured_count == CONFIGURED_MOST)
             return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
                         bad, end ? "no more than 64 pools" : wanted);
-        int error = pool_open(&options, &configured[configured_count]);
+        struct zc_pool *pool;
+        int error = pool_open(&options, &pool);
         if (error)
             return error;
-        configured_count++;
+        add_configured(pool);
         at = *end ? end + 1 : end;
     }
-    qsort(configured, configured_count, sizeof configured[0], by_slot_size);
     return 0;
 }
 
@@ -156,7 +158,7 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
     if (size > arena.span / 4)
         return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
 
-    unsigned class = class_of(size ? (size + PAGE_BYTES - 1) >> PAGE_SHIFT : 1);
+    unsigned class = class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT);
     size_t slot_size = class_pages(class) << PAGE_SHIFT;
     /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
     while (slot_size % alignment)

@@ -71,7 +71,8 @@ void pool_unclaim(struct zc_pool *pool)
 
 /* ---- growth ---- */
 
-static int add_segment(struct zc_pool *pool, struct segment **out)
+/* NULL with *error. */
+static struct segment *add_segment(struct zc_pool *pool, int *error)
 {
     struct segment *segment = pool->segments;
     while (segment && segment->mapped)
@@ -85,7 +86,8 @@ static int add_segment(struct zc_pool *pool, struct segment **out)
         char *user = segment ? arena_take(length) : NULL;
         if (!user) {
             free(segment);
-            return fail(-ENOMEM, "zc: no %zu bytes of reserved address space left for a segment", length);
+            *error = fail(-ENOMEM, "zc: no %zu bytes of reserved address space left for a segment", length);
+            return NULL;
         }
         *segment = (struct segment){.pool = pool,
                                     .user = user,
@@ -97,12 +99,11 @@ static int add_segment(struct zc_pool *pool, struct segment **out)
         pool->segments = segment;
     }
     segment->huge = pool->huge;
-    int error = segment_map(segment);
-    if (error)
-        return error;
+    *error = segment_map(segment);
+    if (*error)
+        return NULL;
     pool->slots += segment->slots;
-    *out = segment;
-    return 0;
+    return segment;
 }
 
 /* Carves at least one and about `wanted` slots, in one segment. Called with `growth` held. */
@@ -111,8 +112,8 @@ static int carve(struct zc_pool *pool, uint32_t wanted)
     struct segment *segment = pool->segments;
     while (segment && (!segment->mapped || segment->carved == segment->slots))
         segment = segment->next;
-    int error = segment ? 0 : add_segment(pool, &segment);
-    if (error)
+    int error;
+    if (!segment && !(segment = add_segment(pool, &error)))
         return error;
     uint32_t first;
     int carved = segment_carve(segment, wanted, &first);

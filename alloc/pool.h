@@ -43,7 +43,7 @@ struct zc_pool {
 };
 
 /* Opens a pool. Takes over a closed one of the same layout, so that its addresses are used again. */
-int pool_open(const zc_pool_options *options, struct zc_pool **pool);
+int pool_open(const zc_pool_options *options, struct zc_pool **out);
 
 /* Claims a free slot, growing the pool if there is none. 0 or -ENOMEM with a message. */
 int pool_claim(struct zc_pool *pool);

@@ -21,7 +21,7 @@ int helper_attach(struct progressor *progressor);
 /* Removes it; waits until the helper is not inside of it. */
 void helper_detach(struct progressor *progressor);
 
-/* Let the helper make progress until the clock says `until`. Signal-safe. */
-void helper_kick(uint64_t until_ns);
+/* Let the helper make progress until the clock says `time`. Signal-safe. */
+void helper_kick(uint64_t time);
 
 #endif

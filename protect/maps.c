@@ -3,6 +3,7 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "core/sys.h"
 
@@ -19,10 +20,11 @@ static _Atomic int ballast_pages;
 static long limit(void)
 {
     long most = 65530; /* the kernel's default */
+    char line[32] = "";
     FILE *file = fopen("/proc/sys/vm/max_map_count", "re");
     if (file) {
-        if (fscanf(file, "%ld", &most) != 1)
-            most = 65530;
+        if (fgets(line, sizeof line, file) && *line >= '0' && *line <= '9')
+            most = strtol(line, NULL, 10);
         fclose(file);
     }
     file = fopen("/proc/self/maps", "re");

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "protect/helper.h"
 #include "protect/hold.h"
@@ -40,6 +41,17 @@ int comm_check(const zc_comm *comm, const char *call);
 /* The same, and for the peer and tag of a send or a receive. */
 int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag);
 int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag);
+
+/* Transports are given wire addresses and foreign memory: a debug build checks that no user mapping slips through,
+ * whose protection would make a system call fail and a library fault. */
+static inline const void *wire_checked(const void *wire)
+{
+#if ZC_DEBUG
+    if (arena_has(wire))
+        abort();
+#endif
+    return wire;
+}
 
 /* Looks for what is over; at `urgent` in any case. */
 static inline void comm_poll(zc_comm *comm, struct op *urgent)

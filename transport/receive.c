@@ -80,7 +80,7 @@ int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *s
         return refuse(error, "zc_recv", buf, cap);
     }
     count(receives);
-    error = comm->transport->receive(&comm->endpoint, op, wire, cap, src, tag);
+    error = comm->transport->receive(&comm->endpoint, op, (void *)(uintptr_t)wire_checked(wire), cap, src, tag);
     if (error) {
         if (range.slot)
             hold_withdraw(&op->hold);
@@ -110,7 +110,7 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
         return refuse(error, "zc_irecv", buf, cap);
     }
     count(receives);
-    error = comm->transport->receive(&comm->endpoint, op, wire, cap, src, tag);
+    error = comm->transport->receive(&comm->endpoint, op, (void *)(uintptr_t)wire_checked(wire), cap, src, tag);
     if (error) {
         hold_withdraw(&op->hold);
         op_free(op);

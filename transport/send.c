@@ -86,7 +86,7 @@ static int post(struct op *op, const char *wire)
     zc_comm *comm = op->comm;
     bool tentative = atomic_load_explicit(&op->phase, memory_order_relaxed) == OP_TENTATIVE;
     atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
-    int posted = comm->transport->send(&comm->endpoint, op, wire, op->hold.length, op->peer, op->tag);
+    int posted = comm->transport->send(&comm->endpoint, op, wire_checked(wire), op->hold.length, op->peer, op->tag);
     if (posted == 0) {
         if (tentative)
             keep(op);
