@@ -201,12 +201,14 @@ static const struct bench_case {
 /* How many operations take about `seconds`. */
 static long count_for(const struct bench_case *c, const struct variant *variant, size_t size, double seconds)
 {
-    long count = 16;
+    enum { LEAST = 4 * PLACES }; /* so that the ring is filled, and what is freed is used again */
+    long count = LEAST;
 
+    c->run(variant, size, c->threads, count); /* warms up */
     for (;;) {
         double took = c->run(variant, size, c->threads, count);
         if (took > seconds / 4)
-            return (long)((double)count * seconds / took) + 1;
+            return LEAST + (long)((double)count * seconds / took);
         count *= 4;
     }
 }
