@@ -117,7 +117,8 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         count(waits);
     }
     bool rename = !receive && slot->reserved && !slot->pinned && rules->conflict != ZC_CONFLICT_WAIT;
-    bool late = rules->conflict == ZC_CONFLICT_COPY || !rules->helper || now >= wait->deadline;
+    bool alone = wait->caller == CONFLICT_FAULT && !rules->helper; /* nobody makes progress meanwhile */
+    bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= wait->deadline;
     if (rename && late) {
         slot_rename(slot, backing);
         return 0;

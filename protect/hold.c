@@ -228,12 +228,27 @@ bool slot_receiving(const struct slot *slot)
     return false;
 }
 
+static void insert(struct hold **at, struct hold *hold)
+{
+    hold->next = *at;
+    hold->link = at;
+    if (hold->next)
+        hold->next->link = &hold->next;
+    *at = hold;
+}
+
+static void unlink_hold(struct hold *hold)
+{
+    *hold->link = hold->next;
+    if (hold->next)
+        hold->next->link = hold->link;
+}
+
 static void link_send(struct hold *hold, struct backing *backing, bool guarded)
 {
     hold->backing = backing;
     hold->guarded = guarded;
-    hold->next = backing->sends;
-    backing->sends = hold;
+    insert(&backing->sends, hold);
 }
 
 static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct hold *hold)
@@ -352,13 +367,6 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
     lock_drop(&backing->lock);
 }
 
-static void unlink_hold(struct hold **list, struct hold *hold)
-{
-    while (*list != hold)
-        list = &(*list)->next;
-    *list = hold->next;
-}
-
 /* The slot's last operation may have ended. True if it is to be pushed, after the lock is dropped. */
 static bool retire(struct slot *slot, const struct backing *backing)
 {
@@ -381,7 +389,7 @@ void hold_end(struct hold *hold)
 {
     struct backing *backing = hold->backing;
     lock_take(&backing->lock);
-    unlink_hold(&backing->sends, hold);
+    unlink_hold(hold);
     struct slot *slot = backing->slot;
     if (!backing->sends) {
         unreserve(slot);
@@ -411,14 +419,11 @@ static int replace(struct hold *hold, struct hold **dropped)
     for (struct hold *other = hold->slot->receives; other; other = other->next)
         if (!other->landed && overlaps(other, hold))
             return -EBUSY;
-    for (struct hold **link = &hold->slot->receives; *link;) {
-        struct hold *other = *link;
+    for (struct hold *other = hold->slot->receives, *next; other; other = next) {
+        next = other->next;
         if (overlaps(other, hold)) {
-            *link = other->next;
-            other->next = *dropped;
-            *dropped = other;
-        } else {
-            link = &other->next;
+            unlink_hold(other);
+            insert(dropped, other);
         }
     }
     return 0;
@@ -439,8 +444,7 @@ static void link_receive(struct hold *hold)
     struct hold **link = &hold->slot->receives;
     while (*link)
         link = &(*link)->next;
-    hold->next = NULL;
-    *link = hold;
+    insert(link, hold);
 }
 
 void hold_own(struct hold *hold)
@@ -531,7 +535,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     hold->landed = true;
     hold->error = error;
     if (!keep || (freed && hold->named)) /* nobody will ask for it */
-        unlink_hold(&slot->receives, hold);
+        unlink_hold(hold);
     if (hold->guarded && !freed && !(error && keep))
         slot_settle(slot, backing);
     announce(slot);
@@ -564,7 +568,7 @@ struct hold *hold_receive_at(struct slot *slot, size_t offset)
 void hold_report(struct hold *hold, struct backing *backing)
 {
     struct slot *slot = hold->slot;
-    unlink_hold(&slot->receives, hold);
+    unlink_hold(hold);
     if (hold->error && hold->guarded && !hold->shown)
         slot_settle(slot, backing);
 }
@@ -606,14 +610,11 @@ void slot_release(struct slot *slot, struct backing *backing)
     struct hold *dropped = NULL;
     slot->state = SLOT_FREE;
     slot->pinned = false;
-    for (struct hold **link = &slot->receives; *link;) {
-        struct hold *hold = *link;
+    for (struct hold *hold = slot->receives, *next; hold; hold = next) {
+        next = hold->next;
         if (hold->landed) {
-            *link = hold->next;
-            hold->next = dropped;
-            dropped = hold;
-        } else {
-            link = &hold->next;
+            unlink_hold(hold);
+            insert(&dropped, hold);
         }
     }
     unreserve(slot); /* nobody will store to it again */

@@ -50,11 +50,11 @@ struct hold_rules {
 };
 
 struct hold {
-    struct hold *next;
-    struct slot *slot;       /* sends: at posting */
-    struct backing *backing; /* sends; NULL for receives */
-    struct slot *bounce;     /* receives that land elsewhere */
-    size_t offset, length;   /* bytes of the slot */
+    struct hold *next, **link; /* of the backing's sends or the slot's receives; link points back */
+    struct slot *slot;         /* sends: at posting */
+    struct backing *backing;   /* sends; NULL for receives */
+    struct slot *bounce;       /* receives that land elsewhere */
+    size_t offset, length;     /* bytes of the slot */
     const struct hold_rules *rules;
     bool named;   /* a receive that the program asks about by its address */
     bool guarded; /* its pages are protected */

@@ -61,6 +61,12 @@ static void dropped(struct hold *hold)
 
 /* ---- progress ---- */
 
+/* May this thread, which is in a zc call, call the transport? */
+static bool callable(const zc_comm *comm)
+{
+    return comm->endpoint.any_thread || comm->endpoint.serialized || pthread_equal(comm->owner, pthread_self());
+}
+
 static void progress(void *context)
 {
     comm_poll(context, NULL);
@@ -71,7 +77,7 @@ static void progress_all(void)
     if (pthread_mutex_trylock(&comms_lock) != 0)
         return; /* somebody is at it */
     for (struct zc_comm *comm = comms; comm; comm = comm->next)
-        if (atomic_load(&comm->open) && (comm->endpoint.any_thread || pthread_equal(comm->owner, pthread_self())))
+        if (atomic_load(&comm->open) && callable(comm))
             comm_poll(comm, NULL);
     pthread_mutex_unlock(&comms_lock);
 }
@@ -99,7 +105,7 @@ int comm_check(const zc_comm *comm, const char *call)
         return fail(-EINVAL, "%s: the communicator is NULL", call);
     if (!atomic_load_explicit(&comm->open, memory_order_relaxed))
         return fail(-EBADF, "%s: the communicator is closed", call);
-    if (!comm->endpoint.any_thread && !comm->endpoint.serialized && !pthread_equal(comm->owner, pthread_self()))
+    if (!callable(comm))
         return fail(-EPERM,
                     "%s: MPI was initialised for one thread, and this is not the one that opened the "
                     "communicator (MPI_THREAD_MULTIPLE allows all)",

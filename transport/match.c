@@ -10,27 +10,37 @@ static bool matches(int source, int tag, const struct match *message)
     return (source == ZC_ANY_SOURCE || source == message->source) && (tag == ZC_ANY_TAG || tag == message->tag);
 }
 
-static void append(struct match **list, struct match *match)
+static void append(struct match_list *list, struct match *match)
 {
-    while (*list)
-        list = &(*list)->next;
     match->next = NULL;
-    *list = match;
+    if (list->first)
+        list->last->next = match;
+    else
+        list->first = match;
+    list->last = match;
 }
 
-static bool take(struct match **list, struct match *match)
+static bool take(struct match_list *list, struct match *match)
 {
-    while (*list && *list != match)
-        list = &(*list)->next;
-    if (!*list)
+    struct match *before = NULL, *at = list->first;
+    while (at && at != match) {
+        before = at;
+        at = at->next;
+    }
+    if (!at)
         return false;
-    *list = match->next;
+    if (before)
+        before->next = at->next;
+    else
+        list->first = at->next;
+    if (list->last == at)
+        list->last = before;
     return true;
 }
 
 struct match *match_message(struct match_queue *queue, struct match *message)
 {
-    for (struct match *receive = queue->receives; receive; receive = receive->next) {
+    for (struct match *receive = queue->receives.first; receive; receive = receive->next) {
         if (matches(receive->source, receive->tag, message)) {
             take(&queue->receives, receive);
             return receive;
@@ -42,7 +52,7 @@ struct match *match_message(struct match_queue *queue, struct match *message)
 
 struct match *match_probe(const struct match_queue *queue, int source, int tag)
 {
-    struct match *message = queue->messages;
+    struct match *message = queue->messages.first;
     while (message && !matches(source, tag, message))
         message = message->next;
     return message;

@@ -14,8 +14,12 @@ struct match {
     int source, tag; /* of a receive: perhaps ZC_ANY_... */
 };
 
+struct match_list {
+    struct match *first, *last;
+};
+
 struct match_queue {
-    struct match *receives, *messages; /* unmatched, oldest first */
+    struct match_list receives, messages; /* unmatched, oldest first */
 };
 
 /* A message arrives: returns the receive it goes to, taken out, or keeps the message and returns NULL. */
