@@ -8,6 +8,7 @@
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
 #include "protect/range.h"
 

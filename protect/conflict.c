@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/helper.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
 
 enum {

@@ -118,12 +118,6 @@ void hold_report(struct hold *hold, struct backing *backing);
 
 bool slot_receiving(const struct slot *slot);
 
-/* The hold that denies an access to the page, or NULL. Receives come first. */
-struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
-
-/* Gives each page of the guard the laxest protection that its holds allow. */
-void slot_settle(struct slot *slot, const struct backing *backing);
-
 /* Makes the slot show fresh pages with the same contents; what is in flight keeps the old ones. The slot must
  * be reserved. Drops the lock. */
 void slot_rename(struct slot *slot, struct backing *backing);

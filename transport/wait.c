@@ -5,6 +5,7 @@
 
 #include "core/stats.h"
 #include "protect/conflict.h"
+#include "protect/pages.h"
 #include "protect/range.h"
 #include "transport/comm.h"
 
