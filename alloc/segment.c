@@ -158,13 +158,15 @@ int segment_carve(struct segment *segment, uint32_t count, uint32_t *first)
     if (count == 0)
         return 0;
     char *user = segment->user + carved * segment->stride;
-    /* Slots with gaps between them are populated one by one. */
-    uint32_t steps = segment->stride == segment->slot_size ? 1 : count;
-    size_t length = steps == 1 ? count * segment->stride : segment->slot_size;
+    /* Slots with gaps between them are populated one by one, without the gaps. */
+    bool gaps = segment->stride != segment->slot_size;
+    uint32_t steps = gaps ? count : 1;
+    size_t length = gaps ? segment->slot_size : count * segment->stride;
     for (uint32_t i = 0; i < steps; i++, user += segment->stride) {
         char *wire = arena_wire_of(user);
+        /* Without gaps, slots to come share the last huge page; with them, a part of one is not worth it. */
         if (segment->huge)
-            collapse(segment, wire, length);
+            collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
         if (populate(wire, length) || populate(user, length))
             return fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", length);
     }
