@@ -14,7 +14,6 @@
 #include "core/stats.h"
 #include "pattern.h"
 #include "ranks.h"
-#include "transport/loop.h"
 
 static zc_pool_options of_slots(size_t slot_size)
 {
@@ -600,121 +599,6 @@ Test(pool, allocates_while_it_is_trimmed, .timeout = 60)
     thread_join(trimmer);
     CHECK(stats_of(hammered).live == 0);
     CHECK_OK(zc_pool_close(hammered));
-}
-
-/* Stores to buffers in flight rename them, which mixes backings between slots and segments. */
-
-static zc_comm *open_renaming(enum zc_release release)
-{
-    zc_comm *comm = NULL;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.policy = ZC_POLICY_PROTECT;
-    options.conflict = ZC_CONFLICT_COPY;
-    options.release = release;
-    CHECK_OK(zc_open("loop", &options, &comm));
-    return comm;
-}
-
-static size_t displaced(zc_pool *pool, bool other_segment)
-{
-    size_t n = 0;
-    for (struct segment *s = pool->segments; s; s = s->next)
-        for (uint32_t i = 0; s->mapped && i < s->carved; i++) {
-            struct slot *slot = segment_slot(s, i);
-            struct backing *backing = slot->backing;
-            const char *shown = arena.user + (backing_wire(backing) - arena.wire);
-            CHECK(backing->slot == slot);
-            n += other_segment ? arena_segment(shown) != s : backing != slot_home(slot);
-        }
-    return n;
-}
-
-/* Every carved slot shows, in its user mapping, the pages that its backing says. */
-static void check_mappings(zc_pool *pool)
-{
-    uint64_t mark = 1;
-    for (struct segment *s = pool->segments; s; s = s->next)
-        for (uint32_t i = 0; s->mapped && i < s->carved; i++, mark++) {
-            struct slot *slot = segment_slot(s, i);
-            char *wire = backing_wire(slot->backing);
-            for (size_t at = 0; at < pool->slot_size; at += PAGE_BYTES) {
-                const volatile uint64_t *user = (uint64_t *)(slot_user(slot) + at);
-                uint64_t *word = (uint64_t *)(wire + at), before = *word;
-                *word = mark;
-                CHECKF(*user == mark, "slot %u, byte %zu", slot_id(slot), at);
-                *word = before;
-            }
-        }
-}
-
-enum { MIXED = 150, MIXED_SIZE = 40960 };
-
-static char *mixed[MIXED];
-static uint64_t contents[MIXED];
-
-/* Sends each buffer, stores to it while it is in flight, and receives. */
-static void rename_all(zc_comm *comm, uint64_t *serial)
-{
-    static char got[MIXED_SIZE];
-    uint64_t sent[MIXED];
-    for (int i = 0; i < MIXED; i++) {
-        if (!mixed[i])
-            continue;
-        CHECK_OK(zc_send(mixed[i], MIXED_SIZE, 0, i, comm));
-        sent[i] = contents[i];
-        pattern_fill(mixed[i], MIXED_SIZE, contents[i] = ++*serial);
-    }
-    for (int i = 0; i < MIXED; i++) {
-        int k = MIXED - 1 - i; /* the newest first, so that slots come back in another order */
-        if (!mixed[k])
-            continue;
-        CHECK_OK(zc_recv(got, MIXED_SIZE, 0, k, comm, NULL));
-        CHECK_PATTERN(got, MIXED_SIZE, sent[k]);
-    }
-}
-
-Test(pool, trim_after_renames_mixed_backings, .timeout = 60)
-{
-    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
-    zc_pool *pool = open_pool(MIXED_SIZE);
-    uint64_t random = 5, serial = 0, renames = stats_now().renames;
-    size_t total = 0, most_mixed = 0;
-
-    for (int round = 0; round < 12; round++) {
-        for (int i = 0; i < MIXED; i++)
-            if (!mixed[i])
-                pattern_fill(mixed[i] = alloc_in(pool), MIXED_SIZE, contents[i] = ++serial);
-        rename_all(comm, &serial);
-        size_t others = displaced(pool, true);
-        most_mixed = others > most_mixed ? others : most_mixed;
-
-        /* All but a few are freed, so that some segments have nothing live. */
-        for (int i = 0; i < MIXED; i++)
-            if (random_below(&random, 16)) {
-                CHECK_OK(zc_free(mixed[i]));
-                mixed[i] = NULL;
-            }
-        if (round % 3 == 2) /* or all of one segment's addresses, whatever they show */
-            for (int i = 0; i < MIXED; i++)
-                if (mixed[i] && arena_segment(mixed[i]) == pool->segments) {
-                    CHECK_OK(zc_free(mixed[i]));
-                    mixed[i] = NULL;
-                }
-        size_t released = 0;
-        CHECK_OK(zc_pool_trim(pool, &released));
-        total += released;
-        check_mappings(pool);
-        for (int i = 0; i < MIXED; i++)
-            if (mixed[i])
-                CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
-    }
-    CHECKF(most_mixed > 20, "only %zu slots showed pages of another segment", most_mixed);
-    CHECKF(total >= 8 * HUGE_BYTES, "only %zu bytes were released", total);
-    CHECK(stats_now().renames - renames >= 12 * 100);
-    for (int i = 0; i < MIXED; i++)
-        CHECK_OK(zc_free(mixed[i]));
-    CHECK_OK(zc_pool_close(pool));
-    CHECK_OK(zc_close(comm));
 }
 
 /* ---- huge pages ---- */
