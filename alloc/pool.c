@@ -148,14 +148,15 @@ int pool_claim(struct zc_pool *pool)
 
 bool pool_admit(struct zc_pool *pool)
 {
-    size_t live = atomic_fetch_add_explicit(&pool->live, 1, memory_order_relaxed) + 1;
-    if (live > pool->cap) {
-        if (pool->full != ZC_FULL_GROW) {
-            pool_dismiss(pool);
+    /* Refused attempts are never counted, or another thread might be refused on their account. */
+    size_t live = atomic_load_explicit(&pool->live, memory_order_relaxed);
+    do {
+        if (live >= pool->cap && pool->full != ZC_FULL_GROW)
             return false;
-        }
+    } while (!atomic_compare_exchange_weak_explicit(&pool->live, &live, live + 1, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    if (live++ >= pool->cap)
         atomic_fetch_add_explicit(&pool->over_cap, 1, memory_order_relaxed);
-    }
     size_t peak = atomic_load_explicit(&pool->peak, memory_order_relaxed);
     while (live > peak &&
            !atomic_compare_exchange_weak_explicit(&pool->peak, &peak, live, memory_order_relaxed, memory_order_relaxed))
@@ -403,10 +404,22 @@ int zc_pool_open(const zc_pool_options *options, zc_pool **pool)
     return pool_open(options, pool);
 }
 
+static int check_open(const struct zc_pool *pool, const char *call)
+{
+    if (!pool || !pool->open)
+        return fail(-EINVAL, "%s: %s", call, pool ? "the pool is closed" : "pool is NULL");
+    if (arena_forked())
+        return fail(-EPERM, "%s: a forked child cannot use its parent's pool", call);
+    return 0;
+}
+
 int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
 {
-    if (!pool || !stats || stats->size < sizeof stats->size)
-        return fail(-EINVAL, "zc_pool_stats_get: needs a pool, and stats->size set to sizeof(zc_pool_stats)");
+    int error = check_open(pool, "zc_pool_stats_get");
+    if (error)
+        return error;
+    if (!stats || stats->size < sizeof stats->size)
+        return fail(-EINVAL, "zc_pool_stats_get: set stats->size to sizeof(zc_pool_stats) first");
     zc_pool_stats now = {.size = stats->size,
                          .slot_size = pool->slot_size,
                          .live = atomic_load(&pool->live),
@@ -428,9 +441,10 @@ int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
 int zc_pool_trim(zc_pool *pool, size_t *released)
 {
     size_t bytes = 0;
-    if (!pool)
-        return fail(-EINVAL, "zc_pool_trim: pool is NULL");
-    int error = trim(pool, &bytes);
+    int error = check_open(pool, "zc_pool_trim");
+    if (error)
+        return error;
+    error = trim(pool, &bytes);
     if (released)
         *released = bytes;
     return error;
@@ -440,10 +454,13 @@ int zc_pool_close(zc_pool *pool)
 {
     if (!pool)
         return 0;
+    int error = check_open(pool, "zc_pool_close");
+    if (error)
+        return error;
     size_t released, live = atomic_load(&pool->live);
     if (live)
         return fail(-EBUSY, "zc_pool_close: %zu slots are still live", live);
-    int error = trim(pool, &released);
+    error = trim(pool, &released);
     if (error)
         return error;
     if (pool->slots)

@@ -5,9 +5,11 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -109,7 +111,7 @@ Test(pool, statistics)
     stats.size = 3;
     CHECK_FAILS(zc_pool_stats_get(pool, &stats), -EINVAL, "stats->size");
     CHECK_FAILS(zc_pool_stats_get(pool, NULL), -EINVAL, "stats->size");
-    CHECK_FAILS(zc_pool_stats_get(NULL, &stats), -EINVAL, "needs a pool");
+    CHECK_FAILS(zc_pool_stats_get(NULL, &stats), -EINVAL, "pool is NULL");
     CHECK_OK(zc_pool_close(pool));
 }
 
@@ -129,6 +131,32 @@ Test(pool, closing)
     CHECK(errno == EINVAL && strstr(zc_errmsg(), "closed"));
     CHECK(!zc_pool_alloc(NULL));
     CHECK_FAILS(zc_pool_trim(NULL, NULL), -EINVAL, "NULL");
+    zc_pool_stats stats = {.size = sizeof stats};
+    CHECK_FAILS(zc_pool_close(pool), -EINVAL, "zc_pool_close: the pool is closed");
+    CHECK_FAILS(zc_pool_trim(pool, NULL), -EINVAL, "zc_pool_trim: the pool is closed");
+    CHECK_FAILS(zc_pool_stats_get(pool, &stats), -EINVAL, "zc_pool_stats_get: the pool is closed");
+}
+
+/* In a forked child a pool would unmap what the child does not have, and tell registrars of it. */
+Test(pool, a_forked_child_has_no_pools)
+{
+    zc_pool *pool = open_pool(4096), *other = NULL;
+    zc_pool_options options = of_slots(8192);
+    zc_pool_stats stats = {.size = sizeof stats};
+    zc_free(alloc_in(pool));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK_FAILS(zc_pool_open(&options, &other), -EPERM, "forked child");
+        CHECK(!zc_pool_alloc(pool));
+        CHECK_FAILS(zc_pool_trim(pool, NULL), -EPERM, "forked child");
+        CHECK_FAILS(zc_pool_stats_get(pool, &stats), -EPERM, "forked child");
+        CHECK_FAILS(zc_pool_close(pool), -EPERM, "forked child");
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK_OK(zc_pool_close(pool));
 }
 
 Test(pool, closing_waits_for_what_is_in_flight)
@@ -498,6 +526,47 @@ Test(pool, a_cap_is_not_reached_too_early, .timeout = 60)
         thread_join(threads[i]);
     zc_pool_stats stats = stats_of(pool);
     CHECK(stats.live == 0 && stats.peak <= 4 && stats.allocs == 200000);
+}
+
+/* One thread frees the only slot and wants it back while another one asks for it. If neither gets it, the
+ * other's attempt, which came to nothing, was held against the first. */
+enum { ROUNDS = 20000 };
+static _Atomic int started, finished;
+static _Atomic bool other_got;
+
+static void *ask_for_it(void *argument)
+{
+    for (int round = 1; round <= ROUNDS; round++) {
+        while (started < round)
+            cpu_relax();
+        bool got = pool_admit(argument);
+        if (got)
+            pool_dismiss(argument);
+        other_got = got;
+        finished = round;
+    }
+    return NULL;
+}
+
+Test(pool, a_refused_attempt_takes_nothing, .timeout = 60)
+{
+    zc_pool *pool = open_capped(1, ZC_FULL_FAIL);
+    pthread_t other = thread_start(ask_for_it, pool);
+    for (int round = 1; round <= ROUNDS; round++) {
+        CHECK(pool_admit(pool));
+        started = round;
+        for (volatile int spin = 0; spin < round % 64; spin++)
+            ;
+        pool_dismiss(pool);
+        bool got = pool_admit(pool);
+        while (finished < round)
+            sched_yield();
+        CHECKF(got || other_got, "round %d", round);
+        if (got)
+            pool_dismiss(pool);
+    }
+    thread_join(other);
+    CHECK(pool->live == 0 && pool->peak == 1);
 }
 
 /* ---- trimming ---- */
