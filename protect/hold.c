@@ -332,6 +332,15 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     return error;
 }
 
+/* Is anybody else storing to the backing itself: a receive that was not bounced, or the library? */
+static bool written_by_others(const struct slot *slot, const struct hold *hold)
+{
+    for (const struct hold *other = slot->receives; other; other = other->next)
+        if (other != hold && !other->landed && !other->bounce)
+            return true;
+    return false;
+}
+
 /* Moves what landed in the bounce slot into the slot; returns the slot's backing, locked. The bounce slot is
  * given back, with the old backing if that was exchanged. */
 static struct backing *land(struct hold *hold, struct backing *backing, size_t length)
@@ -343,8 +352,9 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
         sending |= send->offset < hold->offset + length && hold->offset < send->offset + send->length;
     hold->bounce = NULL;
     /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
-     * message is nearly all of a large slot. */
-    if (!slot->pinned && (sending || (length >= size - size / 4 && size >= HUGE_BYTES))) {
+     * message is nearly all of a large slot and nobody would be left to store to the old pages. */
+    bool large = length >= size - size / 4 && size >= HUGE_BYTES;
+    if (!slot->pinned && (sending || (large && !written_by_others(slot, hold)))) {
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
         bool push = retire(bounce, backing);
