@@ -5,6 +5,8 @@
 #include "protect/policy.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
+#include <signal.h>
 
 #include "check.h"
 
@@ -178,6 +180,14 @@ Test(policy, other_slots_of_the_pool_share_what_was_learned)
     for (int i = 0; i < 10; i++)
         run(&slot, 30);
     CHECK(protects(&fresh));
+    /* That protection does not pay is no reason to try it on each new buffer. */
+    costs_dear();
+    run(&slot, 1);
+    for (int i = 0; i < 10; i++) {
+        fresh = (struct slot){0};
+        CHECK(!protects(&fresh));
+    }
+    CHECK(protects(&fresh));
 }
 
 Test(policy, a_new_owner_starts_anew)
@@ -281,6 +291,16 @@ Test(policy, an_outlier_counts_fourfold_at_most)
     costs(10000, 20000, 20000);
     policy_observe(&pool, COST_COPY, SIZE, UINT64_MAX / SIZE);
     CHECK(policy_cost(&pool, COST_COPY, SIZE) == (7 * 10000 + 40000) / 8);
+}
+
+/* A fault with SIGSEGV blocked ends the process, so there is none to be measured. */
+Test(policy, opens_in_a_thread_that_blocks_all_signals)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    policy_open();
+    CHECK(policy_cost(&(struct zc_pool){.slot_size = 4096}, COST_PROTECT, 0) > 0);
 }
 
 Test(policy, costs_start_from_a_probe)
