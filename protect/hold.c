@@ -247,14 +247,21 @@ void hold_end(struct hold *hold)
 
 static bool overlaps(const struct hold *a, const struct hold *b)
 {
-    return a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+    return a->length && b->length && a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+}
+
+/* Over, and nobody is through with it but the program, which may or may not ask. One without a name belongs to a
+ * call that has not returned yet. */
+static bool droppable(const struct hold *receive)
+{
+    return receive->landed && receive->named;
 }
 
 /* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one is in flight. */
 static int replace(struct hold *hold, struct hold **dropped)
 {
     for (struct hold *other = hold->slot->receives; other; other = other->next)
-        if (!other->landed && overlaps(other, hold))
+        if (!droppable(other) && overlaps(other, hold))
             return -EBUSY;
     for (struct hold *other = hold->slot->receives, *next; other; other = next) {
         next = other->next;
@@ -459,7 +466,7 @@ void slot_release(struct slot *slot, struct backing *backing)
     slot->pinned = false;
     for (struct hold *hold = slot->receives, *next; hold; hold = next) {
         next = hold->next;
-        if (hold->landed) {
+        if (droppable(hold)) {
             unlink_hold(hold);
             insert(&dropped, hold);
         }
