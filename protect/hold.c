@@ -100,10 +100,18 @@ static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct 
     }
 }
 
+bool slot_closed(const struct slot *slot)
+{
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (!hold->landed || (hold->error && !hold->shown))
+            return true;
+    return false;
+}
+
 static bool protectable(const struct hold *hold)
 {
     const struct slot *slot = hold->slot;
-    return !slot->pinned && !slot->awaited && !slot_receiving(slot);
+    return !slot->pinned && !slot->awaited && !slot_closed(slot);
 }
 
 /* Protects the slot for a send that may be held, the slot being reserved. */
@@ -181,7 +189,7 @@ void hold_send_keep(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
     if (backing == hold->backing) {
-        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && guard_send(hold) != SEND_COPY;
+        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold) != SEND_COPY;
         if (!hold->guarded) {
             slot_rename(slot, backing);
             return;

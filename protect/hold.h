@@ -118,6 +118,10 @@ void hold_report(struct hold *hold, struct backing *backing);
 
 bool slot_receiving(const struct slot *slot);
 
+/* Are pages closed to loads, too: by receives in flight, or by one that failed and was not told of? Protecting them
+ * for a send would open them. */
+bool slot_closed(const struct slot *slot);
+
 /* Makes the slot show fresh pages with the same contents; what is in flight keeps the old ones. The slot must
  * be reserved. Drops the lock. */
 void slot_rename(struct slot *slot, struct backing *backing);
