@@ -373,19 +373,22 @@ Test(heap, errors_point_at_the_character)
                  {"99999999999999999999:1", "at character 1 ('9'): expected a slot size"},
                  {"64K", "at character 4 (''): expected ':' and a number of slots"},
                  {"64K,1M:1", "at character 4 (','): expected ':' and a number of slots"},
+                 {"64K:x", "at character 5 ('x'): expected a number of slots"},
+                 {"64K:", "at character 5 (''): expected a number of slots"},
                  {"64k:1", "at character 3 ('k'): expected ':' and a number of slots"},
-                 {"64K:1x", "at character 6 ('x'): expected ',' or the end"},
+                 {"64K:1x", "at character 6 ('x'): expected ':', ',' or the end"},
                  {"64K:1:", "at character 7 (''): expected cap=N"},
                  {"64K:1:big", "at character 7 ('b'): expected cap=N"},
                  {"64K:1:hugee", "at character 7 ('h'): expected cap=N"},
                  {"64K:1:hug", "at character 7 ('h'): expected cap=N"},
-                 {"64K:1:huge:cap=", "at character 12 ('c'): expected cap=N"},
-                 {"64K:1:huge:cap=x", "at character 12 ('c'): expected cap=N"},
-                 {"64K:1:cap=0", "at character 7 ('c'): expected cap=N"},
-                 {"64K:5:cap=4", "at character 7 ('c'): expected cap=N (N at least the slots)"},
-                 {"64K:1:cap=4x", "at character 12 ('x'): expected ',' or the end"},
+                 {"64K:1:huge:cap=", "at character 16 (''): expected a number"},
+                 {"64K:1:huge:cap=x", "at character 16 ('x'): expected a number"},
+                 {"64K:1:cap=0", "at character 11 ('0'): expected a number"},
+                 {"64K:5:cap=4", "at character 11 ('4'): expected a number, at least that of the slots and 1"},
+                 {"64K:1:cap=4x", "at character 12 ('x'): expected ':', ',' or the end"},
                  {"64K:1,1M:2:none,5K:3", "at character 12 ('n'): expected cap=N"},
-                 {"64K:1,,", "at character 7 (','): expected a slot size"}};
+                 {"64K:1,,", "at character 7 (','): expected a slot size"},
+                 {"64K:1,512T:0", "the pool at character 7: zc_pool_open: slot_size 562949953421312"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         with_pools(cases[i].spec, is_refused, cases[i].says);
 }
