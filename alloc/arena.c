@@ -41,7 +41,7 @@ static bool reserve(size_t span)
     arena.wire = arena.user + span;
     arena.entries = (struct entry *)tables;
     arena.segments = (struct segment * _Atomic *)(tables + entries);
-    arena.span = span;
+    atomic_store_explicit(&arena.span, span, memory_order_release);
     return true;
 }
 
@@ -83,4 +83,9 @@ char *arena_take(size_t length)
     } while (
         !atomic_compare_exchange_weak_explicit(&taken, &at, at + length, memory_order_relaxed, memory_order_relaxed));
     return arena.user + at;
+}
+
+size_t arena_taken(void)
+{
+    return atomic_load_explicit(&taken, memory_order_relaxed);
 }

@@ -844,6 +844,15 @@ Test(pool, registrars_are_told_of_each_segment_once)
     CHECK(early.removes == segments && late.removes == segments && early.n == 0 && late.n == 0);
     alloc_in(pool);
     CHECK(early.n == 1 && late.n == 1);
+
+    registrar_detach(&early.registrar);
+    CHECK(early.n == 0 && late.n == 1);
+    registrar_detach(&early.registrar); /* is not attached */
+    for (int i = 0; i < 40; i++)
+        alloc_in(pool);
+    CHECK(early.n == 0 && late.n == (int)stats_of(pool).segments && late.n > 1);
+    registrar_detach(&late.registrar);
+    CHECK(late.n == 0 && late.adds == late.removes);
 }
 
 Test(pool, a_refused_segment_is_undone)
@@ -884,4 +893,6 @@ Test(pool, a_registrar_that_refuses_what_is_there_is_not_attached)
     while (stats_of(pool).segments < 5)
         alloc_in(pool);
     CHECK(record.adds == 2);
+    registrar_detach(&record.registrar);
+    CHECK(record.removes == 1);
 }
