@@ -431,7 +431,7 @@ void hold_report(struct hold *hold, struct backing *backing)
 {
     struct slot *slot = hold->slot;
     unlink_hold(hold);
-    if (hold->error && hold->guarded && !hold->shown)
+    if (hold->error && hold->guarded) /* shown by a call, it is still closed */
         slot_settle(slot, backing);
 }
 

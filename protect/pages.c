@@ -156,14 +156,18 @@ void slot_settle(struct slot *slot, const struct backing *backing)
     }
 }
 
+struct hold *backing_denies(const struct backing *backing, uint32_t page)
+{
+    for (struct hold *hold = backing->sends; hold; hold = hold->next)
+        if (covers_page(hold, page))
+            return hold;
+    return NULL;
+}
+
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
 {
     for (struct hold *hold = slot->receives; hold; hold = hold->next)
         if (denies_all(hold) && covers_page(hold, page))
             return hold;
-    if (store)
-        for (struct hold *hold = backing->sends; hold; hold = hold->next)
-            if (covers_page(hold, page))
-                return hold;
-    return NULL;
+    return store ? backing_denies(backing, page) : NULL;
 }

@@ -18,6 +18,9 @@ bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
 /* Is every page from `first` to before `end` protected? */
 bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end);
 
+/* The send that denies stores to the page, or NULL. */
+struct hold *backing_denies(const struct backing *backing, uint32_t page);
+
 /* The hold that denies an access to the page, or NULL. Receives come first. */
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
 

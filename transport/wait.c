@@ -26,7 +26,7 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     } else if (hold) {
         hold_report(hold, backing);
         *status = op_of(hold)->status;
-    } else if (slot_denies(slot, backing, (uint32_t)(range->offset >> PAGE_SHIFT), true)) {
+    } else if (backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT))) {
         found = FOUND_SEND;
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
