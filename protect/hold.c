@@ -238,7 +238,9 @@ void hold_end(struct hold *hold)
     struct slot *slot = backing->slot;
     if (!backing->sends) {
         unreserve(slot);
-        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !lingers(slot, hold))
+        /* In pieces, it would save no later send a system call. */
+        bool useful = slot->guard_whole && lingers(slot, hold);
+        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !useful)
             slot_settle(slot, backing);
     }
     if (slot->awaited) {

@@ -78,13 +78,15 @@ static void guard_clear(struct slot *slot)
 
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 {
-    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(MAPS_SPLIT))
+    /* More than one for each page, and one after the last, there cannot be. */
+    int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? MAPS_SPLIT : 0;
+    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(claim))
         return false;
     if (!set_protection(slot, first, pages, prot, false)) {
-        maps_unclaim(MAPS_SPLIT);
+        maps_unclaim(claim);
         return false;
     }
-    slot->maps += MAPS_SPLIT;
+    slot->maps += claim;
     if (slot->guard_pages == 0) {
         slot->guard_first = first;
         slot->guard_pages = pages;
@@ -138,6 +140,7 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         return;
     uint32_t guard_end = slot->guard_first + slot->guard_pages;
     uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
+    int maps = 0;
     for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
         end = guard_end;
         int need = page_need(slot, backing, page, &end);
@@ -146,6 +149,7 @@ void slot_settle(struct slot *slot, const struct backing *backing)
             slot->guard_whole &= high == slot->guard_first || high == page;
             low = page < low ? page : low;
             high = end;
+            maps += MAPS_SPLIT;
         }
     }
     if (low >= high) {
@@ -153,6 +157,9 @@ void slot_settle(struct slot *slot, const struct backing *backing)
     } else {
         slot->guard_first = low;
         slot->guard_pages = high - low;
+        maps = maps < UINT16_MAX ? maps : UINT16_MAX;
+        maps_force(maps - slot->maps);
+        slot->maps = (uint16_t)maps;
     }
 }
 
