@@ -180,6 +180,8 @@ Test(policy, other_slots_of_the_pool_share_what_was_learned)
     for (int i = 0; i < 10; i++)
         run(&slot, 30);
     CHECK(protects(&fresh));
+    run(&slot, 1); /* one short run does not weigh much */
+    CHECK(protects(&fresh));
     /* That protection does not pay is no reason to try it on each new buffer. */
     costs_dear();
     run(&slot, 1);
@@ -225,6 +227,17 @@ Test(policy, lingers_while_a_run_is_seen_or_nothing_is_known)
     costs_dear();
     policy_protected(&slot);
     CHECK(policy_lingers(&pool, &slot));
+    policy_resent(&slot);
+    for (int i = 0; i < 100; i++)
+        CHECK(policy_lingers(&pool, &slot));
+}
+
+Test(policy, lingers_during_a_run_whatever_it_costs)
+{
+    costs_cheap(); /* a fault is dearer than protecting and its end */
+    for (int i = 0; i < 10; i++)
+        run(&slot, 1);
+    policy_protected(&slot);
     policy_resent(&slot);
     for (int i = 0; i < 100; i++)
         CHECK(policy_lingers(&pool, &slot));

@@ -358,6 +358,55 @@ Test(pool, four_threads_lose_nothing_to_trims, .timeout = 60)
     hammer_with(4, 30);
 }
 
+/* Few slots, so that the list is often empty, and its first slot often the one that it was before. */
+enum { FEW = 3 };
+enum { IDS = 4096 };
+static _Atomic int owners[IDS];
+
+static struct slot *take_one(void)
+{
+    if (!pool_try_claim(hammered))
+        return NULL;
+    struct slot *slot = pool_pop(hammered);
+    CHECK(slot_id(slot) < IDS && atomic_fetch_add(&owners[slot_id(slot)], 1) == 0);
+    return slot;
+}
+
+static void give_one(struct slot *slot)
+{
+    if (!slot)
+        return;
+    atomic_fetch_sub(&owners[slot_id(slot)], 1);
+    pool_push(slot);
+}
+
+static void *snatch(void *argument)
+{
+    (void)argument;
+    for (int i = 0; i < 500000; i++) {
+        struct slot *a = take_one(), *b = take_one();
+        give_one(a); /* now first again, though the second has gone */
+        give_one(b);
+    }
+    return NULL;
+}
+
+Test(pool, four_threads_share_three_slots, .timeout = 60)
+{
+    pthread_t threads[4];
+    zc_pool_options options = of_slots(4096);
+    options.initial = FEW;
+    hammered = open_with(&options);
+    for (int i = 0; i < 4; i++)
+        threads[i] = thread_start(snatch, NULL);
+    for (int i = 0; i < 4; i++)
+        thread_join(threads[i]);
+    CHECK(hammered->spare == FEW);
+    for (int i = 0; i < FEW; i++)
+        CHECK(take_one());
+    CHECK((uint32_t)hammered->head == UINT32_MAX);
+}
+
 static void *claim_some(void *argument)
 {
     (void)argument;
