@@ -587,8 +587,9 @@ static _Atomic bool other_got;
 static void *ask_for_it(void *argument)
 {
     for (int round = 1; round <= ROUNDS; round++) {
-        while (started < round)
-            cpu_relax();
+        for (int spin = 0; started < round; spin++)
+            if (spin > 1000) /* perhaps there is one processor only */
+                sched_yield();
         bool got = pool_admit(argument);
         if (got)
             pool_dismiss(argument);
