@@ -49,6 +49,10 @@ static bool reserve(size_t span)
 
 static void open_once(void)
 {
+    if (sysconf(_SC_PAGESIZE) != PAGE_SIZE_) {
+        status = -ENOTSUP;
+        return;
+    }
     /* 1 TiB by default; less under RLIMIT_AS, valgrind or a small address space. */
     for (size_t span = (size_t)1 << 40; span >= (size_t)1 << 28; span >>= 1) {
         if (reserve(span)) {
@@ -65,6 +69,8 @@ int arena_open(void)
     pthread_once(&once, open_once);
     if (forked)
         return fail(-EPERM, "zc: a forked child cannot use its parent's zc (exec first)");
+    if (status == -ENOTSUP)
+        return fail(status, "zc: pages here have %ld bytes, and zc knows 4,096 only", sysconf(_SC_PAGESIZE));
     if (status)
         return fail(status, "zc: no 256 MiB of address space could be reserved; raise RLIMIT_AS (ulimit -v)");
     return 0;

@@ -70,8 +70,8 @@ extern "C" {
 /* ---- allocation: malloc's family, always page-isolated -------------------------------------- */
 
 /* Returns a buffer of at least `size` bytes (size 0 is taken as 1) on pages of its own, aligned to
- * a page, recycled and therefore not zeroed; at most 25 % larger than asked, in whole pages; from
- * 2 MiB on huge pages where the kernel gives them. NULL with errno:
+ * a page, recycled and therefore not zeroed; at most 25 % larger than asked, in whole pages
+ * (zc_aligned_alloc may waste more); from 2 MiB on huge pages where the kernel gives them. NULL with errno:
  *   ENOMEM  memory, address space or the pool's cap is exhausted (option `full`)
  *   EINVAL  an ill-formed ZC_... variable; zc_errmsg() names it
  *   EPERM   in a forked child */
@@ -151,7 +151,8 @@ ZC_API void *zc_pool_alloc(zc_pool *pool);
 ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
 
 /* Gives whole segments, of which nothing is live or in flight, back to the system; the number of
- * bytes goes to *released (may be NULL). Other threads may go on allocating. */
+ * bytes of address space goes to *released (may be NULL). Other threads may go on allocating. Of all
+ * calls on a pool: -EINVAL, it is NULL or closed; -EPERM, in a forked child. */
 ZC_API int zc_pool_trim(zc_pool *pool, size_t *released);
 
 /* NULL is fine. -EBUSY while a slot is live or in flight; nothing is done then. No other thread may

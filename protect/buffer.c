@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
  * The application's buffers: malloc's family on top of slots and holds. */
-#include <dlfcn.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,69 +8,27 @@
 #include "core/options.h"
 #include "core/stats.h"
 #include "protect/conflict.h"
+#include "protect/fallback.h"
 #include "protect/fault.h"
-
-#ifndef ZC_MIMALLOC_SONAME
-#define ZC_MIMALLOC_SONAME "libmimalloc.so.2"
-#endif
-
-/* ---- the fall-back of full pools ---- */
-
-/* Linking mimalloc would replace the whole process's malloc, so it is loaded when it is first needed, for
- * itself alone. */
-static struct {
-    void *(*alloc)(size_t size, size_t alignment);
-    void (*free)(void *ptr);
-    size_t (*usable_size)(const void *ptr);
-    bool (*owns)(const void *ptr);
-} fallback;
-
-static void load_fallback(void)
-{
-    void *library = dlopen(ZC_MIMALLOC_SONAME, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        return;
-    *(void **)&fallback.free = dlsym(library, "mi_free");
-    *(void **)&fallback.usable_size = dlsym(library, "mi_usable_size");
-    *(void **)&fallback.owns = dlsym(library, "mi_is_in_heap_region");
-    *(void **)&fallback.alloc = dlsym(library, "mi_malloc_aligned");
-}
-
-static void *fallback_alloc(struct zc_pool *pool, size_t size)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, load_fallback);
-    void *ptr = fallback.alloc ? fallback.alloc(size, PAGE_BYTES) : NULL;
-    if (!ptr)
-        return fail_null(-ENOMEM,
-                         "zc_alloc: the pool of %zu-byte slots is at its cap of %zu, and its fall-back (%s) %s",
-                         pool->slot_size, pool->cap, ZC_MIMALLOC_SONAME,
-                         fallback.alloc ? "is out of memory" : "cannot be loaded: install libmimalloc2.0");
-    atomic_fetch_add(&pool->fallbacks, 1);
-    count(fallbacks);
-    return ptr;
-}
-
-static bool is_fallback(const void *ptr)
-{
-    return fallback.owns && fallback.owns(ptr);
-}
-
-/* ---- malloc's family ---- */
 
 static void *alloc_from(struct zc_pool *pool, size_t size)
 {
-    if (fault_open()) {
-        errno = EINVAL;
+    int error = fault_open();
+    if (error) {
+        errno = -error;
         return NULL;
     }
     if (!pool_admit(pool)) {
-        if (pool->full == ZC_FULL_FALLBACK)
-            return fallback_alloc(pool, size);
+        if (pool->full == ZC_FULL_FALLBACK) {
+            void *ptr = fallback_alloc(size);
+            atomic_fetch_add(&pool->fallbacks, ptr != NULL);
+            atomic_fetch_add(&counters.fallbacks, ptr != NULL);
+            return ptr;
+        }
         return fail_null(-ENOMEM, "zc_alloc: the pool of %zu-byte slots is at its cap of %zu live slots",
                          pool->slot_size, pool->cap);
     }
-    int error = pool_claim(pool);
+    error = pool_claim(pool);
     if (error) {
         pool_dismiss(pool);
         errno = -error;
@@ -139,10 +95,8 @@ int zc_free(void *ptr)
 {
     if (!ptr || arena_forked())
         return 0;
-    if (is_fallback(ptr)) {
-        fallback.free(ptr);
+    if (fallback_free(ptr))
         return 0;
-    }
     struct slot *slot = slot_of(ptr, "zc_free");
     struct backing *backing = slot ? slot_lock(slot) : NULL;
     if (slot && slot->state != SLOT_LIVE) {
@@ -162,10 +116,10 @@ int zc_free(void *ptr)
 
 size_t zc_usable_size(const void *ptr)
 {
-    if (is_fallback(ptr))
-        return fallback.usable_size(ptr);
     struct slot *slot = slot_find(ptr);
-    return slot && slot->state == SLOT_LIVE && slot_user(slot) == ptr ? slot_segment(slot)->slot_size : 0;
+    if (!slot)
+        return fallback_size(ptr);
+    return slot->state == SLOT_LIVE && slot_user(slot) == ptr ? slot_segment(slot)->slot_size : 0;
 }
 
 int zc_owns(const void *ptr)
@@ -179,11 +133,11 @@ void *zc_realloc(void *ptr, size_t size)
     if (!ptr)
         return zc_alloc(size);
     if (size == 0) {
-        errno = 0;
-        zc_free(ptr);
+        int error = zc_free(ptr);
+        errno = -error;
         return NULL;
     }
-    bool foreign = is_fallback(ptr);
+    bool foreign = fallback_size(ptr) != 0;
     struct slot *slot = foreign ? NULL : slot_of(ptr, "zc_realloc");
     if (!slot && !foreign) {
         errno = EINVAL;
