@@ -222,7 +222,7 @@ typedef struct zc_options {
     enum zc_release release;
     enum zc_progress_mode progress;
     enum zc_on_timeout on_timeout;
-    uint32_t fault_timeout_ms; /* 0: ZC_FAULT_TIMEOUT, else 10,000 */
+    uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so; 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
 } zc_options;
@@ -234,7 +234,8 @@ typedef struct zc_options {
 
 /* Opens a communicator; `options` may be NULL. Addresses:
  *   "mpi"                      all of MPI_COMM_WORLD; initialises MPI (MPI_THREAD_MULTIPLE) if nobody
- *                              has, and then finalises it at exit. Collective.
+ *                              has, and then finalises it at exit; sends that nobody has received after
+ *                              fault_timeout_ms end the job there, with a message. Collective.
  *   "loop"                     this process alone, rank 0 of 1
  *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there
  *   "shm:...", "verbs:..."     reserved: -ENOTSUP

@@ -2,9 +2,11 @@
 #include "transport/comm.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/clock.h"
 #include "core/options.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
@@ -265,11 +267,25 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 
 /* ---- closing ---- */
 
-static void flush(zc_comm *comm)
+/* Waits until all sends have left; says so once if that takes longer than a fault may wait. An impatient caller is
+ * let go then: false. */
+static bool flush(zc_comm *comm, bool patient)
 {
     unsigned spins = 0;
-    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0)
+    bool told = false;
+    uint64_t start = clock_ns();
+    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0) {
         comm_poll_waiting(comm, NULL, &spins);
+        if (told || clock_ns() - start < comm->rules.timeout_ns)
+            continue;
+        fprintf(stderr, "zc: rank %d %s: %ld sends have not been received for %llu ms\n", comm->endpoint.rank,
+                patient ? "still waits" : "gives up", atomic_load(&comm->sending),
+                (unsigned long long)(comm->rules.timeout_ns / 1000000));
+        if (!patient)
+            return false;
+        told = true;
+    }
+    return true;
 }
 
 int zc_flush(zc_comm *comm)
@@ -277,7 +293,7 @@ int zc_flush(zc_comm *comm)
     int error = comm_check(comm, "zc_flush");
     if (error)
         return error;
-    flush(comm);
+    flush(comm, true);
     error = atomic_exchange(&comm->send_error, 0);
     return error ? fail(error, "zc_flush: a send failed: %s", zc_strerror(error)) : 0;
 }
@@ -293,10 +309,11 @@ static struct op *pending_receive(zc_comm *comm)
     return op;
 }
 
-static void close_comm(zc_comm *comm)
+static bool close_comm(zc_comm *comm, bool patient)
 {
     unsigned spins = 0;
-    flush(comm);
+    if (!flush(comm, patient))
+        return false;
     for (struct op *op; (op = pending_receive(comm));) {
         comm->transport->cancel(&comm->endpoint, op);
         comm_poll_waiting(comm, op, &spins);
@@ -307,6 +324,7 @@ static void close_comm(zc_comm *comm)
     atomic_store(&comm->open, false);
     pthread_mutex_unlock(&comms_lock);
     comm->transport->close(&comm->endpoint);
+    return true;
 }
 
 int zc_close(zc_comm *comm)
@@ -316,14 +334,16 @@ int zc_close(zc_comm *comm)
     int error = comm_check(comm, "zc_close");
     if (error)
         return error;
-    close_comm(comm);
+    close_comm(comm, true);
     error = atomic_exchange(&comm->send_error, 0);
     return error ? fail(error, "zc_close: a send had failed: %s", zc_strerror(error)) : 0;
 }
 
-void comm_close_all(const struct transport *transport)
+bool comm_close_all(const struct transport *transport, bool patient)
 {
+    bool closed = true;
     for (struct zc_comm *comm = comms; comm; comm = comm->next)
         if (atomic_load(&comm->open) && comm->transport == transport)
-            close_comm(comm);
+            closed &= close_comm(comm, patient);
+    return closed;
 }

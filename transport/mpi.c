@@ -40,19 +40,24 @@ static int mpi_failed(int code, const char *what)
 
 /* ---- opening and closing ---- */
 
+/* A program that exits with sends that nobody receives, perhaps because of an error, must not hang in its exit. */
 static void finalize_at_exit(void)
 {
     int done;
     MPI_Finalized(&done);
-    if (!done)
+    if (done)
+        return;
+    if (comm_close_all(&mpi_transport, false))
         MPI_Finalize();
+    else
+        MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE);
 }
 
 /* Attributes of MPI_COMM_SELF are deleted first in MPI_Finalize: what is in flight ends there. */
 static int on_finalize(MPI_Comm comm, int key, void *value, void *extra)
 {
     (void)comm, (void)key, (void)value, (void)extra;
-    comm_close_all(&mpi_transport);
+    comm_close_all(&mpi_transport, true);
     return MPI_SUCCESS;
 }
 
