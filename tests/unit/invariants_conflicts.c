@@ -183,6 +183,7 @@ Test(conflict, copy_renames_at_once)
     want[PAGE] = 5;
     CHECK(memcmp(b, want, 4 * PAGE) == 0);
     CHECK_PATTERN(in, 4 * PAGE, 1);
+    CHECK_OK(zc_flush(comm)); /* it lands first, then the send is over */
     free(want);
     CHECK_REST(slot_pool(slot_at(b)));
     CHECK_OK(zc_close(comm));
