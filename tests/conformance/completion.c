@@ -105,6 +105,8 @@ void case_irecv_overlapping(struct conf *c)
     /* Touching ranges are disjoint. */
     CHECK_OK(zc_irecv(in, 1000, c->prev, 42, c->comm));
     CHECK_OK(zc_irecv(in + 51000, 49000, c->prev, 43, c->comm));
+    tell_prev(c); /* none has landed before */
+    wait_for_next(c);
     send_pattern(c, 49000, 43, 3);
     send_pattern(c, 1000, 42, 2);
     send_pattern(c, 50000, 40, 1);

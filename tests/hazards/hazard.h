@@ -20,6 +20,7 @@
     X(store_unaligned)                                                                                                 \
     X(store_last_byte)                                                                                                 \
     X(store_every_page)                                                                                                \
+    X(guard_in_flight)                                                                                                 \
     X(store_keeps_errno)                                                                                               \
     X(load_is_free)                                                                                                    \
     X(neighbours_never_blocked)                                                                                        \

@@ -140,6 +140,27 @@ void hazard_store_keeps_errno(void)
     CHECK_OK(zc_close(comm));
 }
 
+/* A guard of the program's own on a buffer in flight: nothing that was asked before makes it wait. */
+void hazard_guard_in_flight(void)
+{
+    zc_comm *comm = open_self();
+    struct zc_guard guard;
+    struct flight f;
+    int done = -1;
+
+    flight_start(&f, comm, 64 * KIB, 1);
+    CHECK_OK(zc_test(f.buffer, &done, NULL));
+    CHECK(done == 0); /* it is on the wire */
+    CHECK_OK(zc_guard(f.buffer, f.length, ZC_DENY_STORES, &guard));
+    ((volatile char *)f.buffer)[9] ^= 1;
+    CHECK_PATTERN(guard.wire, f.length, 1);
+    flight_land(&f);
+    CHECK_OK(zc_unguard(&guard));
+    CHECK(pattern_differs(f.buffer, f.length, 1) == 9);
+    flight_release(&f);
+    CHECK_OK(zc_close(comm));
+}
+
 /* Loads of a buffer in flight neither wait nor fault. */
 void hazard_load_is_free(void)
 {

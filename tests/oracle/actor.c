@@ -427,6 +427,16 @@ static struct buffer *some_buffer(struct actor *a)
     return b;
 }
 
+/* Most often one with room for so much. */
+static struct buffer *buffer_for(struct actor *a, size_t length)
+{
+    struct buffer *b = some_buffer(a);
+
+    for (int tries = 0; tries < 8 && b->size < length; tries++)
+        b = some_buffer(a);
+    return b;
+}
+
 static void verify(struct actor *a, struct buffer *b)
 {
     settle(a, b, 0, b->size);
@@ -651,14 +661,15 @@ static void choose_source(struct actor *a, int *source, int *tag)
         *tag = ZC_ANY_TAG;
 }
 
-static void op_irecv(struct actor *a, struct buffer *b)
+static void op_irecv(struct actor *a)
 {
-    size_t at = below(a, 2) ? 0 : below(a, b->size), cap = 1 + length_below(a, b->size - at - 1);
     int source, tag;
 
     if (a->in_flight >= RECEIVES)
         return;
     choose_source(a, &source, &tag);
+    struct buffer *b = buffer_for(a, longest[tag < 0 ? 2 : tag]);
+    size_t at = below(a, 2) ? 0 : below(a, b->size), cap = 1 + length_below(a, b->size - at - 1);
     if (source >= 0 && tag >= 0 && spare(a, source, tag, NULL) > 0) {
         /* As long as the message is likely to be, so that most are not truncated. */
         const struct channel *c = incoming(a, source, tag);
@@ -713,14 +724,15 @@ static void loosen(struct actor *a, int *source, int *tag)
 
 static bool op_recv(struct actor *a)
 {
-    struct buffer *b = some_buffer(a);
     zc_status status = {0};
     int source, tag, result;
 
     if (!find_message(a, &source, &tag))
         return false;
+    struct buffer *b = buffer_for(a, longest[tag]);
+    size_t slack = b->size > longest[tag] ? b->size - longest[tag] : 0;
     loosen(a, &source, &tag);
-    size_t at = below(a, 2) ? 0 : below(a, b->size), cap = b->size - at;
+    size_t at = below(a, 16) ? below(a, slack + 1) : below(a, b->size), cap = b->size - at;
     settle(a, b, at, cap);
     if (source < 0 || tag < 0 || spare(a, source, tag, NULL) > 0) {
         struct receive *r = new_receive(a, b, at, cap, source, tag);
@@ -901,7 +913,7 @@ static void work(struct actor *a)
     else if (dice < 44)
         op_write(a, b);
     else if (dice < 58)
-        op_irecv(a, b);
+        op_irecv(a);
     else if (dice < 69)
         (void)op_recv(a);
     else if (dice < 74)
