@@ -2,6 +2,7 @@
  *
  * Threads over MPI, in a process alone: what holds of the transport whatever the ranks are. */
 #include "invariants.h"
+#include "transport/comm.h"
 
 enum { PENDING = 100, ROUNDS = 10000, EACH = 64 };
 
@@ -47,5 +48,32 @@ Test(mpi, blocking_receives_among_many_and_other_threads)
     for (int i = 0; i < PENDING; i++)
         CHECK_OK(zc_cancel(b + (size_t)i * EACH));
     CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
+/* The same, step by step: a request that is over has no place any more. */
+Test(mpi, an_urgent_request_that_is_over)
+{
+    zc_status status;
+    char out[EACH], *b;
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    char *first = ALLOC(EACH);
+    CHECK_OK(zc_irecv(first, EACH, 0, 0, comm));
+    b = ALLOC(PENDING * EACH);
+    for (int i = 1; i < PENDING; i++)
+        CHECK_OK(zc_irecv(b + (size_t)i * EACH, EACH, 0, i, comm));
+    struct op *op = op_of(slot_at(first)->receives);
+    memset(out, 7, EACH);
+    CHECK_OK(zc_send(out, EACH, 0, 0, comm));
+    while (!op->hold.landed)
+        CHECK_OK(zc_progress(comm));
+    /* Now the last one has the place of the first; it is over, too, and nobody has looked. */
+    CHECK_OK(zc_send(out, EACH, 0, PENDING - 1, comm));
+    mpi_transport.poll(&comm->endpoint, op);
+    CHECK(op->status.tag == 0);
+    CHECK_OK(zc_wait(b + (size_t)(PENDING - 1) * EACH, &status));
+    CHECK(status.tag == PENDING - 1);
+    CHECK_OK(zc_wait(first, &status));
+    CHECK(status.tag == 0);
     CHECK_OK(zc_close(comm));
 }
