@@ -292,8 +292,8 @@ ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_st
 ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status);
 
 /* As zc_recv, but returns at once; the first touch of the pages of buf[0..cap) waits until the message
- * has landed. Several disjoint receives may be in flight into one buffer. `buf` must be zc memory:
- * -EINVAL otherwise. A receive that fails is never shown as data: zc_wait returns its error, and a bare
+ * has landed. Several disjoint receives may be in flight into one buffer. A landed receive that nobody
+ * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory: -EINVAL otherwise. A receive that fails is never shown as data: zc_wait returns its error, and a bare
  * touch calls the error handler. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 

@@ -3,9 +3,9 @@
  * Cases: value semantics. A message is what the buffer held at the call, whatever happens to the buffer
  * afterwards, and the buffer is what the program stored, whatever happens to the message. */
 #include <errno.h>
-#include <stdatomic.h>
 #include <string.h>
 
+#include "atomic_add.h"
 #include "conformance.h"
 
 static const size_t some_lengths[] = {16, 5000, 8256, 65536, 300001, 1048576, 2 * 1048576 + 9};
@@ -54,7 +54,7 @@ static void store(unsigned char *buffer, size_t len, unsigned kind)
         memset(buffer, 0x42, len);
         break;
     case 2:
-        atomic_fetch_add((_Atomic uint64_t *)(void *)(buffer + 4096), 3);
+        atomic_add(buffer + 4096, 3);
         break;
     case 3:
         memcpy(buffer + 8192 - 3, &eight, sizeof eight); /* across two pages */

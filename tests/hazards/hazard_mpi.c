@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "atomic_add.h"
 #include "check.h"
 #include "pattern.h"
 #include "ranks.h"
@@ -101,7 +102,7 @@ static void stores_in_flight(void)
                     memset(p, 7, length);
                     break;
                 case 2:
-                    atomic_fetch_add((_Atomic uint64_t *)(void *)(p + PAGE), 9);
+                    atomic_add(p + PAGE, 9);
                     break;
                 case 3:
                     memcpy(p + 3 * PAGE - 3, &value, sizeof value);

@@ -3,10 +3,10 @@
  * Hazards: stores to buffers in flight. The message stays intact and the store is kept, before and after the
  * message has left, and no store waits for it: it is held until the test lets it go. */
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "atomic_add.h"
 #include "hazard.h"
 
 static const size_t some_lengths[] = {3 * 4096 + 100, 65536, 300000, 2 * 1048576};
@@ -60,8 +60,8 @@ static void whole(char *buffer, size_t length)
 static void atomically(char *buffer, size_t length)
 {
     (void)length;
-    atomic_fetch_add((_Atomic uint64_t *)(void *)(buffer + PAGE), 5);
-    atomic_fetch_or((_Atomic uint32_t *)(void *)(buffer + 2 * PAGE - 4), 1);
+    atomic_add(buffer + PAGE, 5);
+    atomic_add(buffer + 2 * PAGE - 8, 1);
 }
 
 static void across_two_pages(char *buffer, size_t length)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "atomic_add.h"
 #include "check.h"
 #include "oracle.h"
 #include "pattern.h"
@@ -497,7 +498,7 @@ static void store_at(struct actor *a, unsigned char *bytes, unsigned char *shado
     case 2:
         at = at / 8 * 8;
         if (at + 8 <= size) {
-            atomic_fetch_add((_Atomic uint64_t *)(void *)(bytes + at), byte);
+            atomic_add(bytes + at, byte);
             uint64_t word;
             memcpy(&word, shadow + at, sizeof word);
             word += byte;
