@@ -41,7 +41,7 @@ struct conf {
     X(irecv_overlapping)                                                                                               \
     X(irecv_truncation)                                                                                                \
     X(wait_and_test)                                                                                                   \
-    X(wait_names_what_a_place_has)                                                                                           \
+    X(wait_names_what_a_place_has)                                                                                     \
     X(wait_any)                                                                                                        \
     X(cancel)                                                                                                          \
     X(cancel_landed)                                                                                                   \
