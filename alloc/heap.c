@@ -105,7 +105,7 @@ static void add_configured(struct zc_pool *pool)
 
 static int configure(const char *spec)
 {
-    for (const char *at = spec; *at;) {
+    for (const char *at = *spec ? spec : NULL; at;) {
         zc_pool_options options = ZC_POOL_OPTIONS_INIT;
         const char *bad, *wanted;
         const char *end = parse_pool(at, &options, &bad, &wanted);
@@ -120,7 +120,7 @@ static int configure(const char *spec)
             return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1, why);
         }
         add_configured(pool);
-        at = *end ? end + 1 : end;
+        at = *end ? end + 1 : NULL;
     }
     return 0;
 }
@@ -155,17 +155,23 @@ static struct zc_pool *class_pool(unsigned class)
     return pool;
 }
 
-struct zc_pool *heap_pool(size_t size, size_t alignment)
+int heap_open(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     int error = arena_open();
+    if (error)
+        return error;
+    pthread_once(&once, configure_once);
+    return configured_error ? fail(configured_error, "%s", configured_message) : 0;
+}
+
+struct zc_pool *heap_pool(size_t size, size_t alignment)
+{
+    int error = heap_open();
     if (error) {
         errno = -error;
         return NULL;
     }
-    pthread_once(&once, configure_once);
-    if (configured_error)
-        return fail_null(configured_error, "%s", configured_message);
     if (size > arena.span / 4)
         return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
 

@@ -310,6 +310,9 @@ static int check(const zc_pool_options *options)
         return fail(-EINVAL, "zc_pool_open: slot_size %zu, expected 1..%zu", options->slot_size, arena.span / 4);
     if (options->cap == 0)
         return fail(-EINVAL, "zc_pool_open: cap 0, expected 1..ZC_UNLIMITED");
+    if (options->initial > arena.span / 4 / options->slot_size)
+        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes, the most is %zu bytes in all",
+                    options->initial, options->slot_size, arena.span / 4);
     if (options->initial > options->cap)
         return fail(-EINVAL, "zc_pool_open: %zu initial slots are more than the cap of %zu", options->initial,
                     options->cap);

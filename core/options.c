@@ -130,7 +130,7 @@ static void load(void)
         else if (row->kind == KIND_NUMBER)
             memcpy(field, &row->initial, sizeof row->initial);
         else
-            memcpy(field, &none, sizeof none);
+            *(const char **)field = none;
     }
     for (char **entry = environ; *entry && !status; entry++) {
         const char *equals = strchr(*entry, '=');

@@ -234,8 +234,9 @@ typedef struct zc_options {
 
 /* Opens a communicator; `options` may be NULL. Addresses:
  *   "mpi"                      all of MPI_COMM_WORLD; initialises MPI (MPI_THREAD_MULTIPLE) if nobody
- *                              has, and then finalises it at exit; sends that nobody has received after
- *                              fault_timeout_ms end the job there, with a message. Collective.
+ *                              has, and then finalises it when the program exits with status 0; sends
+ *                              that nobody has received after fault_timeout_ms end the job there, with a
+ *                              message. Collective.
  *   "loop"                     this process alone, rank 0 of 1
  *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there
  *   "shm:...", "verbs:..."     reserved: -ENOTSUP
@@ -252,15 +253,15 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
  * Returns the first error of a send that nobody has been told of. */
 ZC_API int zc_close(zc_comm *comm);
 
-ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1, or -EBADF */
-ZC_API int zc_size(const zc_comm *comm); /* >= 1, or -EBADF */
+ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1; -EBADF: closed or NULL */
+ZC_API int zc_size(const zc_comm *comm); /* >= 1; -EBADF */
 
 /* ---- messages ------------------------------------------------------------------------------- */
 
 typedef struct zc_status {
     int source;    /* rank of the sender */
     int tag;       /* of the message */
-    size_t length; /* bytes received; for a truncated message, bytes that were kept */
+    size_t length; /* bytes received; for a truncated message, bytes known to be kept (mpi: 0) */
     int error;     /* 0 or a negative errno value: what zc_wait returns */
 } zc_status;
 

@@ -18,7 +18,7 @@ enum {
 
 static void no_progress(void) {}
 
-void (*conflict_progress)(void) = no_progress;
+void (*_Atomic conflict_progress)(void) = no_progress;
 
 struct wait {
     enum conflict_caller caller;

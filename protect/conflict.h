@@ -22,7 +22,7 @@ enum conflict_end {
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, enum conflict_caller caller);
 
 /* How zc calls make progress while they wait; set by the transport layer, none at first. */
-extern void (*conflict_progress)(void);
+extern void (*_Atomic conflict_progress)(void);
 
 /* Which holds are in the way of a call. */
 enum conflict_with { WITH_RECEIVES = 1, WITH_SENDS = 2, WITH_BOTH = 3 };

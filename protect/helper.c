@@ -72,7 +72,7 @@ static int start(void)
     int error = pthread_create(&thread, NULL, help, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
-        return fail(-error, "zc: the helper thread cannot be started: %s", strerror(error));
+        return fail(-ENOMEM, "zc: the helper thread cannot be started: %s", strerror(error));
     pthread_detach(thread);
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/heap.h"
 #include "core/clock.h"
 #include "core/options.h"
 #include "protect/conflict.h"
@@ -145,16 +146,23 @@ int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag)
     return error || tag == ZC_ANY_TAG ? error : check_tag(comm, call, tag);
 }
 
+static int check_open(const zc_comm *comm, const char *call)
+{
+    if (comm && atomic_load(&comm->open))
+        return 0;
+    return fail(-EBADF, "%s: the communicator is %s", call, comm ? "closed" : "NULL");
+}
+
 int zc_rank(const zc_comm *comm)
 {
-    int error = comm && !atomic_load(&comm->open) ? -EBADF : comm ? 0 : -EINVAL;
-    return error ? fail(error, "zc_rank: the communicator is %s", comm ? "closed" : "NULL") : comm->endpoint.rank;
+    int error = check_open(comm, "zc_rank");
+    return error ? error : comm->endpoint.rank;
 }
 
 int zc_size(const zc_comm *comm)
 {
-    int error = comm && !atomic_load(&comm->open) ? -EBADF : comm ? 0 : -EINVAL;
-    return error ? fail(error, "zc_size: the communicator is %s", comm ? "closed" : "NULL") : comm->endpoint.size;
+    int error = check_open(comm, "zc_size");
+    return error ? error : comm->endpoint.size;
 }
 
 int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg)
@@ -216,6 +224,8 @@ int comm_open(const struct transport *transport, const struct address *address, 
 {
     bool poll = false;
     int error = fault_open();
+    if (!error)
+        error = heap_open(); /* for its variables: they are told of now, not at the first allocation */
     struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);
     if (!comm)
         return error ? error : fail(-ENOMEM, "zc_open: no memory");
@@ -230,7 +240,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
     comm->owner = pthread_self();
     comm->rules.helper = comm->endpoint.any_thread;
     fault_reinstall(); /* MPI and UCX install handlers of their own */
-    conflict_progress = progress_all;
+    atomic_store(&conflict_progress, progress_all);
     if (comm->rules.helper) {
         comm->progressor = (struct progressor){.progress = progress, .context = comm, .poll = poll};
         error = helper_attach(&comm->progressor);

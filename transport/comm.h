@@ -33,7 +33,7 @@ struct zc_comm {
 
 /* Opens over a given transport; `native` is handed to it. */
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
-              zc_comm **comm);
+              zc_comm **out);
 
 /* 0, or the error of calling `call` on it: closed, or the wrong thread. */
 int comm_check(const zc_comm *comm, const char *call);

@@ -224,10 +224,9 @@ static void loop_cancel(struct endpoint *endpoint, struct op *op)
 /* Takes the n-th matched receive out. Locked. */
 static struct op *take_matched(struct rank *rank, size_t n)
 {
-    struct op **link = &rank->matched;
-    while (n--)
-        link = &(*link)->in.next;
-    struct op *receive = *link;
+    struct op **link = &rank->matched, *receive = rank->matched;
+    for (; n; n--, receive = *link)
+        link = &receive->in.next;
     *link = receive->in.next;
     if (!*link)
         rank->matched_end = link;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <mpi.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,20 +15,26 @@
 #include "zc_mpi.h"
 
 enum {
-    WINDOW = 64,           /* requests looked at in one poll, in turn */
+    WINDOW = 64,           /* sends looked at in one poll, in turn */
+    RECEIVES = 4,          /* receives looked at, each by a call of its own */
     EAGER = 8192,          /* MPICH over UCX takes messages up to 8255 bytes at once; others are near that */
     WIRE_UP_BYTES = 65536, /* surely a rendezvous */
     CHUNK = 1 << 30        /* bytes of the derived type for messages of more than INT_MAX */
 };
 
-/* Requests in flight and whose they are: parallel arrays, without gaps. The lock is held while MPI tests them,
- * so that no two threads test the same; whoever finds it taken has nothing to do. */
+/* Requests in flight and whose they are: parallel arrays, without gaps. */
+struct requests {
+    int count, room, cursor;
+    MPI_Request *native;
+    struct op **ops;
+};
+
+/* Sends and receives are apart because they are tested differently. The lock is held while MPI tests, so that no two
+ * threads test the same; whoever finds it taken has nothing to do. */
 struct mpi {
     MPI_Comm comm;
     lock lock;
-    int count, room, cursor;
-    MPI_Request *requests;
-    struct op **ops;
+    struct requests sends, receives;
 };
 
 static int mpi_failed(int code, const char *what)
@@ -38,14 +45,46 @@ static int mpi_failed(int code, const char *what)
     return fail(-EIO, "zc: %s failed: %.*s", what, length, text);
 }
 
+/* ---- errors of tests ---- */
+
+/* MPICH hands errors of MPI_Test, such as a truncated message's, to the handler of MPI_COMM_WORLD whatever the
+ * communicator of the request, and by default that ends the job. Where the default is in force, this one takes its
+ * place: it leaves errors of zc's own tests to zc, and ends the job for all others. */
+static _Thread_local bool testing;
+
+static void on_world_error(MPI_Comm *comm, int *code, ...)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int length;
+    if (testing)
+        return;
+    MPI_Error_string(*code, text, &length);
+    fprintf(stderr, "Fatal error in MPI: %.*s\n", length, text);
+    MPI_Abort(*comm, *code);
+}
+
+static void keep_errors_of_tests(void)
+{
+    MPI_Errhandler now, ours;
+    MPI_Comm_get_errhandler(MPI_COMM_WORLD, &now);
+    if (now == MPI_ERRORS_ARE_FATAL) {
+        MPI_Comm_create_errhandler(on_world_error, &ours);
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, ours);
+        MPI_Errhandler_free(&ours);
+    }
+    MPI_Errhandler_free(&now);
+}
+
 /* ---- opening and closing ---- */
 
-/* A program that exits with sends that nobody receives, perhaps because of an error, must not hang in its exit. */
-static void finalize_at_exit(void)
+/* A program that exits because of an error, of MPI perhaps (MPI_Abort calls exit), is not to be held up by what is in
+ * flight, nor may MPI be called from within. One that exits well, with sends that nobody receives, gets a message. */
+static void finalize_at_exit(int status, void *unused)
 {
+    (void)unused;
     int done;
     MPI_Finalized(&done);
-    if (done)
+    if (done || status != 0)
         return;
     if (comm_close_all(&mpi_transport, false))
         MPI_Finalize();
@@ -84,7 +123,7 @@ static int initialise(void)
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
     if (code != MPI_SUCCESS)
         return fail(-EIO, "zc_open: MPI_Init_thread failed with code %d", code);
-    atexit(finalize_at_exit);
+    on_exit(finalize_at_exit, NULL);
     return 0;
 }
 
@@ -118,6 +157,7 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
         return mpi_failed(code, "MPI_Comm_dup");
     }
     MPI_Comm_set_errhandler(mpi->comm, MPI_ERRORS_RETURN);
+    keep_errors_of_tests();
     MPI_Comm_get_attr(mpi->comm, MPI_TAG_UB, (void *)&tag_most, &there);
     *endpoint = (struct endpoint){.state = mpi,
                                   .tag_most = there ? *tag_most : 32767,
@@ -140,8 +180,10 @@ static void mpi_close(struct endpoint *endpoint)
 {
     struct mpi *mpi = endpoint->state;
     MPI_Comm_free(&mpi->comm);
-    free(mpi->requests);
-    free(mpi->ops);
+    free(mpi->sends.native);
+    free(mpi->sends.ops);
+    free(mpi->receives.native);
+    free(mpi->receives.ops);
     free(mpi);
 }
 
@@ -182,36 +224,36 @@ static size_t length_of(const MPI_Status *status)
 
 /* ---- requests in flight ---- */
 
-static int make_room(struct mpi *mpi)
+static int make_room(struct requests *requests)
 {
-    if (mpi->count < mpi->room)
+    if (requests->count < requests->room)
         return 0;
-    int room = mpi->room ? 2 * mpi->room : WINDOW;
-    MPI_Request *requests = realloc(mpi->requests, (size_t)room * sizeof *requests);
-    if (requests)
-        mpi->requests = requests;
-    struct op **ops = requests ? realloc(mpi->ops, (size_t)room * sizeof(struct op *)) : NULL;
+    int room = requests->room ? 2 * requests->room : WINDOW;
+    MPI_Request *native = realloc(requests->native, (size_t)room * sizeof *native);
+    if (native)
+        requests->native = native;
+    struct op **ops = native ? realloc(requests->ops, (size_t)room * sizeof(struct op *)) : NULL;
     if (!ops)
         return fail(-ENOMEM, "zc: no memory for another operation in flight");
-    mpi->ops = ops;
-    mpi->room = room;
+    requests->ops = ops;
+    requests->room = room;
     return 0;
 }
 
 /* There is room. Locked, as is untrack. */
-static void track(struct mpi *mpi, struct op *op, MPI_Request request)
+static void track(struct requests *requests, struct op *op, MPI_Request request)
 {
-    op->in.index = (size_t)mpi->count;
-    mpi->requests[mpi->count] = request;
-    mpi->ops[mpi->count++] = op;
+    op->in.index = (size_t)requests->count;
+    requests->native[requests->count] = request;
+    requests->ops[requests->count++] = op;
 }
 
-static void untrack(struct mpi *mpi, struct op *op)
+static void untrack(struct requests *requests, struct op *op)
 {
     size_t at = op->in.index;
-    mpi->requests[at] = mpi->requests[--mpi->count];
-    mpi->ops[at] = mpi->ops[mpi->count];
-    mpi->ops[at]->in.index = at;
+    requests->native[at] = requests->native[--requests->count];
+    requests->ops[at] = requests->ops[requests->count];
+    requests->ops[at]->in.index = at;
 }
 
 static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
@@ -229,9 +271,9 @@ static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, 
     if (sent)
         return 1;
     lock_take(&mpi->lock);
-    int error = make_room(mpi);
+    int error = make_room(&mpi->sends);
     if (!error)
-        track(mpi, op, request);
+        track(&mpi->sends, op, request);
     lock_drop(&mpi->lock);
     if (!error)
         return 0;
@@ -243,7 +285,7 @@ static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, 
 static int track_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request)
 {
     if (code == MPI_SUCCESS)
-        track(mpi, op, request);
+        track(&mpi->receives, op, request);
     lock_drop(&mpi->lock);
     return code == MPI_SUCCESS ? 0 : mpi_failed(code, "MPI_Irecv");
 }
@@ -254,7 +296,7 @@ static int mpi_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     MPI_Request request;
     int count;
     lock_take(&mpi->lock);
-    int error = make_room(mpi);
+    int error = make_room(&mpi->receives);
     if (error) {
         lock_drop(&mpi->lock);
         return error;
@@ -276,66 +318,85 @@ static void complete(struct op *op, int code, const MPI_Status *status)
         return;
     }
     MPI_Test_cancelled(status, &cancelled);
-    size_t length = cancelled ? 0 : length_of(status);
     int error = cancelled ? -ECANCELED : class == MPI_ERR_TRUNCATE ? -EMSGSIZE : code == MPI_SUCCESS ? 0 : -EIO;
-    if (error == -EMSGSIZE)
-        length = op->hold.length;
+    size_t length = error ? 0 : length_of(status); /* how much of a truncated message was kept, MPI does not say */
     op_received(op, cancelled ? op->peer : status->MPI_SOURCE, cancelled ? op->tag : status->MPI_TAG, length, error);
 }
 
-/* Tests a window of the requests, and takes out those that are over. Locked. Returns how many. */
-static int harvest(struct mpi *mpi, struct op *over[WINDOW], int codes[WINDOW], MPI_Status statuses[WINDOW])
+struct over {
+    struct op *op;
+    int code;
+    MPI_Status status;
+};
+
+/* Tests a window of the sends, and takes out those that are over. Locked. Returns how many. */
+static int harvest_sends(struct requests *sends, struct over over[WINDOW])
 {
     int indices[WINDOW], n = 0;
-    if (mpi->cursor >= mpi->count)
-        mpi->cursor = 0;
-    int window = mpi->count - mpi->cursor < WINDOW ? mpi->count - mpi->cursor : WINDOW;
-    int code = MPI_Testsome(window, mpi->requests + mpi->cursor, &n, indices, statuses);
+    MPI_Status statuses[WINDOW];
+    if (sends->cursor >= sends->count)
+        sends->cursor = 0;
+    int window = sends->count - sends->cursor < WINDOW ? sends->count - sends->cursor : WINDOW;
+    int code = MPI_Testsome(window, sends->native + sends->cursor, &n, indices, statuses);
     if (n == MPI_UNDEFINED || n < 0)
         n = 0;
-    for (int i = 0; i < n; i++) {
-        over[i] = mpi->ops[mpi->cursor + indices[i]];
-        codes[i] = code == MPI_ERR_IN_STATUS ? statuses[i].MPI_ERROR : MPI_SUCCESS;
-    }
     for (int i = 0; i < n; i++)
-        untrack(mpi, over[i]);
-    mpi->cursor += window - n;
+        over[i] = (struct over){.op = sends->ops[sends->cursor + indices[i]],
+                                .code = code == MPI_ERR_IN_STATUS ? statuses[i].MPI_ERROR : MPI_SUCCESS};
+    for (int i = 0; i < n; i++)
+        untrack(sends, over[i].op);
+    sends->cursor += window - n;
     return n;
+}
+
+/* Tests one receive, and takes it out if it is over. Locked. One that was truncated ends with an error, which
+ * MPI_Testsome might tell of another's instead. */
+static bool harvest_receive(struct requests *receives, int at, struct over *over)
+{
+    int done = 0;
+    over->op = receives->ops[at];
+    over->code = MPI_Test(&receives->native[at], &done, &over->status);
+    if (!done && over->code == MPI_SUCCESS)
+        return false;
+    untrack(receives, over->op);
+    return true;
 }
 
 static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
 {
     struct mpi *mpi = endpoint->state;
-    struct op *over[WINDOW + 1];
-    int codes[WINDOW + 1], n = 0;
-    MPI_Status statuses[WINDOW + 1];
+    struct requests *receives = &mpi->receives;
+    struct over over[WINDOW + RECEIVES + 1];
+    int n = 0;
     if (!lock_try(&mpi->lock))
         return;
-    /* With few in flight, the window has the urgent one in it. Another thread may have taken it out and not told yet. */
-    size_t at = urgent ? urgent->in.index : 0;
-    if (mpi->count > WINDOW && urgent && at < (size_t)mpi->count && mpi->ops[at] == urgent) {
-        int done = 0, code = MPI_Test(&mpi->requests[at], &done, &statuses[0]);
-        if (done || code != MPI_SUCCESS) {
-            over[0] = urgent;
-            codes[0] = code;
-            untrack(mpi, urgent);
-            n = 1;
-        }
+    testing = true;
+    /* The urgent one is in its own place, unless another thread has ended it. */
+    if (urgent && urgent->in.index < (size_t)receives->count && receives->ops[urgent->in.index] == urgent)
+        n += harvest_receive(receives, (int)urgent->in.index, &over[n]);
+    for (int i = 0; i < RECEIVES && i < receives->count; i++) {
+        if (receives->cursor >= receives->count)
+            receives->cursor = 0;
+        if (receives->ops[receives->cursor] != urgent && harvest_receive(receives, receives->cursor, &over[n]))
+            n++;
+        else
+            receives->cursor++;
     }
-    if (mpi->count)
-        n += harvest(mpi, over + n, codes + n, statuses + n);
+    if (mpi->sends.count)
+        n += harvest_sends(&mpi->sends, over + n);
+    testing = false;
     lock_drop(&mpi->lock);
     for (int i = 0; i < n; i++)
-        complete(over[i], codes[i], &statuses[i]);
+        complete(over[i].op, over[i].code, &over[i].status);
 }
 
 static void mpi_cancel(struct endpoint *endpoint, struct op *op)
 {
     struct mpi *mpi = endpoint->state;
+    struct requests *receives = &mpi->receives;
     lock_take(&mpi->lock);
-    for (int i = 0; i < mpi->count; i++)
-        if (mpi->ops[i] == op)
-            MPI_Cancel(&mpi->requests[i]);
+    if (op->in.index < (size_t)receives->count && receives->ops[op->in.index] == op)
+        MPI_Cancel(&receives->native[op->in.index]);
     lock_drop(&mpi->lock);
 }
 
@@ -387,7 +448,7 @@ static int mpi_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
     int count;
     memcpy(&message, &taken->native, sizeof message);
     lock_take(&mpi->lock);
-    int error = make_room(mpi);
+    int error = make_room(&mpi->receives);
     if (error) {
         lock_drop(&mpi->lock);
         return error;

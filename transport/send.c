@@ -6,6 +6,7 @@
 
 #include "alloc/heap.h"
 #include "core/stats.h"
+#include "protect/fallback.h"
 #include "protect/range.h"
 #include "transport/comm.h"
 
@@ -34,7 +35,7 @@ static const char *copy(struct op *op, const void *buf)
         return NULL;
     if (op->hold.slot)
         hold_copy_out(op->hold.slot, op->hold.offset, length, to);
-    else
+    else if (buf)
         memcpy(to, buf, length);
     count(sends_copied);
     if (!op->hold.slot)
@@ -138,6 +139,10 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
 {
     struct range range;
     int error = comm_check_send(comm, "zc_send_free", dst, tag);
+    if (!error && fallback_size(buf)) { /* of a full pool: sent as foreign memory is */
+        error = zc_send(buf, len, dst, tag, comm);
+        return error ? error : zc_free(buf);
+    }
     if (!error)
         error = range_find_own(buf, len, "zc_send_free", &range);
     if (!error && range.offset)
