@@ -11,23 +11,12 @@
 
 static _Thread_local char message[512];
 
-int fail(int error, const char *format, ...)
+void error_say(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    return error;
-}
-
-void *fail_null(int error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
-    va_end(args);
-    errno = -error;
-    return NULL;
 }
 
 void error_print(void)

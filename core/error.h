@@ -4,14 +4,18 @@
 #ifndef ZC_CORE_ERROR_H
 #define ZC_CORE_ERROR_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Sets the thread's message and returns `error`. */
-int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Sets the thread's message. */
+void error_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The same for functions that return a pointer: sets errno, returns NULL. */
-void *fail_null(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same, as the value to return: `error`, a negative errno; a macro so that compilers see that it is one. */
+#define fail(error, ...) (error_say(__VA_ARGS__), (error))
+
+/* For functions that return a pointer: sets errno, is NULL. */
+#define fail_null(error, ...) (error_say(__VA_ARGS__), errno = -(error), NULL)
 
 /* Prints the thread's message on stderr, for misuse whose return code few callers look at. */
 void error_print(void);

@@ -268,7 +268,7 @@ typedef struct zc_status {
 /* Sends buf[0..len) to rank `dst` with `tag` (0..32767 on every transport; mpi takes up to its
  * MPI_TAG_UB). Any length, 0 and more than 2 GiB included. `buf` may point anywhere into a zc buffer,
  * and the range must lie inside it, or into foreign memory, which is copied. Returns at once, with the
- * promise above.
+ * promise above; only bytes that are being received are waited for, as a touch of them would.
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
  *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`

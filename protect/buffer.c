@@ -80,12 +80,12 @@ static struct slot *slot_of(const void *ptr, const char *call)
 {
     struct slot *slot = slot_find(ptr);
     if (!slot)
-        fail(-EINVAL, "%s: %p is not zc memory", call, ptr);
+        error_say("%s: %p is not zc memory", call, ptr);
     else if (slot->state != SLOT_LIVE)
-        fail(-EINVAL, "%s: the buffer at %p is not live: freed twice?", call, (void *)slot_user(slot));
+        error_say("%s: the buffer at %p is not live: freed twice?", call, (void *)slot_user(slot));
     else if (slot_user(slot) != ptr)
-        fail(-EINVAL, "%s: %p lies %zu bytes inside the buffer that starts at %p", call, ptr,
-             (size_t)((const char *)ptr - slot_user(slot)), (void *)slot_user(slot));
+        error_say("%s: %p lies %zu bytes inside the buffer that starts at %p", call, ptr,
+                  (size_t)((const char *)ptr - slot_user(slot)), (void *)slot_user(slot));
     else
         return slot;
     return NULL;
@@ -102,7 +102,7 @@ int zc_free(void *ptr)
     if (slot && slot->state != SLOT_LIVE) {
         lock_drop(&backing->lock);
         slot = NULL;
-        fail(-EINVAL, "zc_free: the buffer at %p is not live: freed twice?", ptr);
+        error_say("zc_free: the buffer at %p is not live: freed twice?", ptr);
     }
     if (!slot) {
         error_print();

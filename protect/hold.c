@@ -452,11 +452,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     slot_announce(slot);
     futex_wake(&slot->event);
     lock_drop(&fresh->lock);
-    /* Whatever was in flight may have ended while this thread came here. */
-    bool push = retire(spare, backing);
     lock_drop(&backing->lock);
-    if (push)
-        pool_push(spare);
     count(renames);
     policy_observe(pool, COST_RENAME, pool->slot_size, clock_ns() - before);
 }

@@ -76,30 +76,34 @@ static void guard_clear(struct slot *slot)
     slot->guard_whole = false;
 }
 
+static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool whole)
+{
+    if (slot->guard_pages == 0) {
+        slot->guard_first = first;
+        slot->guard_pages = pages;
+        slot->guard_whole = whole;
+        return;
+    }
+    uint32_t end = slot->guard_first + slot->guard_pages;
+    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
+    uint32_t high = first + pages > end ? first + pages : end;
+    slot->guard_whole &= whole && first <= end && slot->guard_first <= first + pages;
+    slot->guard_first = low;
+    slot->guard_pages = high - low;
+}
+
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 {
     /* More than one for each page, and one after the last, there cannot be. */
     int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? MAPS_SPLIT : 0;
     if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(claim))
         return false;
-    if (!set_protection(slot, first, pages, prot, false)) {
-        maps_unclaim(claim);
-        return false;
-    }
+    bool done = set_protection(slot, first, pages, prot, false);
     slot->maps += claim;
-    if (slot->guard_pages == 0) {
-        slot->guard_first = first;
-        slot->guard_pages = pages;
-        slot->guard_whole = true;
-        return true;
-    }
-    uint32_t end = slot->guard_first + slot->guard_pages;
-    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
-    uint32_t high = first + pages > end ? first + pages : end;
-    slot->guard_whole &= first <= end && slot->guard_first <= first + pages;
-    slot->guard_first = low;
-    slot->guard_pages = high - low;
-    return true;
+    extend_guard(slot, first, pages, done);
+    if (!done) /* it may have got half-way */
+        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
+    return done;
 }
 
 bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)

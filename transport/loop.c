@@ -221,12 +221,15 @@ static void loop_cancel(struct endpoint *endpoint, struct op *op)
 
 /* ---- delivery ---- */
 
-/* Takes the n-th matched receive out. Locked. */
+/* Takes the n-th matched receive out, or returns NULL where there are fewer. Locked. */
 static struct op *take_matched(struct rank *rank, size_t n)
 {
-    struct op **link = &rank->matched, *receive = rank->matched;
-    for (; n; n--, receive = *link)
-        link = &receive->in.next;
+    struct op **link = &rank->matched;
+    while (*link && n--)
+        link = &(*link)->in.next;
+    struct op *receive = *link;
+    if (!receive)
+        return NULL;
     *link = receive->in.next;
     if (!*link)
         rank->matched_end = link;
@@ -325,7 +328,7 @@ size_t loop_deliver(zc_comm *comm, size_t n, enum loop_order order, unsigned see
             which = there - 1;
         else if (order == LOOP_SHUFFLED && there)
             which = (size_t)rand_r(&seed) % there;
-        struct op *receive = there ? take_matched(rank, which) : NULL;
+        struct op *receive = take_matched(rank, which);
         pthread_mutex_unlock(&rank->world->lock);
         if (!receive)
             break;

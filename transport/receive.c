@@ -121,10 +121,10 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
 int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status)
 {
     int error = comm_check_receive(comm, "zc_recv_alloc", src, tag);
-    if (!error && !buf)
-        error = fail(-EINVAL, "zc_recv_alloc: buf is NULL");
     if (error)
         return error;
+    if (!buf)
+        return fail(-EINVAL, "zc_recv_alloc: buf is NULL");
     zc_status found;
     struct taken taken;
     unsigned spins = 0;

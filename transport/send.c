@@ -6,6 +6,7 @@
 
 #include "alloc/heap.h"
 #include "core/stats.h"
+#include "protect/conflict.h"
 #include "protect/fallback.h"
 #include "protect/range.h"
 #include "transport/comm.h"
@@ -19,12 +20,20 @@ static void poll_sometimes(zc_comm *comm)
         comm_poll(comm, NULL);
 }
 
-/* Copies the message to a recycled slot, or to the heap where there is none. Returns where it is, or NULL. */
-static const char *copy(struct op *op, const void *buf)
+/* Copies the message to a recycled slot, or to the heap where there is none; *wire says where it is. Bytes that are
+ * being received are waited for, as a touch would. */
+static int copy(struct op *op, const void *buf, const char **wire)
 {
     size_t length = op->hold.length;
+    struct slot *slot = op->hold.slot;
+    struct backing *backing;
+    int error = slot ? conflict_own(slot, op->hold.offset, length, WITH_RECEIVES, &backing) : 0;
+    if (error)
+        return fail(error, "zc_send: the receive into %p failed", buf);
+    if (slot)
+        lock_drop(&backing->lock);
     struct zc_pool *pool = heap_pool(length, 1);
-    char *to = NULL;
+    char *to;
     if (pool && pool_claim(pool) == 0) {
         op->bounce = pool_pop(pool);
         to = backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
@@ -32,24 +41,26 @@ static const char *copy(struct op *op, const void *buf)
         to = op->spill = malloc(length);
     }
     if (!to)
-        return NULL;
-    if (op->hold.slot)
-        hold_copy_out(op->hold.slot, op->hold.offset, length, to);
+        return fail(-ENOMEM, "zc_send: no memory for a copy of %zu bytes", length);
+    if (slot)
+        hold_copy_out(slot, op->hold.offset, length, to);
     else if (buf)
         memcpy(to, buf, length);
     count(sends_copied);
-    if (!op->hold.slot)
+    if (!slot)
         count(sends_foreign);
-    return to;
+    *wire = to;
+    return 0;
 }
 
-/* Where to send the message from, so that it stays what it is; NULL if that is nowhere. */
-static const char *secure(struct op *op, const void *buf, bool eager)
+/* Finds where to send the message from, so that it stays what it is. */
+static int secure(struct op *op, const void *buf, bool eager, const char **out)
 {
     const char *wire = NULL;
     if (op->hold.length == 0) {
         count(sends_empty);
-        return "";
+        *out = "";
+        return 0;
     }
     if (op->hold.slot && eager) {
         wire = hold_send_tentative(&op->hold);
@@ -69,7 +80,10 @@ static const char *secure(struct op *op, const void *buf, bool eager)
         }
         op->held = wire != NULL;
     }
-    return wire ? wire : copy(op, buf);
+    if (!wire)
+        return copy(op, buf, out);
+    *out = wire;
+    return 0;
 }
 
 /* The transport did not take the message while it was posted: its pages are guarded only now. */
@@ -126,10 +140,11 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     struct op *op = op_new(comm, true, &hold, dst, tag);
     if (!op)
         return -ENOMEM;
-    const char *wire = secure(op, buf, len <= comm->endpoint.eager);
-    if (!wire) {
+    const char *wire;
+    error = secure(op, buf, len <= comm->endpoint.eager, &wire);
+    if (error) {
         op_free(op);
-        return fail(-ENOMEM, "zc_send: no memory for a copy of %zu bytes", len);
+        return error;
     }
     count(sends);
     return post(op, wire);
@@ -157,9 +172,11 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
     /* Where receives are in flight, the bytes may still change under a hold: copy what is there now. */
     const char *wire = hold_send_given(&op->hold);
     op->held = wire != NULL;
-    if (!wire && !(wire = copy(op, buf))) {
+    if (!wire)
+        error = copy(op, buf, &wire);
+    if (error) {
         op_free(op);
-        return fail(-ENOMEM, "zc_send_free: no memory for a copy of %zu bytes", len);
+        return error;
     }
     if (op->held)
         count(sends_free);
