@@ -35,8 +35,10 @@ static bool reserve(size_t span)
             sys_munmap(tables, entries + segments);
         return false;
     }
-    /* The tables are sparse; a huge page of them would be mostly waste, and dumping them pointless work. */
+    /* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page
+     * of 16 GiB. */
     sys_madvise(tables, entries + segments, MADV_NOHUGEPAGE);
+    sys_madvise(tables, entries + segments, MADV_DONTDUMP);
     arena.user = (char *)(((uintptr_t)halves + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
     arena.wire = arena.user + span;
     arena.entries = (struct entry *)tables;

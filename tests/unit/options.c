@@ -13,8 +13,6 @@
 
 #include "check.h"
 
-extern char **environ;
-
 /* Without what the caller's environment says. */
 static void clear(void)
 {

@@ -14,11 +14,12 @@ enum { SIZE = 1 << 20, FAULT = 5000 };
 
 static struct zc_pool pool;
 static struct slot slot;
+static const struct slot unused; /* as a pool makes it */
 
 static void costs(uint64_t copy, uint64_t protect, uint64_t unprotect)
 {
     pool = (struct zc_pool){.slot_size = SIZE, .stride = SIZE};
-    slot = (struct slot){0};
+    slot = unused;
     policy_observe(&pool, COST_COPY, SIZE, copy);
     policy_observe(&pool, COST_PROTECT, SIZE, protect);
     policy_observe(&pool, COST_UNPROTECT, SIZE, unprotect);
@@ -96,7 +97,7 @@ Test(policy, a_small_part_of_a_slot_is_copied)
     CHECK(protects(&slot));
     CHECK(!policy_protects(&pool, &slot, SIZE / 4 - 1));
     CHECK(policy_protects(&pool, &slot, SIZE / 4));
-    struct slot fresh = {0};
+    struct slot fresh = unused;
     CHECK(!policy_protects(&pool, &fresh, 0));
 }
 
@@ -174,7 +175,7 @@ Test(policy, a_change_of_pattern_is_noticed_within_32_sends)
 
 Test(policy, other_slots_of_the_pool_share_what_was_learned)
 {
-    struct slot fresh = {0};
+    struct slot fresh = unused;
 
     costs_dear();
     for (int i = 0; i < 10; i++)
@@ -186,7 +187,7 @@ Test(policy, other_slots_of_the_pool_share_what_was_learned)
     costs_dear();
     run(&slot, 1);
     for (int i = 0; i < 10; i++) {
-        fresh = (struct slot){0};
+        fresh = unused;
         CHECK(!protects(&fresh));
     }
     CHECK(protects(&fresh));

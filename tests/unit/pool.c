@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -586,8 +587,9 @@ static _Atomic bool other_got;
 static void *ask_for_it(void *argument)
 {
     for (int round = 1; round <= ROUNDS; round++) {
-        while (started < round)
-            cpu_relax();
+        for (int spin = 0; started < round; spin++)
+            if (spin > 1000) /* perhaps there is one processor only */
+                sched_yield();
         bool got = pool_admit(argument);
         if (got)
             pool_dismiss(argument);
@@ -728,13 +730,14 @@ static long smaps_kb(const void *p, const char *field)
     char line[512];
     bool inside = false;
     long kb = -1;
-    unsigned long from, to;
     CHECK(file);
     while (kb < 0 && fgets(line, sizeof line, file)) {
-        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
-            inside = from <= (uintptr_t)p && (uintptr_t)p < to;
+        char *end;
+        uintptr_t from = strtoul(line, &end, 16);
+        if (*end == '-' && end > line)
+            inside = from <= (uintptr_t)p && (uintptr_t)p < strtoul(end + 1, NULL, 16);
         else if (inside && strncmp(line, field, strlen(field)) == 0)
-            sscanf(line + strlen(field), ": %ld", &kb);
+            kb = strtol(line + strlen(field) + 1, NULL, 10);
     }
     fclose(file);
     return kb;

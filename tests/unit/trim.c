@@ -18,6 +18,7 @@
 /* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails. */
 static int fail_at;
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 long syscall(long number, ...)
 {
     static long (*real)(long, ...);
