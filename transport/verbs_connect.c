@@ -12,7 +12,7 @@
 
 enum {
     CREDITS = 64,       /* slots kept for each peer, */
-    CREDITS_ALL = 8192, /* and for all together; but at least */
+    CREDITS_ALL = 8192, /* and for all together; but for each at least */
     CREDITS_LEAST = 8,
     DEPTH = 128, /* work requests at a peer; halved where the device has less; but at least */
     DEPTH_LEAST = 16,
@@ -20,9 +20,9 @@ enum {
     INLINE_WANTED = 256, /* halved where the device has less */
     READS_MOST = 16,     /* RDMA reads that a connection has under way; as many as the devices can */
     READ_BYTES_MOST = 1 << 30,
-    TIMEOUT = 17, /* 4.096 µs << 17 = 0.54 s until a packet is sent again, 7 times: lost after some seconds */
-    RETRIES = 7,
-    RNR_RETRIES = 7, /* for ever; credits see to it that there are none */
+    TIMEOUT = 17,    /* 4.096 µs << 17 = 0.54 s until a packet is sent again, */
+    RETRIES = 6,     /* so often: a peer is lost after some 4 s. Soft-RoCE takes 7 for ever */
+    RNR_RETRIES = 7, /* for ever: credits see to it that there are none */
     RNR_TIMER = 12   /* 0.64 ms */
 };
 
