@@ -22,10 +22,10 @@ static void publish(struct segment *segment, struct segment *value)
 
 static int registrar_add(struct registrar *registrar, struct segment *segment)
 {
-    int error = registrar->add(registrar->context, segment);
-    if (!error)
+    int result = registrar->add(registrar->context, segment);
+    if (result == 0)
         count(registrations);
-    return error;
+    return result < 0 ? result : 0;
 }
 
 /* The next segment from granule *i on, with *i behind it; NULL if there is none. */

@@ -28,7 +28,8 @@ struct segment {
 };
 
 /* What wants to know of segments (verbs registers each with its device). `add` runs after a segment is
- * mapped and before its first slot is used, and may refuse it with -errno; `remove` before it is unmapped. */
+ * mapped and before its first slot is used: 0, registered; 1, it goes without; or -errno, it is refused. `remove`
+ * runs before it is unmapped, whatever `add` said. */
 struct registrar {
     int (*add)(void *context, struct segment *segment);
     void (*remove)(void *context, struct segment *segment);

@@ -225,11 +225,13 @@ typedef struct zc_options {
     uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so; 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
+    const char *transport;     /* of zc_open_mpi: "mpi", or "verbs[:DEVICE][?...]" between its processes,
+                                  without rank, size and root. NULL: mpi */
 } zc_options;
 
 // clang-format off
 #define ZC_OPTIONS_INIT {sizeof(zc_options), ZC_CONFLICT_DEFAULT, ZC_ON_CONFLICT_DEFAULT, ZC_POLICY_DEFAULT, \
-     ZC_RELEASE_DEFAULT, ZC_PROGRESS_DEFAULT, ZC_ON_TIMEOUT_DEFAULT, 0, 0}
+     ZC_RELEASE_DEFAULT, ZC_PROGRESS_DEFAULT, ZC_ON_TIMEOUT_DEFAULT, 0, 0, NULL}
 // clang-format on
 
 /* Opens a communicator; `options` may be NULL. Addresses:
@@ -239,12 +241,21 @@ typedef struct zc_options {
  *                              message. Collective.
  *   "loop"                     this process alone, rank 0 of 1
  *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there
- *   "shm:...", "verbs:..."     reserved: -ENOTSUP
+ *   "verbs:DEVICE?rank=R&size=N&root=HOST:PORT"
+ *                              N processes over InfiniBand or RoCE; rank 0 listens at HOST:PORT, where the
+ *                              others find it. DEVICE may be left out. More parameters: port=P, gid=I and
+ *                              mtu=BYTES of the device; wait=SECONDS for the others (60); unregistered=copy:
+ *                              a pool that the device does not register is sent by copy (it cannot grow
+ *                              otherwise). Returns when all are connected
+ *   "shm:..."                  reserved: -ENOTSUP
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
  *   -EINVAL   malformed address or options; a rank outside 0..size-1
- *   -EEXIST   that rank of a named loop is taken
- *   -EIO      MPI failed; -EPERM: MPI is already finalised
- *   -ENOMEM */
+ *   -EEXIST   that rank is taken
+ *   -EIO      MPI or the device failed; -EPERM: MPI is already finalised
+ *   -ENODEV   verbs: no such device, or none that is up; -ENOTSUP: built without that transport
+ *   -ETIMEDOUT, -ECONNRESET, -EADDRINUSE, -EPROTO
+ *             verbs: not all ranks came, one left again, the port is taken, something else answers there
+ *   -ENOMEM   also: what is mapped already cannot be registered */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine.
@@ -272,7 +283,8 @@ typedef struct zc_status {
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
  *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`
- *   -EIO      the transport failed */
+ *   -EIO      the transport failed;  -ECONNRESET: verbs: `dst` is gone. What was in flight with it has
+ *             failed, what is with other ranks goes on */
 ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
 /* The same, and gives the buffer up as zc_free() does, so that nothing needs protection. `buf` must be
@@ -286,7 +298,8 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight
- *   -EINVAL    src, tag or range;  -ECANCELED, -EBADF, -EPERM, -EIO, -ENOMEM as above */
+ *   -ECANCELED zc_close or, verbs: `src` has closed its communicator
+ *   -EINVAL    src, tag or range;  -EBADF, -EPERM, -EIO, -ECONNRESET, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
 
 /* The same into a new zc buffer of the message's size, which the caller frees. */

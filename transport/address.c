@@ -53,6 +53,14 @@ int address_number(const struct address *address, const char *key, uint64_t leas
     return 0;
 }
 
+const char *address_text(const struct address *address, const char *key, const char *initial)
+{
+    for (int i = 0; i < address->count; i++)
+        if (strcmp(address->parameters[i].key, key) == 0)
+            return address->parameters[i].value;
+    return initial;
+}
+
 int address_check_keys(const struct address *address, const char *const known[])
 {
     for (int i = 0; i < address->count; i++) {

@@ -25,6 +25,9 @@ int address_parse(const char *text, struct address *address);
 int address_number(const struct address *address, const char *key, uint64_t least, uint64_t most, uint64_t initial,
                    uint64_t *value);
 
+/* The value of a key, or `initial` where it is not given. */
+const char *address_text(const struct address *address, const char *key, const char *initial);
+
 /* -EINVAL with a message if there is a key that is not in `known`, which ends with NULL. */
 int address_check_keys(const struct address *address, const char *const known[]);
 

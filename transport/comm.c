@@ -14,7 +14,13 @@
 
 enum { SPINS = 2000 };
 
-static const struct transport *const transports[] = {&loop_transport, &mpi_transport};
+static const struct transport *const transports[] = {
+    &loop_transport,
+    &mpi_transport,
+#if ZC_WITH_VERBS
+    &verbs_transport,
+#endif
+};
 
 static pthread_mutex_t comms_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct zc_comm *comms;
@@ -259,20 +265,28 @@ int comm_open(const struct transport *transport, const struct address *address, 
     return 0;
 }
 
+int comm_find_transport(const char *scheme, const struct transport **transport)
+{
+    for (size_t i = 0; i < sizeof transports / sizeof transports[0]; i++)
+        if (strcmp(transports[i]->scheme, scheme) == 0) {
+            *transport = transports[i];
+            return 0;
+        }
+    if (strcmp(scheme, "shm") == 0 || strcmp(scheme, "verbs") == 0)
+        return fail(-ENOTSUP, "zc_open: this libzc was built without the transport \"%s\"", scheme);
+    return fail(-EINVAL, "zc_open: there is no transport \"%s\"; known are mpi, loop and verbs", scheme);
+}
+
 int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 {
     struct address address;
+    const struct transport *transport;
     int error = address_parse(text, &address);
-    if (error)
-        return error;
-    if (!comm)
-        return fail(-EINVAL, "zc_open: comm is NULL");
-    for (size_t i = 0; i < sizeof transports / sizeof transports[0]; i++)
-        if (strcmp(transports[i]->scheme, address.scheme) == 0)
-            return comm_open(transports[i], &address, NULL, options, comm);
-    if (strcmp(address.scheme, "shm") == 0 || strcmp(address.scheme, "verbs") == 0)
-        return fail(-ENOTSUP, "zc_open: the transport \"%s\" is not built", address.scheme);
-    return fail(-EINVAL, "zc_open: \"%s\": there is no transport \"%s\"; known are mpi and loop", text, address.scheme);
+    if (!error && !comm)
+        error = fail(-EINVAL, "zc_open: comm is NULL");
+    if (!error)
+        error = comm_find_transport(address.scheme, &transport);
+    return error ? error : comm_open(transport, &address, NULL, options, comm);
 }
 
 /* ---- closing ---- */

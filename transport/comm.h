@@ -35,6 +35,9 @@ struct zc_comm {
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out);
 
+/* The transport of a scheme: -ENOTSUP where it was not built, -EINVAL where there is none. */
+int comm_find_transport(const char *scheme, const struct transport **transport);
+
 /* 0, or the error of calling `call` on it: closed, or the wrong thread. */
 int comm_check(const zc_comm *comm, const char *call);
 

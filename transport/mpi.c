@@ -472,7 +472,6 @@ const struct transport mpi_transport = {.scheme = "mpi",
 
 int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
 {
-    static const struct address none = {.scheme = "mpi", .name = ""};
     int done, ended;
     if (!out)
         return fail(-EINVAL, "zc_open_mpi: comm is NULL");
@@ -482,5 +481,13 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
         return fail(-EPERM, "zc_open_mpi: MPI is %s", ended ? "finalised" : "not initialised");
     if (comm == MPI_COMM_NULL)
         return fail(-EINVAL, "zc_open_mpi: the communicator is MPI_COMM_NULL");
-    return comm_open(&mpi_transport, &none, &comm, options, out);
+    struct address address;
+    const struct transport *transport = NULL;
+    bool given = options && options->size >= sizeof *options && options->transport;
+    int error = address_parse(given ? options->transport : "mpi", &address);
+    if (!error)
+        error = comm_find_transport(address.scheme, &transport);
+    if (!error && transport == &loop_transport)
+        error = fail(-EINVAL, "zc_open_mpi: options.transport is loop, which stays inside a process");
+    return error ? error : comm_open(transport, &address, &comm, options, out);
 }

@@ -35,6 +35,8 @@ struct op {
         size_t index;
         struct op *with;
         unsigned delay;
+        size_t asked, done; /* bytes that the peer asked for, and that went to it */
+        uint32_t reply;     /* by this name */
     } in;
 };
 

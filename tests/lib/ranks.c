@@ -3,9 +3,15 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "check.h"
+
+const char *ranks_transport = "loop";
+const char *ranks_parameters = "";
+
+enum { FIRST_PORT = 20000 };
 
 struct rank {
     char address[96];
@@ -54,7 +60,20 @@ static void *run_one(void *argument)
     return NULL;
 }
 
-/* A name that no other loop of this process has. */
+void ranks_address(char *address, size_t room, unsigned number, int rank, int size)
+{
+    if (strcmp(ranks_transport, "loop") == 0) {
+        snprintf(address, room, "loop:test%u?rank=%d&size=%d%s", number, rank, size, ranks_parameters);
+    } else {
+        snprintf(address, room, "%s?rank=%d&size=%d&root=127.0.0.1:%u%s", ranks_transport, rank, size,
+                 FIRST_PORT + number, ranks_parameters);
+        char *star = strchr(address, '*');
+        if (star)
+            *star = rank % 2 ? '1' : '0';
+    }
+}
+
+/* A name that no other communicator of this process has. */
 static void describe(struct rank ranks[], int n, const zc_options *options)
 {
     static atomic_uint made;
@@ -62,7 +81,7 @@ static void describe(struct rank ranks[], int n, const zc_options *options)
 
     CHECK(n <= RANKS_MAX);
     for (int i = 0; i < n; i++) {
-        snprintf(ranks[i].address, sizeof ranks[i].address, "loop:test%u?rank=%d&size=%d", number, i, n);
+        ranks_address(ranks[i].address, sizeof ranks[i].address, number, i, n);
         snprintf(ranks[i].scene, sizeof ranks[i].scene, "rank %d of %d", i, n);
         ranks[i].options = options;
     }

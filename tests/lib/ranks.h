@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The ranks of a loop communicator inside this process. */
+ * The ranks of a communicator inside this process. */
 #ifndef TESTS_RANKS_H
 #define TESTS_RANKS_H
 
@@ -10,7 +10,16 @@
 
 #define RANKS_MAX 8
 
-/* Opens ranks 0..n-1 of a new loop; afterwards any thread may use any of them. */
+/* What they talk over: "loop", or "verbs[:DEVICE]", where a * in DEVICE stands for 0 or 1 by the rank's parity. */
+extern const char *ranks_transport;
+
+/* What is added to their addresses: "&key=value…". */
+extern const char *ranks_parameters;
+
+/* The address of a rank of the communicator with that number. Those of the functions below are numbered from 0. */
+void ranks_address(char *address, size_t room, unsigned number, int rank, int size);
+
+/* Opens ranks 0..n-1 of a new communicator; afterwards any thread may use any of them. */
 void ranks_open(zc_comm *comm[], int n, const zc_options *options);
 void ranks_close(zc_comm *comm[], int n);
 

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases for verbs alone, run where there is a device by `verbs_cases [CASE…]`. Each is a process of its own, so that it
+ * may count, limit and kill; ranks are its threads or its children. */
+#ifndef TESTS_VERBS_CASES_H
+#define TESTS_VERBS_CASES_H
+
+#include <sys/types.h>
+
+#include "check.h"
+#include "pattern.h"
+#include "ranks.h"
+#include "zc.h"
+
+#define CASES(X)                                                                                                       \
+    X(bad_addresses)                                                                                                   \
+    X(registered_once)                                                                                                 \
+    X(growth_under_traffic)                                                                                            \
+    X(nothing_registered_for_foreign_memory)                                                                           \
+    X(memlock_refuses_to_open)                                                                                         \
+    X(memlock_refuses_to_grow)                                                                                         \
+    X(unregistered_is_copied)                                                                                          \
+    X(own_verbs)                                                                                                       \
+    X(stores_while_the_device_reads)                                                                                   \
+    X(touch_waits_until_landed)                                                                                        \
+    X(forks)                                                                                                           \
+    X(peer_killed)                                                                                                     \
+    X(peer_killed_while_idle)                                                                                          \
+    X(peer_leaves)
+
+/* Those that need two devices joined by a cable. */
+#define CABLE_CASES(X) X(cable_pulled)
+
+#define DECLARE(name) void case_##name(void);
+CASES(DECLARE)
+CABLE_CASES(DECLARE)
+
+/* Calls of libibverbs since the start of the process (counts.c). */
+extern unsigned long registered, deregistered;
+
+/* Runs body(0..n-1), each in a child that ends when it returns; children_end waits for those that are not killed. */
+void children_start(int n, void (*body)(int rank), pid_t child[]);
+void children_end(int n, const pid_t child[]);
+
+/* Opens rank `rank` of `size` processes. */
+zc_comm *open_rank(int rank, int size);
+
+#define KIB ((size_t)1024)
+#define MIB (KIB * 1024)
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases: a peer dies, leaves, or cannot be reached any more. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cases.h"
+#include "core/clock.h"
+
+#define BIG (32 * MIB)
+
+/* Told among processes. */
+static atomic_int *told;
+
+static void share(void)
+{
+    told = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(told != MAP_FAILED);
+}
+
+static void tell(int n)
+{
+    atomic_store(told, n);
+}
+
+static void await(int n)
+{
+    while (atomic_load(told) < n)
+        usleep(1000);
+}
+
+/* ---- killed in mid-transfer ---- */
+
+static void *store_early(void *argument)
+{
+    *(volatile char *)argument = 1; /* waits, or gets fresh pages */
+    return NULL;
+}
+
+static void survivor(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *out = ALLOC(BIG), *in = ALLOC(BIG), *never = ALLOC(10000);
+    zc_status status;
+
+    pattern_fill(out, BIG, 5);
+    memset(in, 0, BIG);
+    CHECK_OK(zc_irecv(in, BIG, 1, 1, comm));       /* is being read when it dies */
+    CHECK_OK(zc_irecv(never, 10000, 1, 99, comm)); /* was never sent */
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm));       /* is offered, and not taken */
+    tell(1);
+    pthread_t writer = thread_start(store_early, out + BIG / 2);
+    /* The dead one tells nobody. */
+    int result = zc_wait(in, &status);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    CHECK(status.error == result);
+    result = zc_wait(never, &status);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    thread_join(writer);
+    /* The buffers are usable, */
+    memset(in, 1, BIG);
+    memset(out, 2, BIG);
+    memset(never, 3, 10000);
+    /* the next calls say what happened, */
+    result = zc_send(out, 10, 1, 2, comm);
+    CHECKF((result == -ECONNRESET || result == -EIO) && strstr(zc_errmsg(), "rank 1 is lost"), "%d: %s", result,
+           zc_errmsg());
+    result = zc_recv(in, 10, 1, 2, comm, NULL);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    result = zc_flush(comm);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    CHECK_OK(zc_flush(comm));
+    /* and others are undisturbed. */
+    for (unsigned i = 0; i < 10; i++) {
+        pattern_fill(out, MIB, i);
+        CHECK_OK(zc_send(out, MIB, 2, 3, comm));
+        CHECK_OK(zc_recv(in, MIB, 2, 3, comm, NULL));
+        CHECK_PATTERN(in, MIB, i);
+    }
+    tell(3);
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_free(never));
+    CHECK_OK(zc_close(comm));
+}
+
+static void victim(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *out = ALLOC(BIG);
+
+    await(1);
+    CHECK_OK(zc_send(out, BIG, 0, 1, comm));
+    tell(2);
+    pause();
+}
+
+static void echo(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *buffer = ALLOC(MIB);
+
+    for (unsigned i = 0; i < 10; i++) {
+        CHECK_OK(zc_recv(buffer, MIB, 0, 3, comm, NULL));
+        CHECK_OK(zc_send(buffer, MIB, 0, 3, comm));
+    }
+    CHECK_OK(zc_free(buffer));
+    await(3);
+    int result = zc_close(comm);
+    CHECKF(result == 0, "%d: %s", result, zc_errmsg());
+}
+
+static void three(int rank)
+{
+    (rank == 0 ? survivor : rank == 1 ? victim : echo)(rank);
+}
+
+void case_peer_killed(void)
+{
+    pid_t child[3];
+
+    share();
+    children_start(3, three, child);
+    await(2); /* the transfer takes much longer than to see it */
+    CHECK(kill(child[1], SIGKILL) == 0);
+    child[1] = 0;
+    children_end(3, child);
+}
+
+/* ---- killed while the other only waits ---- */
+
+static void waiter(int rank)
+{
+    zc_comm *comm = open_rank(rank, 2);
+    char *buffer = ALLOC(10000);
+
+    tell(1);
+    int result = rank ? (pause(), 0) : zc_recv(buffer, 10000, ZC_ANY_SOURCE, 1, comm, NULL);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    CHECK_OK(zc_close(comm));
+}
+
+void case_peer_killed_while_idle(void)
+{
+    pid_t child[2];
+
+    share();
+    children_start(2, waiter, child);
+    await(1);
+    usleep(300000);
+    CHECK(kill(child[1], SIGKILL) == 0);
+    child[1] = 0;
+    children_end(2, child);
+}
+
+/* ---- in good order ---- */
+
+static void *leave(void *argument)
+{
+    zc_comm *comm = argument;
+    char *out = ALLOC(MIB);
+
+    pattern_fill(out, MIB, 3);
+    for (unsigned i = 0; i < 200; i++)
+        CHECK_OK(zc_send(out, 1000, 0, 1, comm));
+    CHECK_OK(zc_send(out, MIB, 0, 1, comm));
+    CHECK_OK(zc_close(comm));
+    CHECK_OK(zc_free(out));
+    return NULL;
+}
+
+/* What was sent before arrives; what would have come after is cancelled. */
+void case_peer_leaves(void)
+{
+    zc_comm *comm[2];
+
+    ranks_open(comm, 2, NULL);
+    char *in = ALLOC(MIB), *never = ALLOC(100);
+    CHECK_OK(zc_irecv(never, 100, 1, 2, comm[0]));
+    pthread_t thread = thread_start(leave, comm[1]);
+    for (unsigned i = 0; i < 201; i++)
+        CHECK_OK(zc_recv(in, MIB, 1, 1, comm[0], NULL));
+    CHECK_PATTERN(in, MIB, 3);
+    CHECK_IS(zc_wait(never, NULL), -ECANCELED);
+    thread_join(thread);
+    CHECK_IS(zc_recv(in, MIB, 1, 1, comm[0], NULL), -ECANCELED);
+    CHECK_FAILS(zc_send(in, MIB, 1, 1, comm[0]), -ECONNRESET, "rank 1 has closed its communicator");
+    CHECK_OK(zc_send(in, MIB, 0, 5, comm[0]));
+    CHECK_OK(zc_recv(in, MIB, 0, 5, comm[0], NULL));
+    CHECK_OK(zc_close(comm[0]));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(never));
+}
+
+/* ---- the cable ---- */
+
+static void command(const char *line)
+{
+    CHECKF(system(line) == 0, "%s", line);
+}
+
+/* Pulled for longer than the device tries: what is in flight fails. Put back: new communicators work. */
+void case_cable_pulled(void)
+{
+    zc_comm *comm[2];
+
+    ranks_transport = "verbs:rxe*";
+    ranks_open(comm, 2, NULL);
+    char *out = ALLOC(BIG), *in = ALLOC(BIG);
+    pattern_fill(out, BIG, 1);
+    CHECK_OK(zc_irecv(in, BIG, 0, 1, comm[1]));
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm[0]));
+    for (int i = 0; i < 50; i++)
+        CHECK_OK(zc_progress(comm[1]));
+    command("ip link set veth1 down");
+    uint64_t before = clock_ns();
+    int result = zc_wait(in, NULL);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    result = zc_flush(comm[0]);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    CHECK(clock_ns() - before < 60000000000);
+    memset(out, 0, BIG);
+    memset(in, 0, BIG);
+    CHECK_OK(zc_close(comm[0]));
+    CHECK_OK(zc_close(comm[1]));
+    command("ip link set veth1 up");
+    /* Duplicate address detection and the like take a moment. */
+    sleep(2);
+    ranks_open(comm, 2, NULL);
+    pattern_fill(out, MIB, 2);
+    CHECK_OK(zc_send(out, MIB, 1, 1, comm[0]));
+    CHECK_OK(zc_irecv(in, MIB, 0, 1, comm[1]));
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK_PATTERN(in, MIB, 2);
+    ranks_close(comm, 2);
+}

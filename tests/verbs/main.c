@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+enum { LIMIT_SECONDS = 100, PORT = 19000 };
+
+struct verbs_case {
+    const char *name;
+    void (*run)(void);
+};
+
+#define ENTRY(name) {#name, case_##name},
+static const struct verbs_case plain[] = {CASES(ENTRY)}, cable[] = {CABLE_CASES(ENTRY)};
+
+zc_comm *open_rank(int rank, int size)
+{
+    zc_comm *comm = NULL;
+    char address[96];
+
+    snprintf(address, sizeof address, "verbs:?rank=%d&size=%d&root=127.0.0.1:%d", rank, size, PORT);
+    CHECK_OK(zc_open(address, NULL, &comm));
+    return comm;
+}
+
+void children_start(int n, void (*body)(int rank), pid_t child[])
+{
+    for (int rank = 0; rank < n; rank++) {
+        child[rank] = fork();
+        CHECK(child[rank] >= 0);
+        if (child[rank] == 0) {
+            static char scene[32];
+
+            snprintf(scene, sizeof scene, "rank %d", rank);
+            check_scene = scene;
+            body(rank);
+            exit(0);
+        }
+    }
+}
+
+void children_end(int n, const pid_t child[])
+{
+    for (int rank = 0; rank < n; rank++) {
+        int status;
+
+        if (child[rank] <= 0)
+            continue;
+        CHECK(waitpid(child[rank], &status, 0) == child[rank]);
+        CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "rank %d ended with status %#x", rank, (unsigned)status);
+    }
+}
+
+static void run(const struct verbs_case *which)
+{
+    int status;
+    pid_t child = fork();
+
+    CHECK(child >= 0);
+    if (child == 0) {
+        check_scene = which->name;
+        alarm(LIMIT_SECONDS);
+        ranks_transport = "verbs";
+        which->run();
+        exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s ended with status %#x", which->name, (unsigned)status);
+}
+
+/* verbs_cases [--cable] [CASE…] */
+int main(int argc, char *argv[])
+{
+    bool with_cable = argc > 1 && strcmp(argv[1], "--cable") == 0;
+    const struct verbs_case *cases = with_cable ? cable : plain;
+    size_t n = with_cable ? sizeof cable / sizeof *cable : sizeof plain / sizeof *plain;
+    int first = 1 + with_cable;
+    unsigned ran = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        bool wanted = argc == first;
+
+        for (int a = first; a < argc; a++)
+            wanted |= strcmp(argv[a], cases[i].name) == 0;
+        if (!wanted)
+            continue;
+        printf("verbs: %s\n", cases[i].name);
+        fflush(stdout);
+        run(&cases[i]);
+        ran++;
+    }
+    CHECKF(ran > 0, "there is no such case");
+    printf("%u passed, 0 failed\n", ran);
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/ids.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/error.h"
+
+enum { ROOM_FIRST = 64 };
+
+/* Free numbers are a list that ends at `room`, whose place is then made. */
+static int grow(struct ids *ids)
+{
+    uint32_t room = ids->room ? 2 * ids->room : ROOM_FIRST;
+    struct id *all = room > ids->room ? realloc(ids->all, room * sizeof *all) : NULL;
+    if (!all)
+        return fail(-ENOMEM, "zc: no memory for another operation in flight");
+    for (uint32_t i = ids->room; i < room; i++)
+        all[i] = (struct id){.next = i + 1};
+    ids->all = all;
+    ids->room = room;
+    return 0;
+}
+
+int ids_take(struct ids *ids, void *item, uint32_t *id)
+{
+    int error = ids->free == ids->room ? grow(ids) : 0;
+    if (error)
+        return error;
+    *id = ids->free;
+    ids->free = ids->all[*id].next;
+    ids->all[*id].item = item;
+    ids->count++;
+    return 0;
+}
+
+void *ids_find(const struct ids *ids, uint32_t id)
+{
+    return id < ids->room ? ids->all[id].item : NULL;
+}
+
+void ids_drop(struct ids *ids, uint32_t id)
+{
+    ids->all[id] = (struct id){.next = ids->free};
+    ids->free = id;
+    ids->count--;
+}

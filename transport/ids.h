@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Small numbers for pointers that a peer is to name without knowing them. */
+#ifndef ZC_TRANSPORT_IDS_H
+#define ZC_TRANSPORT_IDS_H
+
+#include <stdint.h>
+
+struct ids {
+    struct id {
+        void *item;    /* NULL: free */
+        uint32_t next; /* of the free ones */
+    } * all;
+    uint32_t room, free, count;
+};
+
+/* 0 or -ENOMEM with a message. */
+int ids_take(struct ids *ids, void *item, uint32_t *id);
+
+/* NULL: there is no such number. */
+void *ids_find(const struct ids *ids, uint32_t id);
+
+/* It is given out again later. */
+void ids_drop(struct ids *ids, uint32_t id);
+
+#endif

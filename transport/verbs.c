@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/verbs.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "transport/bootstrap.h"
+
+enum { WAIT_SECONDS = 60 };
+
+/* ---- operations that are over ---- */
+
+void verbs_lock(struct verbs *verbs)
+{
+    lock_take(&verbs->lock);
+}
+
+void verbs_over(struct verbs *verbs, struct op *op, int error)
+{
+    op->status.error = error;
+    op->in.next = NULL;
+    *verbs->over_end = op;
+    verbs->over_end = &op->in.next;
+}
+
+void verbs_unlock(struct verbs *verbs)
+{
+    struct op *over = verbs->over;
+    verbs->over = NULL;
+    verbs->over_end = &verbs->over;
+    lock_drop(&verbs->lock);
+    /* An operation may be used for another one as soon as it was told. */
+    for (struct op *op = over, *next; op; op = next) {
+        next = op->in.next;
+        zc_status status = op->status;
+        if (op->sends)
+            op_sent(op, status.error);
+        else
+            op_received(op, status.source, status.tag, status.length, status.error);
+    }
+}
+
+/* ---- sending ---- */
+
+/* Says why nothing goes to `rank`, or comes from it. Returns `error`. */
+static int gone(const struct verbs *verbs, int rank, int error)
+{
+    if (rank == ZC_ANY_SOURCE)
+        return fail(error, "zc: all other ranks are lost or have closed their communicators");
+    const char *why = verbs->peers[rank].why;
+    return fail(error, "zc: rank %d %s%s", rank, why ? "is lost: " : "has closed its communicator", why ? why : "");
+}
+
+/* The lock is held. As the table's send. */
+static int start_send(struct verbs *verbs, struct op *op)
+{
+    struct peer *peer = &verbs->peers[op->peer];
+    bool whole = op->in.length <= EAGER;
+    uint32_t id = 0;
+    if (peer->error)
+        return gone(verbs, op->peer, peer->error);
+    int error = whole ? 0 : ids_take(&verbs->offers, op, &id);
+    if (error)
+        return error;
+    op->in.index = id;
+    op->in.asked = op->in.done = 0;
+    /* Not before one that waits: messages arrive in the order in which they were sent. */
+    if (!peer->sends && wire_send(verbs, peer, op))
+        return whole;
+    wire_queue_send(verbs, peer, op);
+    return 0;
+}
+
+static int verbs_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
+{
+    struct verbs *verbs = endpoint->state;
+    (void)dst, (void)tag; /* the operation has them */
+    op->in.wire = (char *)(uintptr_t)wire;
+    op->in.length = length;
+    verbs_lock(verbs);
+    int sent = start_send(verbs, op);
+    verbs_unlock(verbs);
+    return sent;
+}
+
+/* ---- receiving ---- */
+
+void message_free(struct message *message)
+{
+    free(message->own);
+    free(message);
+}
+
+static void land_whole(struct verbs *verbs, struct op *receive, struct message *message)
+{
+    if (message->kept)
+        memcpy(receive->in.wire, message->bytes, message->kept);
+    verbs_over(verbs, receive, message->error);
+    message_free(message);
+}
+
+void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message)
+{
+    struct peer *peer = &verbs->peers[message->match.source];
+    size_t cap = receive->in.length;
+    message->receive = receive;
+    message->kept = message->length < cap ? message->length : cap;
+    message->error = message->length > cap ? -EMSGSIZE : 0;
+    receive->status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->kept};
+    if (message->length <= EAGER) {
+        land_whole(verbs, receive, message);
+    } else if (peer->error) {
+        receive->status.length = 0;
+        verbs_over(verbs, receive, -ECONNRESET);
+        message_free(message);
+    } else if (message->kept == 0) {
+        verbs_over(verbs, receive, message->error);
+        wire_queue_answer(verbs, peer, message, STEP_DONE);
+    } else if (message->readable && memory_find(&verbs->port.device->memory, receive->in.wire)) {
+        wire_queue_answer(verbs, peer, message, STEP_READ);
+    } else if (ids_take(&verbs->pulls, message, &message->reply) == 0) {
+        wire_queue_answer(verbs, peer, message, STEP_PULL);
+    } else {
+        receive->status.length = 0;
+        verbs_over(verbs, receive, -ENOMEM);
+        wire_queue_answer(verbs, peer, message, STEP_DONE);
+    }
+    wire_push(verbs, peer);
+}
+
+static struct message *message_of(struct match *match)
+{
+    return (struct message *)match; /* its first member */
+}
+
+static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    op->in.wire = wire;
+    op->in.length = cap;
+    op->in.match = (struct match){.source = src, .tag = tag};
+    op->status = (zc_status){.source = src, .tag = tag};
+}
+
+static int verbs_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    struct verbs *verbs = endpoint->state;
+    int error = 0;
+    set_receive(op, wire, cap, src, tag);
+    verbs_lock(verbs);
+    struct match *message = match_receive(&verbs->queue, &op->in.match);
+    if (message) {
+        verbs_pair(verbs, op, message_of(message));
+    } else if ((error = verbs_hopeless(verbs, src))) {
+        match_remove(&verbs->queue, &op->in.match);
+        if (error == -ECANCELED) {
+            verbs_over(verbs, op, error); /* as one that was there before the peer left */
+            error = 0;
+        } else {
+            gone(verbs, src, error);
+        }
+    }
+    verbs_unlock(verbs);
+    return error;
+}
+
+static void verbs_cancel(struct endpoint *endpoint, struct op *op)
+{
+    struct verbs *verbs = endpoint->state;
+    verbs_lock(verbs);
+    if (match_remove(&verbs->queue, &op->in.match))
+        verbs_over(verbs, op, -ECANCELED);
+    verbs_unlock(verbs);
+}
+
+/* ---- probing ---- */
+
+/* A message that matches, described, or NULL with *error if there will be none. The lock is held. */
+static struct message *find_message(struct verbs *verbs, int src, int tag, zc_status *status, int *error)
+{
+    struct match *match = match_probe(&verbs->queue, src, tag);
+    *error = match ? 0 : verbs_hopeless(verbs, src);
+    if (*error)
+        gone(verbs, src, *error);
+    if (match)
+        *status = (zc_status){.source = match->source, .tag = match->tag, .length = message_of(match)->length};
+    return match ? message_of(match) : NULL;
+}
+
+static int verbs_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
+{
+    struct verbs *verbs = endpoint->state;
+    int error;
+    verbs_lock(verbs);
+    struct message *message = find_message(verbs, src, tag, status, &error);
+    verbs_unlock(verbs);
+    return message ? 1 : error;
+}
+
+static int verbs_take(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken)
+{
+    struct verbs *verbs = endpoint->state;
+    int error;
+    verbs_lock(verbs);
+    struct message *message = find_message(verbs, src, tag, status, &error);
+    if (message) {
+        match_remove(&verbs->queue, &message->match);
+        taken->native = (uintptr_t)message;
+    }
+    verbs_unlock(verbs);
+    return message ? 1 : error;
+}
+
+static int verbs_receive_taken(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken)
+{
+    struct verbs *verbs = endpoint->state;
+    struct message *message = (struct message *)taken->native;
+    set_receive(op, wire, cap, message->match.source, message->match.tag);
+    verbs_lock(verbs);
+    verbs_pair(verbs, op, message);
+    verbs_unlock(verbs);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int find_ranks(const struct address *address, void *native, struct bootstrap **out)
+{
+    uint64_t rank, size, wait;
+    int error;
+    if ((error = address_number(address, "wait", 1, 86400, WAIT_SECONDS, &wait)) ||
+        (error = address_number(address, "size", 1, BOOTSTRAP_RANKS_MOST, 1, &size)) ||
+        (error = address_number(address, "rank", 0, size - 1, 0, &rank)))
+        return error;
+    if (native)
+        return bootstrap_open_mpi(native, out);
+    const char *root = address_text(address, "root", "");
+    if (size > 1 && !*root)
+        return fail(-EINVAL, "zc_open: verbs: %d ranks need root=HOST:PORT, where rank 0 listens", (int)size);
+    return bootstrap_open(root, (int)rank, (int)size, VERBS_PROTOCOL, wait * 1000000000, out);
+}
+
+static void release(struct verbs *verbs)
+{
+    verbs_disconnect(verbs);
+    port_close(&verbs->port);
+    free(verbs->offers.all);
+    free(verbs->pulls.all);
+    free(verbs);
+}
+
+static int verbs_open(const struct address *address, void *native, struct endpoint *endpoint)
+{
+    static const char *const keys[] = {"rank", "size", "root", "wait", "port", "gid", "mtu", "unregistered", NULL};
+    int error = address_check_keys(address, native ? keys + 4 : keys);
+    if (error)
+        return error;
+    struct verbs *verbs = calloc(1, sizeof *verbs);
+    if (!verbs)
+        return fail(-ENOMEM, "zc_open: no memory");
+    verbs->over_end = &verbs->over;
+    error = port_open(address, &verbs->port);
+    if (error) {
+        free(verbs);
+        return error;
+    }
+    struct bootstrap *bootstrap = NULL;
+    error = find_ranks(address, native, &bootstrap);
+    if (!error) {
+        verbs->rank = bootstrap_rank(bootstrap);
+        verbs->size = bootstrap_size(bootstrap);
+        error = verbs_connect(verbs, bootstrap);
+    }
+    bootstrap_close(bootstrap);
+    if (error) {
+        release(verbs);
+        return error;
+    }
+    *endpoint = (struct endpoint){.state = verbs,
+                                  .rank = verbs->rank,
+                                  .size = verbs->size,
+                                  .tag_most = INT32_MAX,
+                                  .eager = EAGER,
+                                  .any_thread = true};
+    return 0;
+}
+
+/* ---- closing ---- */
+
+/* Does nobody wait for this rank any more, as far as it can know? */
+static bool parted(const struct verbs *verbs, const struct peer *peer)
+{
+    return peer->error || peer == &verbs->peers[verbs->rank] ||
+           (peer->said_bye && (int32_t)(peer->completed - peer->bye) > 0);
+}
+
+/* What was sent has arrived when the goodbye after it has. */
+static void part(struct endpoint *endpoint)
+{
+    struct verbs *verbs = endpoint->state;
+    int left;
+    verbs_lock(verbs);
+    for (int i = 0; i < verbs->size; i++) {
+        verbs->peers[i].saying_bye = i != verbs->rank;
+        wire_push(verbs, &verbs->peers[i]);
+    }
+    verbs_unlock(verbs);
+    do {
+        verbs_poll(endpoint, NULL);
+        left = 0;
+        verbs_lock(verbs);
+        for (int i = 0; i < verbs->size; i++)
+            left += !parted(verbs, &verbs->peers[i]);
+        verbs_unlock(verbs);
+        if (left)
+            sched_yield();
+    } while (left);
+}
+
+static void verbs_close(struct endpoint *endpoint)
+{
+    struct verbs *verbs = endpoint->state;
+    part(endpoint);
+    for (struct match *match; (match = verbs->queue.messages.first);) {
+        match_remove(&verbs->queue, match);
+        message_free(message_of(match));
+    }
+    release(verbs);
+}
+
+const struct transport verbs_transport = {.scheme = "verbs",
+                                          .open = verbs_open,
+                                          .close = verbs_close,
+                                          .send = verbs_send,
+                                          .receive = verbs_receive,
+                                          .poll = verbs_poll,
+                                          .cancel = verbs_cancel,
+                                          .probe = verbs_probe,
+                                          .take = verbs_take,
+                                          .receive_taken = verbs_receive_taken};

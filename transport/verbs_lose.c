@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What ends when a peer fails or leaves. What is in flight with others goes on. */
+#include <errno.h>
+
+#include "transport/verbs.h"
+
+static void fail_receive(struct verbs *verbs, struct op *receive, int error)
+{
+    receive->status.length = 0;
+    verbs_over(verbs, receive, error);
+}
+
+static void lose_sends(struct verbs *verbs, struct peer *peer, int rank)
+{
+    for (struct op *op = peer->sends, *next; op; op = next) {
+        next = op->in.next;
+        if (op->in.length <= EAGER)
+            verbs_over(verbs, op, peer->error);
+    }
+    peer->sends = NULL;
+    peer->sends_end = &peer->sends;
+    for (uint32_t id = 0; id < verbs->offers.room; id++) {
+        struct op *op = ids_find(&verbs->offers, id);
+        if (op && op->peer == rank) {
+            ids_drop(&verbs->offers, id);
+            verbs_over(verbs, op, peer->error);
+        }
+    }
+}
+
+/* Reads in flight still end, each with an error of its own; the last one ends the receive. */
+static void lose_answers(struct verbs *verbs, struct peer *peer, int rank)
+{
+    for (struct message *message = peer->answers, *next; message; message = next) {
+        next = message->next;
+        if (message->step == STEP_READ && message->reads) {
+            message->kept = message->asked;
+            message->error = peer->error;
+        } else if (message->step != STEP_PULL) {
+            if (message->step == STEP_READ)
+                fail_receive(verbs, message->receive, peer->error);
+            message_free(message);
+        }
+    }
+    peer->answers = NULL;
+    peer->answers_end = &peer->answers;
+    for (uint32_t id = 0; id < verbs->pulls.room; id++) {
+        struct message *message = ids_find(&verbs->pulls, id);
+        if (message && message->match.source == rank) {
+            ids_drop(&verbs->pulls, id);
+            fail_receive(verbs, message->receive, peer->error);
+            message_free(message);
+        }
+    }
+}
+
+int verbs_hopeless(const struct verbs *verbs, int src)
+{
+    if (src != ZC_ANY_SOURCE) {
+        const struct peer *peer = &verbs->peers[src];
+        return !peer->error ? 0 : peer->why ? peer->error : -ECANCELED;
+    }
+    /* A message from this rank itself could still come, but who waits for any waits for others. */
+    int error = 0;
+    for (int i = 0; i < verbs->size; i++) {
+        if (i != verbs->rank && !verbs->peers[i].error)
+            return 0;
+        if (i != verbs->rank && verbs->peers[i].why)
+            error = verbs->peers[i].error;
+    }
+    return error;
+}
+
+static void lose_receives(struct verbs *verbs)
+{
+    for (struct match *match = verbs->queue.receives.first, *next; match; match = next) {
+        next = match->next;
+        int error = verbs_hopeless(verbs, match->source);
+        if (!error)
+            continue;
+        match_remove(&verbs->queue, match);
+        fail_receive(verbs, (struct op *)((char *)match - offsetof(struct op, in.match)), error);
+    }
+}
+
+void verbs_lose(struct verbs *verbs, struct peer *peer, int error, const char *why)
+{
+    if (peer->error)
+        return;
+    int rank = (int)(peer - verbs->peers);
+    peer->error = error;
+    peer->why = why;
+    if (why) {
+        /* From here on its device reads nothing of ours. */
+        struct ibv_qp_attr attributes = {.qp_state = IBV_QPS_ERR};
+        ibv_modify_qp(peer->qp, &attributes, IBV_QP_STATE);
+    }
+    lose_sends(verbs, peer, rank);
+    lose_answers(verbs, peer, rank);
+    lose_receives(verbs);
+}
