@@ -35,13 +35,15 @@ static bool reserve(size_t span)
             sys_munmap(tables, entries + segments);
         return false;
     }
-    /* The tables are sparse; a huge page of them would be mostly waste, and dumping them pointless work. */
+    /* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page
+     * of 16 GiB. */
     sys_madvise(tables, entries + segments, MADV_NOHUGEPAGE);
+    sys_madvise(tables, entries + segments, MADV_DONTDUMP);
     arena.user = (char *)(((uintptr_t)halves + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
     arena.wire = arena.user + span;
     arena.entries = (struct entry *)tables;
     arena.segments = (struct segment * _Atomic *)(tables + entries);
-    arena.span = span;
+    atomic_store_explicit(&arena.span, span, memory_order_release);
     return true;
 }
 
@@ -83,4 +85,9 @@ char *arena_take(size_t length)
     } while (
         !atomic_compare_exchange_weak_explicit(&taken, &at, at + length, memory_order_relaxed, memory_order_relaxed));
     return arena.user + at;
+}
+
+size_t arena_taken(void)
+{
+    return atomic_load_explicit(&taken, memory_order_relaxed);
 }

@@ -31,9 +31,10 @@ struct segment;
 
 struct arena {
     char *user, *wire;
-    size_t span; /* bytes of each half; 0 before arena_open */
     struct entry *entries;
     struct segment *_Atomic *segments;
+    /* Bytes of each half. 0 before arena_open, and stored last: any pointer may be asked about meanwhile. */
+    _Atomic size_t span;
 };
 
 extern struct arena arena;
@@ -48,14 +49,19 @@ bool arena_forked(void);
  * the reservation is used up. */
 char *arena_take(size_t length);
 
+/* Bytes of each half that were taken, from its start. */
+size_t arena_taken(void);
+
 static inline bool arena_has(const void *p)
 {
-    return (size_t)((const char *)p - arena.user) < arena.span;
+    size_t span = atomic_load_explicit(&arena.span, memory_order_acquire);
+    return (size_t)((const char *)p - arena.user) < span;
 }
 
 static inline bool arena_has_wire(const void *p)
 {
-    return (size_t)((const char *)p - arena.wire) < arena.span;
+    size_t span = atomic_load_explicit(&arena.span, memory_order_acquire);
+    return (size_t)((const char *)p - arena.wire) < span;
 }
 
 static inline char *arena_wire_of(const char *user)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "alloc/heap.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,7 +51,12 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
     options->slot_size = number;
     *bad = at;
     *wanted = "':' and a number of slots";
-    if (*at != ':' || !(at = parse_size(at + 1, &number)))
+    if (*at++ != ':')
+        return NULL;
+    *bad = at;
+    *wanted = "a number of slots";
+    at = parse_size(at, &number);
+    if (!at)
         return NULL;
     options->initial = number;
     while (*at == ':') {
@@ -64,10 +70,12 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
                      {"fallback", 0, ZC_FULL_FALLBACK},
                      {"fail", 0, ZC_FULL_FAIL}};
         *bad = ++at;
-        *wanted = "cap=N (N at least the slots), huge, small, grow, fallback or fail";
+        *wanted = "cap=N, huge, small, grow, fallback or fail";
         size_t length = strcspn(at, ":,"), i = 0;
         if (strncmp(at, "cap=", 4) == 0) {
-            at = parse_size(at + 4, &number);
+            *bad = at += 4;
+            *wanted = "a number, at least that of the slots and 1";
+            at = parse_size(at, &number);
             if (!at || number == 0 || number < options->initial)
                 return NULL;
             options->cap = number;
@@ -83,7 +91,7 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
         at += length;
     }
     *bad = at;
-    *wanted = "',' or the end";
+    *wanted = "':', ',' or the end";
     return *at == ',' || !*at ? at : NULL;
 }
 
@@ -106,8 +114,11 @@ static int configure(const char *spec)
                         bad, end ? "no more than 64 pools" : wanted);
         struct zc_pool *pool;
         int error = pool_open(&options, &pool);
-        if (error)
-            return error;
+        if (error) {
+            char why[sizeof configured_message];
+            snprintf(why, sizeof why, "%s", zc_errmsg());
+            return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1, why);
+        }
         add_configured(pool);
         at = *end ? end + 1 : end;
     }
@@ -121,7 +132,7 @@ static void configure_once(void)
     if (!configured_error)
         configured_error = configure(options->pools);
     if (configured_error)
-        memcpy(configured_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof configured_message - 1));
+        snprintf(configured_message, sizeof configured_message, "%s", zc_errmsg());
 }
 
 static struct zc_pool *class_pool(unsigned class)

@@ -12,11 +12,19 @@ enum {
     CARVE_BYTES = 256 << 10  /* populated at once: at ~1 µs a KiB, no allocation waits for long */
 };
 
-/* The free list ends with this id; the arena's last page is never a slot of a list this long. */
+/* The free list ends with this id, which no slot has: the arena has fewer pages. */
 static const uint32_t NONE = UINT32_MAX;
 
 static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct zc_pool *pools; /* open and closed; none is ever freed */
+
+static void no_account(struct slot *slot, int sign)
+{
+    (void)slot;
+    (void)sign;
+}
+
+void (*_Atomic pool_account)(struct slot *slot, int sign) = no_account;
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -140,14 +148,15 @@ int pool_claim(struct zc_pool *pool)
 
 bool pool_admit(struct zc_pool *pool)
 {
-    size_t live = atomic_fetch_add_explicit(&pool->live, 1, memory_order_relaxed) + 1;
-    if (live > pool->cap) {
-        if (pool->full != ZC_FULL_GROW) {
-            pool_dismiss(pool);
+    /* Refused attempts are never counted, or another thread might be refused on their account. */
+    size_t live = atomic_load_explicit(&pool->live, memory_order_relaxed);
+    do {
+        if (live >= pool->cap && pool->full != ZC_FULL_GROW)
             return false;
-        }
+    } while (!atomic_compare_exchange_weak_explicit(&pool->live, &live, live + 1, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    if (live++ >= pool->cap)
         atomic_fetch_add_explicit(&pool->over_cap, 1, memory_order_relaxed);
-    }
     size_t peak = atomic_load_explicit(&pool->peak, memory_order_relaxed);
     while (live > peak &&
            !atomic_compare_exchange_weak_explicit(&pool->peak, &peak, live, memory_order_relaxed, memory_order_relaxed))
@@ -176,11 +185,17 @@ static uint32_t collect(struct zc_pool *pool)
     return list;
 }
 
+static bool out_of_use(const struct slot *slot)
+{
+    return slot->state == SLOT_COLLECTED || slot->state == SLOT_STALE;
+}
+
+/* Nobody uses the segment's slots, nor its pages under another slot. */
 static bool collected(const struct segment *segment)
 {
     for (uint32_t i = 0; i < segment->carved; i++) {
         struct slot *slot = segment_slot(segment, i);
-        if (slot->state != SLOT_COLLECTED || slot_home(slot)->slot->state != SLOT_COLLECTED)
+        if (!out_of_use(slot) || !out_of_use(slot_home(slot)->slot))
             return false;
     }
     return true;
@@ -191,8 +206,8 @@ static bool inside(const struct segment *segment, const struct slot *slot)
     return slot_segment(slot) == segment;
 }
 
-/* Makes a collected slot show `backing`, which nobody shows. */
-static int show(struct slot *slot, struct backing *backing)
+/* Maps the pages of `backing` under a collected slot. */
+static int map_under(struct slot *slot, const struct backing *backing)
 {
     size_t size = slot_segment(slot)->slot_size;
     char *user = slot_user(slot);
@@ -200,18 +215,27 @@ static int show(struct slot *slot, struct backing *backing)
         return -errno;
     sys_madvise(user, size, MADV_DODUMP); /* the wire mapping's flag came along */
     sys_madvise(user, size, MADV_POPULATE_WRITE);
-    slot_init(slot, backing);
-    slot->state = SLOT_COLLECTED;
     return 0;
 }
 
+static void renew(struct slot *slot, struct backing *backing, enum slot_state state)
+{
+    void (*account)(struct slot *, int) = atomic_load(&pool_account);
+    account(slot, -1);
+    slot_init(slot, backing);
+    slot->state = (uint8_t)state;
+    account(slot, 1);
+}
+
 /* Renames have mixed backings between segments. Gives each slot outside that shows a backing of `segment` one
- * that a slot of `segment` shows in exchange. */
+ * that a slot of `segment` shows in exchange. The latter is not mapped again: it is to be unmapped anyway, and
+ * should another exchange fail, it is out of the pool until a later trim succeeds. */
 static int unmix(struct segment *segment)
 {
     uint32_t give = 0;
     for (uint32_t i = 0; i < segment->carved; i++) {
-        struct slot *outside = slot_home(segment_slot(segment, i))->slot;
+        struct backing *home = slot_home(segment_slot(segment, i));
+        struct slot *outside = home->slot;
         if (inside(segment, outside))
             continue;
         struct slot *slot;
@@ -221,11 +245,22 @@ static int unmix(struct segment *segment)
             backing = atomic_load(&slot->backing);
         } while (arena_has_wire(backing_wire(backing)) &&
                  (size_t)(backing_wire(backing) - arena_wire_of(segment->user)) < segment->length);
-        int error = show(outside, backing);
+        int error = map_under(outside, backing);
         if (error)
             return error;
+        renew(outside, backing, SLOT_COLLECTED);
+        renew(slot, home, SLOT_STALE);
     }
     return 0;
+}
+
+/* Exchanging mappings leaves some page behind there, which would keep the memory of its segment. */
+static void clear_scratch(struct zc_pool *pool)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
+    lock_take(&pool->scratch_lock);
+    sys_mmap(pool->scratch, pool->stride, PROT_NONE, FLAGS, -1, 0);
+    lock_drop(&pool->scratch_lock);
 }
 
 static int trim(struct zc_pool *pool, size_t *released)
@@ -241,11 +276,13 @@ static int trim(struct zc_pool *pool, size_t *released)
         if (error)
             break;
         for (uint32_t i = 0; i < segment->carved; i++)
-            segment_slot(segment, i)->state = SLOT_FREE; /* not to be pushed again */
+            renew(segment_slot(segment, i), slot_home(segment_slot(segment, i)), SLOT_FREE); /* not to be pushed */
         pool->slots -= segment->slots;
         bytes += segment->length;
         segment_unmap(segment);
     }
+    if (bytes)
+        clear_scratch(pool);
     long kept = 0;
     while (list != NONE) {
         struct slot *slot = slot_by_id(list);
@@ -351,7 +388,9 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     if (error) {
         size_t released;
         trim(pool, &released);
+        pthread_mutex_lock(&pools_lock);
         pool->open = false;
+        pthread_mutex_unlock(&pools_lock);
         return error;
     }
     *out = pool;
@@ -365,10 +404,22 @@ int zc_pool_open(const zc_pool_options *options, zc_pool **pool)
     return pool_open(options, pool);
 }
 
+static int check_open(const struct zc_pool *pool, const char *call)
+{
+    if (!pool || !pool->open)
+        return fail(-EINVAL, "%s: %s", call, pool ? "the pool is closed" : "pool is NULL");
+    if (arena_forked())
+        return fail(-EPERM, "%s: a forked child cannot use its parent's pool", call);
+    return 0;
+}
+
 int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
 {
-    if (!pool || !stats || stats->size < sizeof stats->size)
-        return fail(-EINVAL, "zc_pool_stats_get: needs a pool, and stats->size set to sizeof(zc_pool_stats)");
+    int error = check_open(pool, "zc_pool_stats_get");
+    if (error)
+        return error;
+    if (!stats || stats->size < sizeof stats->size)
+        return fail(-EINVAL, "zc_pool_stats_get: set stats->size to sizeof(zc_pool_stats) first");
     zc_pool_stats now = {.size = stats->size,
                          .slot_size = pool->slot_size,
                          .live = atomic_load(&pool->live),
@@ -390,9 +441,10 @@ int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
 int zc_pool_trim(zc_pool *pool, size_t *released)
 {
     size_t bytes = 0;
-    if (!pool)
-        return fail(-EINVAL, "zc_pool_trim: pool is NULL");
-    int error = trim(pool, &bytes);
+    int error = check_open(pool, "zc_pool_trim");
+    if (error)
+        return error;
+    error = trim(pool, &bytes);
     if (released)
         *released = bytes;
     return error;
@@ -402,10 +454,13 @@ int zc_pool_close(zc_pool *pool)
 {
     if (!pool)
         return 0;
+    int error = check_open(pool, "zc_pool_close");
+    if (error)
+        return error;
     size_t released, live = atomic_load(&pool->live);
     if (live)
         return fail(-EBUSY, "zc_pool_close: %zu slots are still live", live);
-    int error = trim(pool, &released);
+    error = trim(pool, &released);
     if (error)
         return error;
     if (pool->slots)

@@ -64,6 +64,10 @@ void pool_push(struct slot *slot);
 bool pool_admit(struct zc_pool *pool);
 void pool_dismiss(struct zc_pool *pool);
 
+/* Protection uses up mappings, of which protect/ keeps the account. A trim that makes a slot anew calls this with
+ * what the slot uses no more (sign -1) and with what it uses then (+1). */
+extern void (*_Atomic pool_account)(struct slot *slot, int sign);
+
 static inline struct zc_pool *slot_pool(const struct slot *slot)
 {
     return slot_segment(slot)->pool;

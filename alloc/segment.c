@@ -28,25 +28,36 @@ static int registrar_add(struct registrar *registrar, struct segment *segment)
     return error;
 }
 
+/* The next segment from granule *i on, with *i behind it; NULL if there is none. */
+static struct segment *next_segment(size_t *i)
+{
+    for (size_t end = arena_taken() >> GRANULE_SHIFT; *i < end; ++*i) {
+        struct segment *segment = atomic_load(&arena.segments[*i]);
+        if (segment) {
+            *i += segment->length >> GRANULE_SHIFT;
+            return segment;
+        }
+    }
+    return NULL;
+}
+
+/* From all segments before `end`, in the order in which they were added. */
+static void remove_until(struct registrar *registrar, const struct segment *end)
+{
+    struct segment *segment;
+    for (size_t i = 0; (segment = next_segment(&i)) != end;)
+        registrar->remove(registrar->context, segment);
+}
+
 int registrar_attach(struct registrar *registrar)
 {
     int error = 0;
+    struct segment *segment = NULL;
     pthread_mutex_lock(&registry);
-    size_t granules = arena.span >> GRANULE_SHIFT, i = 0;
-    while (i < granules && !error) {
-        struct segment *segment = atomic_load(&arena.segments[i]);
-        if (segment)
-            error = registrar_add(registrar, segment);
-        if (!error)
-            i += segment ? segment->length >> GRANULE_SHIFT : 1;
-    }
+    for (size_t i = 0; !error && (segment = next_segment(&i));)
+        error = registrar_add(registrar, segment);
     if (error) {
-        for (size_t j = 0; j < i;) {
-            struct segment *segment = atomic_load(&arena.segments[j]);
-            if (segment)
-                registrar->remove(registrar->context, segment);
-            j += segment ? segment->length >> GRANULE_SHIFT : 1;
-        }
+        remove_until(registrar, segment);
     } else {
         registrar->next = registrars;
         registrars = registrar;
@@ -61,8 +72,10 @@ void registrar_detach(struct registrar *registrar)
     struct registrar **link = &registrars;
     while (*link && *link != registrar)
         link = &(*link)->next;
-    if (*link)
+    if (*link) {
         *link = registrar->next;
+        remove_until(registrar, NULL);
+    }
     pthread_mutex_unlock(&registry);
 }
 
@@ -158,13 +171,15 @@ int segment_carve(struct segment *segment, uint32_t count, uint32_t *first)
     if (count == 0)
         return 0;
     char *user = segment->user + carved * segment->stride;
-    /* Slots with gaps between them are populated one by one. */
-    uint32_t steps = segment->stride == segment->slot_size ? 1 : count;
-    size_t length = steps == 1 ? count * segment->stride : segment->slot_size;
+    /* Slots with gaps between them are populated one by one, without the gaps. */
+    bool gaps = segment->stride != segment->slot_size;
+    uint32_t steps = gaps ? count : 1;
+    size_t length = gaps ? segment->slot_size : count * segment->stride;
     for (uint32_t i = 0; i < steps; i++, user += segment->stride) {
         char *wire = arena_wire_of(user);
+        /* Without gaps, slots to come share the last huge page; with them, a part of one is not worth it. */
         if (segment->huge)
-            collapse(segment, wire, length);
+            collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
         if (populate(wire, length) || populate(user, length))
             return fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", length);
     }

@@ -38,6 +38,8 @@ struct registrar {
 
 /* Tells the registrar of every segment there is and will be. 0, or its first refusal, all undone. */
 int registrar_attach(struct registrar *registrar);
+
+/* Removes every segment from it, and tells it of no more. Without effect if it is not attached. */
 void registrar_detach(struct registrar *registrar);
 
 /* Maps and publishes `segment`, whose first lines up to `slots` are filled in. 0 or -errno with a message. */

@@ -24,9 +24,10 @@ struct backing {
 };
 
 enum slot_state {
-    SLOT_FREE,     /* in the pool, a spare, a bounce, or on its way back */
-    SLOT_LIVE,     /* the application's */
-    SLOT_COLLECTED /* free, and taken out of the pool by a trim */
+    SLOT_FREE,      /* in the pool, a spare, a bounce, or on its way back */
+    SLOT_LIVE,      /* the application's */
+    SLOT_COLLECTED, /* free, and taken out of the pool by a trim */
+    SLOT_STALE      /* out of the pool since a trim failed: its user mapping shows what another slot shows */
 };
 
 struct slot {

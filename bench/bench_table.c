@@ -17,9 +17,9 @@
 
 static const char *const two[] = {COMMON,
                                   "--rounds",
-                                  "3",
+                                  "7",
                                   "--seconds",
-                                  "0.05",
+                                  "0.03",
                                   "--get",
                                   "95,50",
                                   "--keys",
@@ -27,17 +27,17 @@ static const char *const two[] = {COMMON,
                                   "--work",
                                   "0,20",
                                   "--size",
-                                  "4K,16K,64K,256K,1M,2M,4M",
+                                  "4K,64K,256K,1M,2M,4M",
                                   SLOW,
                                   "--size",
                                   "64K,1M,4M",
                                   NULL};
-static const char *const two_quick[] = {COMMON,      "--rounds", "3",       "--seconds", "0.05", "--get",
-                                        "95,50",     "--keys",   "uniform", "--work",    "20",   "--size",
-                                        "64K,1M,4M", SLOW,       "--size",  "1M",        NULL};
-static const char *const more[] = {COMMON,   "--rounds",     "3",      "--seconds", "0.1",    "--get",          "95",
+static const char *const two_quick[] = {COMMON,         "--rounds", "5",       "--seconds", "0.03", "--get",
+                                        "95,50",        "--keys",   "uniform", "--work",    "20",   "--size",
+                                        "4K,64K,1M,4M", SLOW,       "--size",  "1M",        NULL};
+static const char *const more[] = {COMMON,   "--rounds",     "7",      "--seconds", "0.05",   "--get",          "95",
                                    "--keys", "uniform,zipf", "--work", "20",        "--size", "64K,256K,1M,4M", NULL};
-static const char *const more_quick[] = {COMMON, "--rounds", "3",  "--seconds", "0.1",    "--get",
+static const char *const more_quick[] = {COMMON, "--rounds", "5",  "--seconds", "0.05",   "--get",
                                          "95",   "--work",   "20", "--size",    "64K,1M", NULL};
 
 /* The example, from where this program is: build/PRESET/bench/bench_table. */

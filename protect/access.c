@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * Access without faults: explicit forms of what a fault does, and the application's own holds. */
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
 #include "protect/range.h"
 
@@ -45,6 +45,21 @@ int zc_writable(void *buf)
     return 0;
 }
 
+/* The range of a slot on whose backing no send is in flight at all, locked. */
+static int own_alone(const struct range *range, size_t n, struct backing **out)
+{
+    for (;;) {
+        int error = conflict_own(range->slot, range->offset, n, WITH_BOTH, out);
+        if (error || !(*out)->sends)
+            return error;
+        lock_drop(&(*out)->lock);
+        error = conflict_own(range->slot, 0, range->offset + range->left, WITH_SENDS, out);
+        if (error)
+            return error;
+        lock_drop(&(*out)->lock);
+    }
+}
+
 int zc_write(void *dst, const void *src, size_t n)
 {
     struct range to, from;
@@ -60,12 +75,14 @@ int zc_write(void *dst, const void *src, size_t n)
             return fail(error, "zc_write: a receive into the source at %p failed", src);
         lock_drop(&backing->lock);
     }
-    error = conflict_own(to.slot, to.offset, n, WITH_BOTH, &backing);
+    bool between = from.slot && from.slot != to.slot;
+    error = between ? own_alone(&to, n, &backing) : conflict_own(to.slot, to.offset, n, WITH_BOTH, &backing);
     if (error)
         return fail(error, "zc_write: a receive into the buffer at %p failed", dst);
     char *wire = backing_wire(backing);
-    if (from.slot && from.slot != to.slot) {
-        /* One lock at a time: a hold keeps the destination's pages while the source is locked. */
+    if (between) {
+        /* One lock at a time: a hold keeps the destination's pages while the source is locked. It writes, so no send
+         * may be in flight from them: a store would rename them away. */
         struct hold own = {.slot = to.slot, .offset = to.offset, .length = n, .rules = &own_rules};
         hold_own(&own);
         lock_drop(&backing->lock);
@@ -78,19 +95,28 @@ int zc_write(void *dst, const void *src, size_t n)
     return 0;
 }
 
-static int guard_stores(struct hold *hold, const char **wire)
+static int guard_stores(struct hold *hold, size_t size, const char **wire)
 {
+    bool again = false;
     while (hold_send(hold, wire) == SEND_COPY) {
         struct backing *backing = slot_lock(hold->slot);
-        bool receiving = slot_receiving(hold->slot), awaited = hold->slot->awaited, pinned = hold->slot->pinned;
+        bool closed = slot_closed(hold->slot), awaited = hold->slot->awaited, pinned = hold->slot->pinned;
         lock_drop(&backing->lock);
-        if (receiving)
-            return fail(-EBUSY, "zc_guard: a receive into the buffer is in flight");
+        if (closed)
+            return fail(-EBUSY, "zc_guard: a receive into the buffer is in flight, or failed and was not waited for");
         if (pinned)
             return fail(-EBUSY, "zc_guard: the buffer is pinned, so that an early store could not go on");
-        if (!awaited)
+        if (!awaited && again)
             return fail(-ENOMEM, "zc_guard: no spare slot or no mappings are left to protect the buffer");
-        sched_yield(); /* a writer that waits is served first, within the time of a rename */
+        again = !awaited; /* perhaps it was until now */
+        if (!awaited)
+            continue;
+        /* Who waits for sends is served first. That may be nobody any more, or not end before the peer receives: so
+         * end them as a store would. */
+        int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
+        if (error)
+            return error;
+        lock_drop(&backing->lock);
     }
     return 0;
 }
@@ -130,7 +156,8 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     *hold = (struct hold){.slot = range.slot, .offset = range.offset, .length = len, .rules = &own_rules};
     const char *reads = NULL;
     char *writes = NULL;
-    error = deny == ZC_DENY_STORES ? guard_stores(hold, &reads) : guard_all(hold, range.offset + range.left, &writes);
+    size_t size = range.offset + range.left;
+    error = deny == ZC_DENY_STORES ? guard_stores(hold, size, &reads) : guard_all(hold, size, &writes);
     if (error) {
         free(hold);
         return error;

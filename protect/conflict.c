@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/helper.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
 
 enum {
@@ -163,7 +164,7 @@ enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store,
 
 static bool overlaps(const struct hold *hold, size_t offset, size_t length)
 {
-    return offset < hold->offset + hold->length && hold->offset < offset + length;
+    return length && hold->length && offset < hold->offset + hold->length && hold->offset < offset + length;
 }
 
 static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,

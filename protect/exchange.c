@@ -8,6 +8,7 @@
 #include "core/stats.h"
 #include "protect/hold.h"
 #include "protect/maps.h"
+#include "protect/pages.h"
 
 static void must(int error, const char *what)
 {

@@ -21,12 +21,21 @@ enum {
 };
 
 static struct sigaction previous[HANDLERS_MOST]; /* by age */
-static int handlers;
+static _Atomic int handlers;
 
 /* Initial-exec, so that the first access in a handler allocates nothing. */
 #define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
-HANDLER_LOCAL int depth;
-HANDLER_LOCAL int chained; /* how far down the chain this thread is */
+/* Error handlers and earlier handlers may leave by a long jump: what they leave behind is known by the frame, which
+ * later ones lie above (all on the signal stack, if there is one). */
+HANDLER_LOCAL struct {
+    int level;
+    const char *frame; /* of the outermost */
+} depth;
+HANDLER_LOCAL struct chained {
+    int level;           /* how far down the chain this thread is */
+    const char *frame;   /* of the call to the handler there */
+    const void *address; /* of the fault that it was called for */
+} chained;
 HANDLER_LOCAL struct {
     const void *address;
     uint32_t event;
@@ -53,7 +62,7 @@ static void die_of(int signal)
 /* As the kernel would have called it. */
 static void chain(int signal, siginfo_t *info, void *context)
 {
-    int level = handlers - 1 - chained;
+    int level = handlers - 1 - chained.level;
     bool synchronous = info->si_code > 0;
     struct sigaction *action = level >= 0 ? &previous[level] : NULL;
     if (!action || action->sa_handler == SIG_DFL || (action->sa_handler == SIG_IGN && synchronous)) {
@@ -73,12 +82,13 @@ static void chain(int signal, siginfo_t *info, void *context)
     if (!(now.sa_flags & SA_NODEFER))
         sigaddset(&mask, signal);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
-    chained++;
+    struct chained outer = chained;
+    chained = (struct chained){outer.level + 1, __builtin_frame_address(0), info->si_addr};
     if (now.sa_flags & SA_SIGINFO)
         now.sa_sigaction(signal, info, context);
     else
         now.sa_handler(signal);
-    chained--;
+    chained = outer;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -115,7 +125,7 @@ static bool handle(const siginfo_t *info, const void *context)
         return false;
     }
     struct slot *slot = slot_find(address);
-    if (!slot || depth > DEPTH_MOST)
+    if (!slot || depth.level > DEPTH_MOST)
         return false;
     count(faults);
     size_t offset = (size_t)(address - slot_user(slot));
@@ -134,10 +144,19 @@ static bool handle(const siginfo_t *info, const void *context)
 static void on_fault(int signal, siginfo_t *info, void *context)
 {
     int error = errno, cancel;
+    const char *frame = __builtin_frame_address(0);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
-    depth++;
-    bool retry = chained == 0 && handle(info, context);
-    depth--;
+    if (frame >= chained.frame)
+        chained.level = 0;
+    if (depth.level == 0 || frame >= depth.frame) {
+        depth.level = 0;
+        depth.frame = frame;
+    }
+    depth.level++;
+    /* A handler that was chained to may have a conflict of its own; or it passes its fault back. */
+    bool passed = chained.level > 0 && chained.address == info->si_addr;
+    bool retry = !passed && handle(info, context);
+    depth.level--;
     pthread_setcancelstate(cancel, NULL);
     if (!retry)
         chain(signal, info, context);
@@ -152,8 +171,9 @@ void fault_reinstall(void)
     sigaction(SIGSEGV, NULL, &now);
     if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault) {
         /* One more than can be remembered replaces the newest. */
-        handlers += handlers < HANDLERS_MOST;
-        previous[handlers - 1] = now;
+        int newest = handlers < HANDLERS_MOST ? handlers : HANDLERS_MOST - 1;
+        previous[newest] = now;
+        atomic_store(&handlers, newest + 1); /* other threads may be in the handler */
         sigaction(SIGSEGV, &ours, NULL);
     }
     pthread_mutex_unlock(&lock);

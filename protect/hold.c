@@ -8,171 +8,8 @@
 #include "core/stats.h"
 #include "protect/exchange.h"
 #include "protect/maps.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
-
-static uint32_t first_page(const struct hold *hold)
-{
-    return (uint32_t)(hold->offset >> PAGE_SHIFT);
-}
-
-/* One past the last page; a hold of no bytes needs no page. */
-static uint32_t end_page(const struct hold *hold)
-{
-    return (uint32_t)((hold->offset + hold->length + PAGE_BYTES - 1) >> PAGE_SHIFT);
-}
-
-static bool covers_page(const struct hold *hold, uint32_t page)
-{
-    return hold->guarded && first_page(hold) <= page && page < end_page(hold);
-}
-
-static bool denies_all(const struct hold *receive)
-{
-    return !receive->landed || (receive->error && !receive->shown);
-}
-
-/* Somebody may sleep on the event, or compare it to see whether anything changed. */
-static void announce(struct slot *slot)
-{
-    atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
-    if (slot->awaited)
-        futex_wake(&slot->event);
-}
-
-/* ---- protection ---- */
-
-/* Changes the protection of pages. Fails with ENOMEM only where `must` is false: protection may be refused, its
- * end may not. */
-static bool set_protection(struct slot *slot, uint32_t first, uint32_t pages, int prot, bool must)
-{
-    char *at = slot_user(slot) + ((size_t)first << PAGE_SHIFT);
-    size_t length = (size_t)pages << PAGE_SHIFT;
-    uint64_t before = clock_ns();
-    int error = sys_mprotect(at, length, prot);
-    while (error == -ENOMEM && must && maps_drop_ballast())
-        error = sys_mprotect(at, length, prot);
-    if (error && must) {
-        struct text text = {0};
-        text_add(&text, "zc: mprotect failed with errno ");
-        text_add_number(&text, (uint64_t)-error, 10);
-        text_add(&text, " and the buffer at ");
-        text_add_number(&text, (uint64_t)(uintptr_t)slot_user(slot), 16);
-        text_add(&text, " cannot be used any more; raise vm.max_map_count\n");
-        text_print(&text);
-        abort();
-    }
-    if (error)
-        return false;
-    struct zc_pool *pool = slot_pool(slot);
-    policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
-    if (prot & PROT_WRITE)
-        count(unprotects);
-    else
-        count(protects);
-    announce(slot);
-    return true;
-}
-
-static void guard_clear(struct slot *slot)
-{
-    maps_unclaim(slot->maps);
-    slot->maps = 0;
-    slot->guard_pages = 0;
-    slot->guard_whole = false;
-}
-
-/* Protects pages and adds them to the guard. */
-static bool guard_add(struct slot *slot, uint32_t first, uint32_t pages, int prot)
-{
-    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(MAPS_SPLIT))
-        return false;
-    if (!set_protection(slot, first, pages, prot, false)) {
-        maps_unclaim(MAPS_SPLIT);
-        return false;
-    }
-    slot->maps += MAPS_SPLIT;
-    if (slot->guard_pages == 0) {
-        slot->guard_first = first;
-        slot->guard_pages = pages;
-        slot->guard_whole = true;
-        return true;
-    }
-    uint32_t end = slot->guard_first + slot->guard_pages;
-    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
-    uint32_t high = first + pages > end ? first + pages : end;
-    slot->guard_whole &= first <= end && slot->guard_first <= first + pages;
-    slot->guard_first = low;
-    slot->guard_pages = high - low;
-    return true;
-}
-
-static bool guard_covers(const struct slot *slot, uint32_t first, uint32_t end)
-{
-    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
-}
-
-/* The laxest protection that the holds on a page allow; the same is true up to *end. */
-static int page_need(const struct slot *slot, const struct backing *backing, uint32_t page, uint32_t *end)
-{
-    int need = PROT_READ | PROT_WRITE;
-    for (const struct hold *hold = slot->receives; hold; hold = hold->next) {
-        if (!hold->guarded || !denies_all(hold))
-            continue;
-        if (covers_page(hold, page))
-            need = PROT_NONE;
-        if (first_page(hold) > page && first_page(hold) < *end)
-            *end = first_page(hold);
-        if (end_page(hold) > page && end_page(hold) < *end)
-            *end = end_page(hold);
-    }
-    for (const struct hold *hold = backing->sends; hold; hold = hold->next) {
-        if (!hold->guarded)
-            continue;
-        if (covers_page(hold, page))
-            need &= PROT_READ;
-        if (first_page(hold) > page && first_page(hold) < *end)
-            *end = first_page(hold);
-        if (end_page(hold) > page && end_page(hold) < *end)
-            *end = end_page(hold);
-    }
-    return need;
-}
-
-void slot_settle(struct slot *slot, const struct backing *backing)
-{
-    if (slot->guard_pages == 0)
-        return;
-    uint32_t guard_end = slot->guard_first + slot->guard_pages;
-    uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
-    for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
-        end = guard_end;
-        int need = page_need(slot, backing, page, &end);
-        set_protection(slot, page, end - page, need, true);
-        if (!(need & PROT_WRITE)) {
-            slot->guard_whole &= high == slot->guard_first || high == page;
-            low = page < low ? page : low;
-            high = end;
-        }
-    }
-    if (low >= high) {
-        guard_clear(slot);
-    } else {
-        slot->guard_first = low;
-        slot->guard_pages = high - low;
-    }
-}
-
-struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
-{
-    for (struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (denies_all(hold) && covers_page(hold, page))
-            return hold;
-    if (store)
-        for (struct hold *hold = backing->sends; hold; hold = hold->next)
-            if (covers_page(hold, page))
-                return hold;
-    return NULL;
-}
 
 /* ---- what a rename needs ---- */
 
@@ -263,22 +100,30 @@ static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct 
     }
 }
 
+bool slot_closed(const struct slot *slot)
+{
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (!hold->landed || (hold->error && !hold->shown))
+            return true;
+    return false;
+}
+
 static bool protectable(const struct hold *hold)
 {
     const struct slot *slot = hold->slot;
-    return !slot->pinned && !slot->awaited && !slot_receiving(slot);
+    return !slot->pinned && !slot->awaited && !slot_closed(slot);
 }
 
 /* Protects the slot for a send that may be held, the slot being reserved. */
 static enum send_way guard_send(const struct hold *hold)
 {
     struct slot *slot = hold->slot;
-    uint32_t first = first_page(hold), end = end_page(hold);
-    if (guard_covers(slot, first, end)) {
+    uint32_t first = hold_first_page(hold), end = hold_end_page(hold);
+    if (pages_guarded(slot, first, end)) {
         policy_resent(slot);
         return SEND_FREE;
     }
-    if (!guard_add(slot, first, end - first, PROT_READ))
+    if (!pages_guard(slot, first, end - first, PROT_READ))
         return SEND_COPY;
     policy_protected(slot);
     return SEND_PROTECTED;
@@ -291,7 +136,7 @@ enum send_way hold_send(struct hold *hold, const char **wire)
     struct backing *backing = slot_lock(slot);
     enum send_way way = SEND_COPY;
     if (protectable(hold) && hold->rules->policy != ZC_POLICY_COPY &&
-        (guard_covers(slot, first_page(hold), end_page(hold)) || policy_allows(pool, slot, hold))) {
+        (pages_guarded(slot, hold_first_page(hold), hold_end_page(hold)) || policy_allows(pool, slot, hold))) {
         backing = reserve(slot, backing);
         if (slot->reserved && protectable(hold))
             way = guard_send(hold);
@@ -344,7 +189,7 @@ void hold_send_keep(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
     if (backing == hold->backing) {
-        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && guard_send(hold) != SEND_COPY;
+        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold) != SEND_COPY;
         if (!hold->guarded) {
             slot_rename(slot, backing);
             return;
@@ -393,11 +238,13 @@ void hold_end(struct hold *hold)
     struct slot *slot = backing->slot;
     if (!backing->sends) {
         unreserve(slot);
-        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !lingers(slot, hold))
+        /* In pieces, it would save no later send a system call. */
+        bool useful = slot->guard_whole && lingers(slot, hold);
+        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !useful)
             slot_settle(slot, backing);
     }
     if (slot->awaited) {
-        announce(slot);
+        slot_announce(slot);
         slot->awaited = backing->sends || slot_receiving(slot);
     }
     bool push = retire(slot, backing);
@@ -410,14 +257,21 @@ void hold_end(struct hold *hold)
 
 static bool overlaps(const struct hold *a, const struct hold *b)
 {
-    return a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+    return a->length && b->length && a->offset < b->offset + b->length && b->offset < a->offset + a->length;
+}
+
+/* Over, and nobody is through with it but the program, which may or may not ask. One without a name belongs to a
+ * call that has not returned yet. */
+static bool droppable(const struct hold *receive)
+{
+    return receive->landed && receive->named;
 }
 
 /* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one is in flight. */
 static int replace(struct hold *hold, struct hold **dropped)
 {
     for (struct hold *other = hold->slot->receives; other; other = other->next)
-        if (!other->landed && overlaps(other, hold))
+        if (!droppable(other) && overlaps(other, hold))
             return -EBUSY;
     for (struct hold *other = hold->slot->receives, *next; other; other = next) {
         next = other->next;
@@ -458,7 +312,7 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     struct zc_pool *pool = slot_pool(slot);
     bool claimed = false;
     struct hold *dropped = NULL;
-    uint32_t first = first_page(hold), pages = end_page(hold) - first;
+    uint32_t first = hold_first_page(hold), pages = hold_end_page(hold) - first;
     hold->backing = NULL;
     hold->bounce = NULL;
     hold->landed = hold->shown = false;
@@ -477,7 +331,7 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
         claimed = false;
         count(receives_bounced);
     }
-    if (!error && guarded && pages && !guard_add(slot, first, pages, PROT_NONE))
+    if (!error && guarded && pages && !pages_guard(slot, first, pages, PROT_NONE))
         error = -ENOMEM;
     if (error) {
         if (hold->bounce)
@@ -495,6 +349,15 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     return error;
 }
 
+/* Is anybody else storing to the backing itself: a receive that was not bounced, or the library? */
+static bool written_by_others(const struct slot *slot, const struct hold *hold)
+{
+    for (const struct hold *other = slot->receives; other; other = other->next)
+        if (other != hold && !other->landed && !other->bounce)
+            return true;
+    return false;
+}
+
 /* Moves what landed in the bounce slot into the slot; returns the slot's backing, locked. The bounce slot is
  * given back, with the old backing if that was exchanged. */
 static struct backing *land(struct hold *hold, struct backing *backing, size_t length)
@@ -506,8 +369,9 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
         sending |= send->offset < hold->offset + length && hold->offset < send->offset + send->length;
     hold->bounce = NULL;
     /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
-     * message is nearly all of a large slot. */
-    if (!slot->pinned && (sending || (length >= size - size / 4 && size >= HUGE_BYTES))) {
+     * message is nearly all of a large slot and nobody would be left to store to the old pages. */
+    bool large = length >= size - size / 4 && size >= HUGE_BYTES;
+    if (!slot->pinned && (sending || (large && !written_by_others(slot, hold)))) {
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
         bool push = retire(bounce, backing);
@@ -538,7 +402,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
         unlink_hold(hold);
     if (hold->guarded && !freed && !(error && keep))
         slot_settle(slot, backing);
-    announce(slot);
+    slot_announce(slot);
     slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
     bool push = retire(slot, backing);
     lock_drop(&backing->lock);
@@ -569,7 +433,7 @@ void hold_report(struct hold *hold, struct backing *backing)
 {
     struct slot *slot = hold->slot;
     unlink_hold(hold);
-    if (hold->error && hold->guarded && !hold->shown)
+    if (hold->error && hold->guarded) /* shown by a call, it is still closed */
         slot_settle(slot, backing);
 }
 
@@ -585,7 +449,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     maps_unclaim(MAPS_RENAME);
     slot_settle(slot, fresh);
     slot->awaited = slot->awaited && slot_receiving(slot);
-    announce(slot);
+    slot_announce(slot);
     futex_wake(&slot->event);
     lock_drop(&fresh->lock);
     /* Whatever was in flight may have ended while this thread came here. */
@@ -612,13 +476,13 @@ void slot_release(struct slot *slot, struct backing *backing)
     slot->pinned = false;
     for (struct hold *hold = slot->receives, *next; hold; hold = next) {
         next = hold->next;
-        if (hold->landed) {
+        if (droppable(hold)) {
             unlink_hold(hold);
             insert(&dropped, hold);
         }
     }
     unreserve(slot); /* nobody will store to it again */
-    announce(slot);
+    slot_announce(slot);
     slot->awaited = false;
     bool push = retire(slot, backing);
     lock_drop(&backing->lock);

@@ -118,11 +118,9 @@ void hold_report(struct hold *hold, struct backing *backing);
 
 bool slot_receiving(const struct slot *slot);
 
-/* The hold that denies an access to the page, or NULL. Receives come first. */
-struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
-
-/* Gives each page of the guard the laxest protection that its holds allow. */
-void slot_settle(struct slot *slot, const struct backing *backing);
+/* Are pages closed to loads, too: by receives in flight, or by one that failed and was not told of? Protecting them
+ * for a send would open them. */
+bool slot_closed(const struct slot *slot);
 
 /* Makes the slot show fresh pages with the same contents; what is in flight keeps the old ones. The slot must
  * be reserved. Drops the lock. */

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core/sys.h"
+#include "alloc/pool.h"
 
 enum {
     BALLAST_PAGES = 256, /* every second one readable: as many mappings */
@@ -36,8 +36,15 @@ static long limit(void)
     return most - MARGIN;
 }
 
+static void account(struct slot *slot, int sign)
+{
+    bool displaced = atomic_load(&slot->backing) != slot_home(slot);
+    maps_force(sign * (slot->maps + (displaced ? MAPS_SPLIT : 0)));
+}
+
 void maps_open(unsigned long override)
 {
+    atomic_store(&pool_account, account);
     long most = override ? (long) override : limit();
     /* A limit too small for a ballast is too small for protection: nothing can be claimed then. */
     if (!override && most > 4 * BALLAST_PAGES) {

@@ -13,7 +13,8 @@ enum {
     MAPS_RENAME = 4 /* two slots whose backings are not where their neighbours' are */
 };
 
-/* Reads the limit (ZC_MAPS, or the kernel's less what the process has) and lays out the ballast. */
+/* Reads the kernel's limit, less what the process has, and lays out the ballast; or takes `override` (ZC_MAPS, if
+ * not 0) for the limit, without ballast. */
 void maps_open(unsigned long override);
 
 bool maps_claim(int n); /* signal-safe, as are: */

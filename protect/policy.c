@@ -11,7 +11,7 @@
 enum {
     SCALE = 8,             /* estimates count eighths of a send */
     ESTIMATE_MOST = 255,   /* just below 32 sends a write: more makes no difference */
-    BACKOFF_MOST = 5,      /* try at least every 32 sends, to notice when a pattern changes */
+    BACKOFF_MOST = 5,      /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,      /* trials may take 1/50 of the time */
     TRIAL_CREDIT = 1000000 /* ns, to begin with */
 };
@@ -75,9 +75,12 @@ void policy_open(void)
         copy = least(copy, t4 - t3);
     }
     /* Other threads may have faults of their own meanwhile; the one real fault is probed only where SIGSEGV
-     * still has no handler, which is where nobody expects any. */
+     * still has no handler, which is where nobody expects any, and where this thread does not block it, which
+     * would end the process. */
+    sigset_t blocked;
     sigaction(SIGSEGV, NULL, &before);
-    if (before.sa_handler == SIG_DFL) {
+    pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+    if (before.sa_handler == SIG_DFL && !sigismember(&blocked, SIGSEGV)) {
         sigaction(SIGSEGV, &probe, NULL);
         for (int i = 0; i < ROUNDS; i++) {
             sys_mprotect(area, PAGE_BYTES, PROT_READ);
@@ -166,7 +169,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
         slot->skip--;
         return false;
     }
-    if (!estimate && slot->run == 0) {
+    if (slot->run == 0) {
         slot->run = 1; /* start by copying; the second send is tried */
         return false;
     }

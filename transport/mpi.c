@@ -306,9 +306,10 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
     MPI_Status statuses[WINDOW + 1];
     if (!lock_try(&mpi->lock))
         return;
-    /* With few in flight, the window has the urgent one in it. */
-    if (mpi->count > WINDOW && urgent && !op_over(urgent)) {
-        int done = 0, code = MPI_Test(&mpi->requests[urgent->in.index], &done, &statuses[0]);
+    /* With few in flight, the window has the urgent one in it. Another thread may have taken it out and not told yet. */
+    size_t at = urgent ? urgent->in.index : 0;
+    if (mpi->count > WINDOW && urgent && at < (size_t)mpi->count && mpi->ops[at] == urgent) {
+        int done = 0, code = MPI_Test(&mpi->requests[at], &done, &statuses[0]);
         if (done || code != MPI_SUCCESS) {
             over[0] = urgent;
             codes[0] = code;

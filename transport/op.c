@@ -27,6 +27,7 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
     op->peer = peer;
     op->tag = tag;
     atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
+    atomic_store_explicit(&op->users, 1, memory_order_relaxed);
     if (sends)
         return op;
     lock_take(&comm->ops);
@@ -42,6 +43,8 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
 void op_free(struct op *op)
 {
     struct zc_comm *comm = op->comm;
+    if (atomic_fetch_sub(&op->users, 1) > 1)
+        return;
     lock_take(&comm->ops);
     if (!op->sends) {
         *op->link = op->next;

@@ -23,6 +23,7 @@ struct op {
     void *spill;         /* one on the heap, where no slot could be had */
     int peer, tag;       /* as given to the call */
     _Atomic int phase;   /* enum op_phase */
+    _Atomic int users;   /* who still look at it; the last op_free ends it */
     zc_status status;    /* of a receive that is over */
     struct op *next;     /* free list; else of the communicator's receives, */
     struct op **link;    /* which this points back into */

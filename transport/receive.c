@@ -144,6 +144,8 @@ int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status
     if (op && range.slot)
         error = hold_receive(&op->hold, false, &wire);
     if (!op || error) {
+        if (op)
+            op_free(op);
         zc_free(target);
         return fail(-ENOMEM, "zc_recv_alloc: no memory to receive %zu bytes; the message is lost", found.length);
     }

@@ -5,6 +5,7 @@
 
 #include "core/stats.h"
 #include "protect/conflict.h"
+#include "protect/pages.h"
 #include "protect/range.h"
 #include "transport/comm.h"
 
@@ -25,7 +26,7 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     } else if (hold) {
         hold_report(hold, backing);
         *status = op_of(hold)->status;
-    } else if (slot_denies(slot, backing, (uint32_t)(range->offset >> PAGE_SHIFT), true)) {
+    } else if (backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT))) {
         found = FOUND_SEND;
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
@@ -59,6 +60,8 @@ int zc_wait(const void *buf, zc_status *status)
         case FOUND_DONE:
             return report(&result, "zc_wait", status);
         case FOUND_RECEIVE:
+            if (comm_check(comm, "zc_wait") == -EPERM)
+                return -EPERM;
             comm_poll_waiting(comm, NULL, &spins);
             break;
         case FOUND_SEND: /* of any communicator, or a guard */
@@ -119,11 +122,19 @@ int zc_cancel(const void *buf)
     struct op *op = hold ? op_of(hold) : NULL;
     zc_comm *comm = op ? op->comm : NULL;
     bool landed = hold && hold->landed;
+    /* Another thread may report the receive and post the next one meanwhile, which must not be taken for it. */
+    if (op && !landed)
+        atomic_fetch_add(&op->users, 1);
     lock_drop(&backing->lock);
     if (!op)
         return fail(-ENOENT, "zc_cancel: no receive into %p (sends cannot be cancelled)", buf);
     if (landed)
         return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+    error = comm_check(comm, "zc_cancel");
+    if (error) {
+        op_free(op);
+        return error;
+    }
     comm->transport->cancel(&comm->endpoint, op);
     /* It ends one way or the other, soon. */
     for (unsigned spins = 0;; comm_poll_waiting(comm, NULL, &spins)) {
@@ -134,10 +145,12 @@ int zc_cancel(const void *buf)
         if (cancelled)
             hold_report(hold, backing);
         lock_drop(&backing->lock);
-        if (cancelled)
-            op_free(op);
-        if (landed)
-            return cancelled ? 0
-                             : fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+        if (!landed)
+            continue;
+        op_free(op);
+        if (!cancelled)
+            return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+        op_free(op); /* reported */
+        return 0;
     }
 }

@@ -2,6 +2,7 @@
 #include "bench/lib/bench.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -93,13 +94,37 @@ void bench_flags(int argc, char **argv, const struct flag *flags, size_t n)
     }
 }
 
+static long number(const char *text)
+{
+    return text ? strtol(text, NULL, 10) : 0;
+}
+
+static void bind_rank(long rank, long ranks)
+{
+    cpu_set_t allowed, mine;
+    long place = 0;
+
+    if (sched_getaffinity(0, sizeof allowed, &allowed) || ranks > CPU_COUNT(&allowed))
+        return;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || place++ != rank)
+            continue;
+        CPU_ZERO(&mine);
+        CPU_SET(cpu, &mine);
+        sched_setaffinity(0, sizeof mine, &mine);
+        return;
+    }
+}
+
 void bench_under_mpiexec(char **argv, const char *ranks)
 {
     enum { MOST = 32 };
     char *args[MOST + 4] = {"mpiexec", "-n", (char *)(uintptr_t)ranks};
 
-    if (getenv("PMI_RANK"))
+    if (getenv("PMI_RANK")) {
+        bind_rank(number(getenv("PMI_RANK")), number(getenv("PMI_SIZE")));
         return;
+    }
     for (int i = 0; argv[i] && i < MOST; i++)
         args[3 + i] = argv[i];
     execvp(args[0], args);

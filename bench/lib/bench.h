@@ -39,7 +39,8 @@ struct flag {
 };
 void bench_flags(int argc, char **argv, const struct flag *flags, size_t n);
 
-/* Starts this program again under mpiexec, unless it is there already. */
+/* Starts this program again under mpiexec, unless it is there already. Then, if there is a processor for each rank,
+ * binds each to its own: ranks poll, and two on one processor wait for each other's time slices. */
 void bench_under_mpiexec(char **argv, const char *ranks);
 
 /* Bytes that are what they should be, in each position. */

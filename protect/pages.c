@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/pages.h"
+
+#include <stdlib.h>
+
+#include "core/clock.h"
+#include "core/stats.h"
+#include "protect/maps.h"
+#include "protect/policy.h"
+
+uint32_t hold_first_page(const struct hold *hold)
+{
+    return (uint32_t)(hold->offset >> PAGE_SHIFT);
+}
+
+uint32_t hold_end_page(const struct hold *hold)
+{
+    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
+    return (uint32_t)(end >> PAGE_SHIFT);
+}
+
+static bool covers_page(const struct hold *hold, uint32_t page)
+{
+    return hold->guarded && hold_first_page(hold) <= page && page < hold_end_page(hold);
+}
+
+static bool denies_all(const struct hold *receive)
+{
+    return !receive->landed || (receive->error && !receive->shown);
+}
+
+void slot_announce(struct slot *slot)
+{
+    atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
+    if (slot->awaited)
+        futex_wake(&slot->event);
+}
+
+/* Changes the protection of pages. Fails with ENOMEM only where `must` is false: protection may be refused, its
+ * end may not. */
+static bool set_protection(struct slot *slot, uint32_t first, uint32_t pages, int prot, bool must)
+{
+    char *at = slot_user(slot) + ((size_t)first << PAGE_SHIFT);
+    size_t length = (size_t)pages << PAGE_SHIFT;
+    uint64_t before = clock_ns();
+    int error = sys_mprotect(at, length, prot);
+    while (error == -ENOMEM && must && maps_drop_ballast())
+        error = sys_mprotect(at, length, prot);
+    if (error && must) {
+        struct text text = {0};
+        text_add(&text, "zc: mprotect failed with errno ");
+        text_add_number(&text, (uint64_t)-error, 10);
+        text_add(&text, " and the buffer at ");
+        text_add_number(&text, (uint64_t)(uintptr_t)slot_user(slot), 16);
+        text_add(&text, " cannot be used any more; raise vm.max_map_count\n");
+        text_print(&text);
+        abort();
+    }
+    if (error)
+        return false;
+    struct zc_pool *pool = slot_pool(slot);
+    policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
+    if (prot & PROT_WRITE)
+        count(unprotects);
+    else
+        count(protects);
+    slot_announce(slot);
+    return true;
+}
+
+static void guard_clear(struct slot *slot)
+{
+    maps_unclaim(slot->maps);
+    slot->maps = 0;
+    slot->guard_pages = 0;
+    slot->guard_whole = false;
+}
+
+bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
+{
+    /* More than one for each page, and one after the last, there cannot be. */
+    int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? MAPS_SPLIT : 0;
+    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(claim))
+        return false;
+    if (!set_protection(slot, first, pages, prot, false)) {
+        maps_unclaim(claim);
+        return false;
+    }
+    slot->maps += claim;
+    if (slot->guard_pages == 0) {
+        slot->guard_first = first;
+        slot->guard_pages = pages;
+        slot->guard_whole = true;
+        return true;
+    }
+    uint32_t end = slot->guard_first + slot->guard_pages;
+    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
+    uint32_t high = first + pages > end ? first + pages : end;
+    slot->guard_whole &= first <= end && slot->guard_first <= first + pages;
+    slot->guard_first = low;
+    slot->guard_pages = high - low;
+    return true;
+}
+
+bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
+{
+    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
+}
+
+/* The laxest protection that the holds on a page allow; the same is true up to *end. */
+static int page_need(const struct slot *slot, const struct backing *backing, uint32_t page, uint32_t *end)
+{
+    int need = PROT_READ | PROT_WRITE;
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next) {
+        if (!hold->guarded || !denies_all(hold))
+            continue;
+        if (covers_page(hold, page))
+            need = PROT_NONE;
+        if (hold_first_page(hold) > page && hold_first_page(hold) < *end)
+            *end = hold_first_page(hold);
+        if (hold_end_page(hold) > page && hold_end_page(hold) < *end)
+            *end = hold_end_page(hold);
+    }
+    for (const struct hold *hold = backing->sends; hold; hold = hold->next) {
+        if (!hold->guarded)
+            continue;
+        if (covers_page(hold, page))
+            need &= PROT_READ;
+        if (hold_first_page(hold) > page && hold_first_page(hold) < *end)
+            *end = hold_first_page(hold);
+        if (hold_end_page(hold) > page && hold_end_page(hold) < *end)
+            *end = hold_end_page(hold);
+    }
+    return need;
+}
+
+void slot_settle(struct slot *slot, const struct backing *backing)
+{
+    if (slot->guard_pages == 0)
+        return;
+    uint32_t guard_end = slot->guard_first + slot->guard_pages;
+    uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
+    int maps = 0;
+    for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
+        end = guard_end;
+        int need = page_need(slot, backing, page, &end);
+        set_protection(slot, page, end - page, need, true);
+        if (!(need & PROT_WRITE)) {
+            slot->guard_whole &= high == slot->guard_first || high == page;
+            low = page < low ? page : low;
+            high = end;
+            maps += MAPS_SPLIT;
+        }
+    }
+    if (low >= high) {
+        guard_clear(slot);
+    } else {
+        slot->guard_first = low;
+        slot->guard_pages = high - low;
+        maps = maps < UINT16_MAX ? maps : UINT16_MAX;
+        maps_force(maps - slot->maps);
+        slot->maps = (uint16_t)maps;
+    }
+}
+
+struct hold *backing_denies(const struct backing *backing, uint32_t page)
+{
+    for (struct hold *hold = backing->sends; hold; hold = hold->next)
+        if (covers_page(hold, page))
+            return hold;
+    return NULL;
+}
+
+struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
+{
+    for (struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (denies_all(hold) && covers_page(hold, page))
+            return hold;
+    return store ? backing_denies(backing, page) : NULL;
+}

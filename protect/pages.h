@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The protection of a slot's pages: what each page needs follows from all holds of the slot, and what may be
+ * protected now is remembered as one range, the slot's *guard*. Pages outside of the guard are read-write; pages
+ * inside may be stricter than their holds need, never laxer. All with the slot locked. */
+#ifndef ZC_PROTECT_PAGES_H
+#define ZC_PROTECT_PAGES_H
+
+#include "protect/hold.h"
+
+/* Pages of the slot that the hold needs: from the first to before the end. One of no bytes needs none. */
+uint32_t hold_first_page(const struct hold *hold);
+uint32_t hold_end_page(const struct hold *hold);
+
+/* Protects pages and adds them to the guard. False where mappings have run out. */
+bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
+
+/* Is every page from `first` to before `end` protected? */
+bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end);
+
+/* The send that denies stores to the page, or NULL. */
+struct hold *backing_denies(const struct backing *backing, uint32_t page);
+
+/* The hold that denies an access to the page, or NULL. Receives come first. */
+struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
+
+/* Gives each page of the guard the laxest protection that its holds allow. */
+void slot_settle(struct slot *slot, const struct backing *backing);
+
+/* Something changed about the slot: wakes whoever sleeps on its event. */
+void slot_announce(struct slot *slot);
+
+#endif

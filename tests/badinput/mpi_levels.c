@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * mpiexec -n 1|2 mpi_levels CASE: thread levels below MPI_THREAD_MULTIPLE, arguments that only MPI has, and the
+ * order of MPI_Init, zc and MPI_Finalize. */
+#include <errno.h>
+#include <limits.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "pattern.h"
+#include "ranks.h"
+#include "zc_mpi.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define BIG ((size_t)3000000)
+
+static zc_comm *comm;
+static int rank, size;
+
+static void start(int level)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    MPI_Init_thread(NULL, NULL, level, &provided);
+    CHECKF(provided == level, "asked for level %d, got %d", level, provided);
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
+    rank = zc_rank(comm);
+    size = zc_size(comm);
+}
+
+static void finish(void)
+{
+    CHECK_OK(zc_close(comm));
+    MPI_Finalize();
+}
+
+/* All that one thread can do: send, overwrite, receive, receive in place, irecv and wait. */
+static void exchange(void)
+{
+    int next = (rank + 1) % size, prev = (rank + size - 1) % size;
+    char *buffer = ALLOC(BIG), *in = ALLOC(BIG);
+
+    for (unsigned i = 0; i < 5; i++) {
+        pattern_fill(buffer, BIG, (unsigned)rank * 100 + i);
+        if (i % 2)
+            CHECK_OK(zc_irecv(in, BIG, prev, 1, comm));
+        CHECK_OK(zc_send(buffer, BIG, next, 1, comm));
+        memset(buffer, 'o', BIG);
+        if (i % 2)
+            CHECK_OK(zc_wait(in, NULL));
+        else
+            CHECK_OK(zc_recv(in, BIG, prev, 1, comm, NULL));
+        CHECK_PATTERN(in, BIG, (unsigned)prev * 100 + i);
+        CHECK_BYTES(buffer, BIG, 'o');
+        CHECK_OK(zc_send(buffer, BIG, next, 2, comm));
+        CHECK_OK(zc_recv(buffer, BIG, prev, 2, comm, NULL));
+        CHECK_OK(zc_writable(buffer));
+    }
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_free(in));
+}
+
+/* Every call that would enter MPI. */
+static void *refused(void *argument)
+{
+    char *buffer = ALLOC(1000);
+    void *got = NULL;
+    int found;
+
+    (void)argument;
+    CHECK_FAILS(zc_send(buffer, 10, 0, 1, comm), -EPERM, "MPI_THREAD");
+    CHECK_IS(zc_send_free(buffer, 10, 0, 1, comm), -EPERM);
+    CHECK_IS(zc_recv(buffer, 10, 0, 1, comm, NULL), -EPERM);
+    CHECK_IS(zc_recv_alloc(&got, 0, 1, comm, NULL), -EPERM);
+    CHECK_IS(zc_irecv(buffer, 10, 0, 1, comm), -EPERM);
+    CHECK_IS(zc_sendrecv(buffer, 10, 0, 1, buffer, 10, 0, 1, comm, NULL), -EPERM);
+    CHECK_IS(zc_probe(0, 1, comm, NULL), -EPERM);
+    CHECK_IS(zc_iprobe(0, 1, comm, &found, NULL), -EPERM);
+    CHECK_IS(zc_flush(comm), -EPERM);
+    CHECK_IS(zc_close(comm), -EPERM);
+    CHECK_OK(zc_free(buffer)); /* not given up */
+    return NULL;
+}
+
+static void single(void)
+{
+    start(MPI_THREAD_SINGLE);
+    exchange();
+    thread_join(thread_start(refused, NULL));
+    exchange();
+    finish();
+}
+
+static void funneled(void)
+{
+    start(MPI_THREAD_FUNNELED);
+    exchange();
+    thread_join(thread_start(refused, NULL));
+    exchange();
+    finish();
+}
+
+static void *exchange_elsewhere(void *argument)
+{
+    (void)argument;
+    exchange();
+    return NULL;
+}
+
+/* Any thread, one at a time. */
+static void serialized(void)
+{
+    start(MPI_THREAD_SERIALIZED);
+    exchange();
+    thread_join(thread_start(exchange_elsewhere, NULL));
+    exchange();
+    finish();
+}
+
+static void multiple(void)
+{
+    start(MPI_THREAD_MULTIPLE);
+    exchange();
+    thread_join(thread_start(exchange_elsewhere, NULL));
+    finish();
+}
+
+/* Nobody can wait for it: an error, which mpi_death.c expects. */
+static void touch_below_multiple(void)
+{
+    start(MPI_THREAD_SINGLE);
+    char *in = ALLOC(BIG);
+
+    CHECK_OK(zc_irecv(in, BIG, 0, 1, comm));
+    (void)*(volatile char *)in;
+    exit(3);
+}
+
+static void arguments(void)
+{
+    zc_comm *untouched = (zc_comm *)&rank, *other = untouched;
+    zc_options options = ZC_OPTIONS_INIT;
+    char *p = ALLOC(1000);
+    int provided, *most, set;
+
+    CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, &other), -EPERM); /* not before MPI_Init */
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    CHECK_IS(zc_open_mpi(MPI_COMM_NULL, NULL, &other), -EINVAL);
+    CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, NULL), -EINVAL);
+    options.policy = (enum zc_policy)77;
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &other), -EINVAL, "77");
+    CHECK(other == untouched);
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm));
+    rank = zc_rank(comm);
+    size = zc_size(comm);
+    CHECK_FAILS(zc_send(p, 10, size, 1, comm), -EINVAL, "rank");
+    CHECK_FAILS(zc_send(p, 10, 4711, 1, comm), -EINVAL, "4711");
+    CHECK_FAILS(zc_send(p, 10, 0, -3, comm), -EINVAL, "-3");
+    MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &most, &set);
+    CHECK(set);
+    CHECK_FAILS(zc_send(p, 10, 0, INT_MAX, comm), -EINVAL, "2147483647");
+    p[0] = 'p';
+    CHECK_OK(zc_send(p, 10, rank, *most, comm));
+    CHECK_OK(zc_recv(p, 10, rank, *most, comm, NULL));
+    CHECK(p[0] == 'p');
+    exchange();
+    CHECK_OK(zc_close(comm));
+    CHECK_IS(zc_send(p, 10, 0, 1, comm), -EBADF);
+    MPI_Finalize();
+    CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, &other), -EPERM);
+    CHECK_IS(zc_open("mpi", NULL, &other), -EPERM);
+    CHECK_OK(zc_free(p));
+}
+
+static void no_locked_memory(void)
+{
+    struct rlimit none = {0, 0};
+
+    CHECK(setrlimit(RLIMIT_MEMLOCK, &none) == 0);
+    start(MPI_THREAD_MULTIPLE);
+    exchange();
+    finish();
+}
+
+static void few_mappings(void)
+{
+    CHECK(setenv("ZC_MAPS", "4", 1) == 0);
+    start(MPI_THREAD_MULTIPLE);
+    exchange();
+    finish();
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} cases[] = {
+#define ENTRY(name)                                                                                                    \
+    {                                                                                                                  \
+#name, name                                                                                                    \
+    }
+    ENTRY(single),    ENTRY(funneled),         ENTRY(serialized),   ENTRY(multiple), ENTRY(touch_below_multiple),
+    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings),
+};
+
+int main(int argc, char *argv[])
+{
+    for (size_t i = 0; argc == 2 && i < COUNT(cases); i++)
+        if (strcmp(argv[1], cases[i].name) == 0) {
+            alarm(90);
+            check_scene = cases[i].name;
+            cases[i].run();
+            return 0;
+        }
+    fprintf(stderr, "usage: mpiexec -n N %s CASE, one of:\n", argv[0]);
+    for (size_t i = 0; i < COUNT(cases); i++)
+        fprintf(stderr, "%s\n", cases[i].name);
+    return 2;
+}

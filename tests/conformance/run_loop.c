@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Runs the suite over the loop transport: each rank is a thread of this process. The policy is taken from
+ * ZC_POLICY, ZC_CONFLICT and ZC_RELEASE, which CTest sets. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+#include "conformance.h"
+#include "ranks.h"
+
+struct loop_case {
+    const char *name;
+    void (*run)(struct conf *);
+    unsigned run_number;
+};
+
+static zc_comm *another(struct conf *c, int n)
+{
+    zc_comm *comm = NULL;
+    char address[96];
+
+    snprintf(address, sizeof address, "loop:another%d?rank=%d&size=%d", n, c->rank, c->size);
+    CHECK_OK(zc_open(address, NULL, &comm));
+    return comm;
+}
+
+static void run_rank(zc_comm *comm, void *argument)
+{
+    const struct loop_case *which = argument;
+    struct conf c = {.comm = comm, .rank = zc_rank(comm), .size = zc_size(comm), .another = another};
+    char scene[64];
+
+    snprintf(scene, sizeof scene, "%s, rank %d of %d", which->name, c.rank, c.size);
+    check_scene = scene;
+    c.next = (c.rank + 1) % c.size;
+    c.prev = (c.rank + c.size - 1) % c.size;
+    which->run(&c);
+    conf_barrier(&c);
+    check_scene = NULL;
+}
+
+static void run(const char *name, void (*body)(struct conf *))
+{
+    struct loop_case which = {.name = name, .run = body};
+
+    for (int size = 1; size <= 4; size++)
+        ranks_run(size, NULL, run_rank, &which);
+}
+
+TestSuite(loop, .timeout = 120);
+
+#define LOOP_TEST(name)                                                                                                \
+    Test(loop, name)                                                                                                   \
+    {                                                                                                                  \
+        run(#name, case_##name);                                                                                       \
+    }
+CONFORMANCE_CASES(LOOP_TEST)
+
+TestSuite(loop_big, .timeout = 300);
+
+Test(loop_big, past_2_gib)
+{
+    struct loop_case which = {.name = "past 2 GiB", .run = case_big};
+
+    if (!big_fits(2))
+        cr_skip_test("needs 13 GiB of memory, and TEST_BIG not 0");
+    ranks_run(2, NULL, run_rank, &which);
+}

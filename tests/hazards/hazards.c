@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Starts each hazard over the loop transport in a process of its own and checks how it ended. Those that are
+ * about ending conflicts run once for each way to end them, and for each way to release a protection. */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "child.h"
+#include "hazard.h"
+
+static void run(struct outcome *outcome, const char *name, const char *const environment[])
+{
+    const char *argv[] = {HAZARD_CHILD, name, NULL};
+
+    check_scene = name;
+    child_run(outcome, argv, environment);
+}
+
+static void run_well(const char *name)
+{
+    static const char *const ways[][3] = {{"ZC_CONFLICT=auto", "ZC_RELEASE=auto", NULL},
+                                          {"ZC_CONFLICT=copy", "ZC_RELEASE=eager", NULL},
+                                          {"ZC_CONFLICT=auto", "ZC_RELEASE=lazy", NULL}};
+    struct outcome outcome;
+
+    for (size_t i = 0; i < COUNT(ways); i++) {
+        run(&outcome, name, ways[i]);
+        expect_exit(&outcome, 0);
+    }
+}
+
+TestSuite(hazards, .timeout = 240);
+
+#define HAZARD_TEST(name)                                                                                              \
+    Test(hazards, name)                                                                                                \
+    {                                                                                                                  \
+        run_well(#name);                                                                                               \
+    }
+HAZARDS(HAZARD_TEST)
+
+TestSuite(deadly, .timeout = 120);
+
+static void run_deadly(const char *name, int signal, const char *says)
+{
+    struct outcome outcome;
+
+    run(&outcome, name, NULL);
+    expect_signal(&outcome, signal);
+    if (says)
+        expect_output(&outcome, says);
+}
+
+static void remove_all(const char *folder)
+{
+    DIR *dir = opendir(folder);
+
+    CHECK(dir && chdir(folder) == 0);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        unlink(entry->d_name);
+    closedir(dir);
+    CHECK(chdir("/") == 0 && rmdir(folder) == 0);
+}
+
+/* A foreign SIGSEGV ends the process as it would without zc: by the signal, and with a core where the
+ * system makes one. */
+Test(deadly, without_handler)
+{
+    struct outcome with, without;
+    char folder[] = "/tmp/zc-cores-XXXXXX";
+
+    CHECK(mkdtemp(folder) && chdir(folder) == 0);
+    run(&without, "dies_without_zc", NULL);
+    expect_signal(&without, SIGSEGV);
+    run(&with, "dies_without_handler", NULL);
+    expect_signal(&with, SIGSEGV);
+    CHECK(!WCOREDUMP(without.status) == !WCOREDUMP(with.status));
+    remove_all(folder);
+}
+
+Test(deadly, with_sigsegv_ignored)
+{
+    run_deadly("dies_with_ignored", SIGSEGV, NULL);
+}
+
+Test(deadly, after_reset)
+{
+    run_deadly("dies_after_reset", SIGSEGV, NULL);
+}
+
+Test(deadly, raised)
+{
+    run_deadly("dies_raised", SIGSEGV, NULL);
+}
+
+Test(deadly, after_store_in_flight)
+{
+    run_deadly("dies_after_store_in_flight", SIGSEGV, NULL);
+}
+
+Test(deadly, with_sigsegv_blocked)
+{
+    run_deadly("dies_with_sigsegv_blocked", SIGSEGV, NULL);
+}
+
+Test(deadly, failed_receive)
+{
+    run_deadly("dies_of_failed_receive", SIGABRT, "zc");
+}
+
+Test(deadly, on_conflict_abort_names_the_message)
+{
+    run_deadly("aborts_on_conflict", SIGABRT, "4711");
+}
+
+Test(deadly, on_timeout_abort_names_the_receive)
+{
+    run_deadly("aborts_on_timeout", SIGABRT, "4711");
+}
+
+/* A child after fork that touches a buffer is told why it dies. */
+Test(deadly, fork_child_is_told)
+{
+    struct outcome outcome;
+
+    run(&outcome, "fork_child_stores", NULL);
+    expect_exit(&outcome, 0);
+    expect_output(&outcome, "fork");
+    run(&outcome, "fork_child_loads", NULL);
+    expect_exit(&outcome, 0);
+    expect_output(&outcome, "fork");
+}

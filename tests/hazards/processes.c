@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Hazards: fork, and system calls on buffers. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hazard.h"
+
+static int wait_for(pid_t child)
+{
+    int status;
+
+    CHECK(child > 0);
+    while (waitpid(child, &status, 0) < 0)
+        CHECK(errno == EINTR);
+    return status;
+}
+
+/* The parent goes on as if nothing had been: what it sent arrives, what it stores is kept. */
+static void parent_unharmed(struct flight *f)
+{
+    zc_stats before = stats_now();
+
+    ((volatile char *)f->buffer)[7] ^= 1;
+    expect_conflict(&before);
+    flight_land(f);
+    CHECK(pattern_differs(f->buffer, f->length, f->seed) == 7);
+    flight_release(f);
+    flight_start(f, f->comm, f->length, f->seed + 1);
+    flight_land(f);
+    flight_release(f);
+    CHECK_OK(zc_close(f->comm));
+}
+
+void hazard_fork_child_frees(void)
+{
+    struct flight f;
+    char *idle = ALLOC(1000);
+
+    memset(idle, 'i', 1000);
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        /* Each of these does nothing here. */
+        CHECK_OK(zc_free(f.buffer));
+        CHECK_OK(zc_free(f.in));
+        CHECK_OK(zc_free(idle));
+        CHECK_OK(zc_free(NULL));
+        errno = 0;
+        CHECK(zc_alloc(100) == NULL && errno == EPERM);
+        CHECK(zc_errmsg()[0]);
+        _exit(7);
+    }
+    int status = wait_for(child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 7, "status 0x%x", (unsigned)status);
+    CHECK_BYTES(idle, 1000, 'i');
+    CHECK_OK(zc_free(idle));
+    parent_unharmed(&f);
+}
+
+void hazard_fork_child_execs(void)
+{
+    struct flight f;
+
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", "exit 9", (char *)NULL);
+        _exit(1);
+    }
+    int status = wait_for(child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+    parent_unharmed(&f);
+}
+
+/* The child is ended by a signal, with a message that hazards.c looks for. */
+static void child_touches(int store)
+{
+    struct flight f;
+    char *idle = ALLOC(1000);
+
+    memset(idle, 'i', 1000);
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    for (int which = 0; which < 2; which++) {
+        volatile char *touched = which ? f.buffer : idle;
+        pid_t child = fork();
+
+        if (child == 0) {
+            if (store)
+                touched[5] = 1;
+            else
+                (void)touched[5];
+            _exit(0);
+        }
+        int status = wait_for(child);
+        CHECKF(WIFSIGNALED(status), "the child ended with status 0x%x", (unsigned)status);
+    }
+    CHECK_BYTES(idle, 1000, 'i');
+    CHECK_OK(zc_free(idle));
+    parent_unharmed(&f);
+}
+
+void hazard_fork_child_loads(void)
+{
+    child_touches(0);
+}
+
+void hazard_fork_child_stores(void)
+{
+    child_touches(1);
+}
+
+/* A child that lives for as long as the parent works: it shares no page with it. */
+void hazard_fork_in_flight(void)
+{
+    struct flight f;
+    int fds[2];
+    char byte;
+
+    CHECK(pipe(fds) == 0);
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        close(fds[1]);
+        void *own = malloc(1000); /* the heap of the child is its own */
+        free(own);
+        _exit(read(fds[0], &byte, 1) == 0 ? 11 : 12);
+    }
+    close(fds[0]);
+    parent_unharmed(&f);
+    close(fds[1]);
+    int status = wait_for(child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 11, "status 0x%x", (unsigned)status);
+}
+
+static void fill_pipe(int fds[2])
+{
+    char bytes[1000];
+
+    CHECK(pipe(fds) == 0);
+    memset(bytes, 'p', sizeof bytes);
+    CHECK(write(fds[1], bytes, sizeof bytes) == (ssize_t)sizeof bytes);
+}
+
+void hazard_system_call_in_flight(void)
+{
+    zc_comm *comm = open_self();
+    struct flight f;
+    int fds[2];
+
+    fill_pipe(fds);
+    flight_start(&f, comm, 64 * KIB, 1);
+    errno = 0;
+    CHECK(read(fds[0], f.buffer + 100, 200) == -1 && errno == EFAULT);
+    CHECK_PATTERN(f.buffer, f.length, 1);
+    errno = 0;
+    CHECK(write(fds[1], f.in, 200) == -1 && errno == EFAULT); /* not even readable */
+    CHECK(write(fds[1], f.buffer, 200) == 200);
+    CHECK_OK(zc_writable(f.buffer));
+    CHECK(read(fds[0], f.buffer + 100, 200) == 200);
+    CHECK_BYTES(f.buffer + 100, 200, 'p');
+    flight_land(&f);
+    CHECK_BYTES(f.buffer + 100, 200, 'p');
+    CHECK(read(fds[0], f.in, 100) == 100); /* after zc_wait it is an ordinary buffer */
+    flight_release(&f);
+    CHECK_OK(zc_close(comm));
+}
+
+void hazard_system_call_idle_protected(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *comm = NULL;
+    char *buffer = ALLOC(64 * KIB), *in = ALLOC(64 * KIB);
+    int fds[2];
+
+    fill_pipe(fds);
+    options.policy = ZC_POLICY_PROTECT;
+    options.release = ZC_RELEASE_LAZY;
+    CHECK_OK(zc_open("loop", &options, &comm));
+    pattern_fill(buffer, 64 * KIB, 1);
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(zc_send(buffer, 64 * KIB, 0, 1, comm));
+        CHECK_OK(zc_recv(in, 64 * KIB, 0, 1, comm, NULL));
+        CHECK_PATTERN(in, 64 * KIB, 1);
+    }
+    CHECK_OK(zc_flush(comm));
+    zc_stats before = stats_now();
+    errno = 0;
+    CHECK(read(fds[0], buffer, 200) == -1 && errno == EFAULT);
+    CHECK_OK(zc_writable(buffer));
+    CHECK(read(fds[0], buffer, 200) == 200);
+    CHECK_BYTES(buffer, 200, 'p');
+    CHECK(stats_now().conflicts == before.conflicts && stats_now().renames == before.renames);
+    /* And a store costs one fault, which the next send's protection needs. */
+    CHECK_OK(zc_send(buffer, 64 * KIB, 0, 1, comm));
+    CHECK_OK(zc_recv(in, 64 * KIB, 0, 1, comm, NULL));
+    CHECK_OK(zc_flush(comm));
+    before = stats_now();
+    ((volatile char *)buffer)[0] = 'q';
+    ((volatile char *)buffer)[60000] = 'q';
+    zc_stats now = stats_now();
+    CHECKF(now.faults_idle == before.faults_idle + 1, "%llu",
+           (unsigned long long)(now.faults_idle - before.faults_idle));
+    CHECK(now.renames == before.renames);
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+}

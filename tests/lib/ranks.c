@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#include "ranks.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "check.h"
+
+struct rank {
+    char address[96];
+    char scene[32];
+    const zc_options *options;
+    zc_comm **comm;
+    rank_body *body;
+    void *argument;
+    pthread_t thread;
+};
+
+pthread_t thread_start(void *(*body)(void *), void *argument)
+{
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, body, argument);
+
+    CHECKF(error == 0, "pthread_create: %d", error);
+    return thread;
+}
+
+void thread_join(pthread_t thread)
+{
+    int error = pthread_join(thread, NULL);
+
+    CHECKF(error == 0, "pthread_join: %d", error);
+}
+
+static void *open_one(void *argument)
+{
+    struct rank *rank = argument;
+
+    check_scene = rank->scene;
+    CHECK_OK(zc_open(rank->address, rank->options, rank->comm));
+    return NULL;
+}
+
+static void *run_one(void *argument)
+{
+    struct rank *rank = argument;
+    zc_comm *comm = NULL;
+
+    rank->comm = &comm;
+    open_one(rank);
+    rank->body(comm, rank->argument);
+    CHECK_OK(zc_close(comm));
+    return NULL;
+}
+
+/* A name that no other loop of this process has. */
+static void describe(struct rank ranks[], int n, const zc_options *options)
+{
+    static atomic_uint made;
+    unsigned number = atomic_fetch_add(&made, 1);
+
+    CHECK(n <= RANKS_MAX);
+    for (int i = 0; i < n; i++) {
+        snprintf(ranks[i].address, sizeof ranks[i].address, "loop:test%u?rank=%d&size=%d", number, i, n);
+        snprintf(ranks[i].scene, sizeof ranks[i].scene, "rank %d of %d", i, n);
+        ranks[i].options = options;
+    }
+}
+
+void ranks_open(zc_comm *comm[], int n, const zc_options *options)
+{
+    struct rank ranks[RANKS_MAX];
+
+    describe(ranks, n, options);
+    for (int i = 0; i < n; i++) {
+        ranks[i].comm = &comm[i];
+        ranks[i].thread = thread_start(open_one, &ranks[i]);
+    }
+    for (int i = 0; i < n; i++)
+        thread_join(ranks[i].thread);
+}
+
+void ranks_close(zc_comm *comm[], int n)
+{
+    for (int i = 0; i < n; i++)
+        CHECK_OK(zc_close(comm[i]));
+}
+
+void ranks_run(int n, const zc_options *options, rank_body *body, void *argument)
+{
+    struct rank ranks[RANKS_MAX];
+
+    describe(ranks, n, options);
+    for (int i = 0; i < n; i++) {
+        ranks[i].body = body;
+        ranks[i].argument = argument;
+        ranks[i].thread = thread_start(run_one, &ranks[i]);
+    }
+    for (int i = 0; i < n; i++)
+        thread_join(ranks[i].thread);
+}

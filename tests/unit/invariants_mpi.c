@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Threads over MPI, in a process alone: what holds of the transport whatever the ranks are. */
+#include "invariants.h"
+
+enum { PENDING = 100, ROUNDS = 10000, EACH = 64 };
+
+static zc_comm *comm;
+static _Atomic bool stop;
+
+static void *poll_on(void *unused)
+{
+    (void)unused;
+    while (!atomic_load(&stop))
+        CHECK_OK(zc_progress(comm));
+    return NULL;
+}
+
+static void *ping(void *argument)
+{
+    int tag = (int)(uintptr_t)argument;
+    char out[EACH], in[EACH];
+    for (int i = 0; i < ROUNDS; i++) {
+        memset(out, i, EACH);
+        CHECK_OK(zc_send(out, EACH, 0, tag, comm));
+        CHECK_OK(zc_recv(in, EACH, 0, tag, comm, NULL));
+        CHECK_BYTES(in, EACH, (unsigned char)i);
+    }
+    return NULL;
+}
+
+/* With more in flight than one poll looks at, a blocking receive is looked at by itself; another thread may have
+ * found it over meanwhile, and its place may be another's. */
+Test(mpi, blocking_receives_among_many_and_other_threads)
+{
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    char *b = ALLOC(PENDING * EACH);
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_irecv(b + (size_t)i * EACH, EACH, 0, 1000, comm));
+    pthread_t poller = thread_start(poll_on, NULL), pings[3];
+    for (size_t i = 0; i < 3; i++)
+        pings[i] = thread_start(ping, (void *)i);
+    for (int i = 0; i < 3; i++)
+        thread_join(pings[i]);
+    atomic_store(&stop, true);
+    thread_join(poller);
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_cancel(b + (size_t)i * EACH));
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The rules under threads: no store is lost, no page opens too early, nothing is given back twice. */
+#include "invariants.h"
+#include "transport/comm.h"
+
+/* ---- stores while the buffer is sent and renamed ---- */
+
+enum { WRITERS = 4, PAGES = 8, MESSAGES = 100, CONFLICTS = 50 };
+
+static struct {
+    char *bytes;
+    _Atomic bool stop;
+} shared;
+
+/* Each writer has the bytes of its own number modulo WRITERS in each page; nobody else stores there. */
+static void *write_own(void *argument)
+{
+    size_t own = (size_t)(uintptr_t)argument;
+    unsigned char value = 0;
+    while (!atomic_load(&shared.stop)) {
+        value++;
+        for (int page = 0; page < PAGES; page++)
+            store(shared.bytes + (size_t)page * PAGE + own, (char)value);
+        for (int page = 0; page < PAGES; page++)
+            CHECKF(load(shared.bytes + (size_t)page * PAGE + own) == (char)value,
+                   "writer %zu: its store %u to page %d is lost", own, value, page);
+    }
+    return NULL;
+}
+
+static void writers_against_sends(enum zc_conflict conflict, enum zc_release release)
+{
+    zc_comm *comm = loop_with(conflict, ZC_POLICY_PROTECT, release);
+    pthread_t writers[WRITERS];
+    char in[PAGES * PAGE];
+    uint64_t random = 1;
+    shared.bytes = buffer(PAGES, 1);
+    zc_stats before = stats_now();
+    for (size_t i = 0; i < WRITERS; i++)
+        writers[i] = thread_start(write_own, (void *)i);
+    /* Up to three are in flight, which end in another order than they began; until enough have met a store. */
+    for (int i = 0; i < MESSAGES || stats_now().conflicts < before.conflicts + CONFLICTS; i++) {
+        for (int tag = 0; tag < 3; tag++) {
+            size_t at = random_below(&random, PAGES * PAGE), length = 1 + random_below(&random, PAGES * PAGE - at);
+            CHECK_OK(zc_send(shared.bytes + at, length, 0, tag, comm));
+        }
+        for (int tag = 2; tag >= 0; tag--) {
+            sched_yield();
+            CHECK_OK(zc_recv(in, sizeof in, 0, tag, comm, NULL));
+        }
+    }
+    atomic_store(&shared.stop, true);
+    for (size_t i = 0; i < WRITERS; i++)
+        thread_join(writers[i]);
+    /* What nobody stored to is as it was. */
+    char *want = malloc(PAGES * PAGE);
+    pattern_fill(want, PAGES * PAGE, 1);
+    for (int page = 0; page < PAGES; page++)
+        CHECK(memcmp(shared.bytes + (size_t)page * PAGE + WRITERS, want + (size_t)page * PAGE + WRITERS,
+                     PAGE - WRITERS) == 0);
+    free(want);
+    CHECK_REST(slot_pool(slot_at(shared.bytes)));
+    CHECK_OK(zc_close(comm));
+}
+
+Test(races, no_store_is_lost_by_renames)
+{
+    writers_against_sends(ZC_CONFLICT_COPY, ZC_RELEASE_EAGER);
+}
+
+Test(races, no_store_is_lost_while_protection_lingers)
+{
+    writers_against_sends(ZC_CONFLICT_AUTO, ZC_RELEASE_LAZY);
+}
+
+/* The message is what the buffer held, whoever stores to it afterwards. */
+Test(races, a_message_is_a_snapshot)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(PAGES, 1), in[PAGES * PAGE];
+    shared.bytes = b;
+    for (int i = 0; i < 200; i++) {
+        memset(b, i, PAGES * PAGE);
+        CHECK_OK(zc_send(b, PAGES * PAGE, 0, 1, comm));
+        atomic_store(&shared.stop, false);
+        pthread_t writers[2];
+        for (size_t k = 0; k < 2; k++)
+            writers[k] = thread_start(write_own, (void *)k);
+        while (load(b) == (char)i && load(b + 1) == (char)i)
+            sched_yield();
+        CHECK_OK(zc_recv(in, sizeof in, 0, 1, comm, NULL));
+        atomic_store(&shared.stop, true);
+        for (size_t k = 0; k < 2; k++)
+            thread_join(writers[k]);
+        CHECK_BYTES(in, sizeof in, (unsigned char)i);
+    }
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- renames beside receives in flight ---- */
+
+static void *watch_closed(void *argument)
+{
+    while (!atomic_load(&shared.stop))
+        CHECKF(!kernel_reads(argument), "a page of a receive in flight was open for a moment");
+    return NULL;
+}
+
+Test(races, renames_do_not_open_pages_of_receives)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(4, 1);
+    for (int i = 0; i < 100; i++) {
+        pattern_fill(b, 4 * PAGE, 1);
+        CHECK_OK(zc_send(b, 4 * PAGE, 0, 1, comm));
+        CHECK_OK(zc_irecv(b + PAGE, PAGE, 0, 2, comm));
+        atomic_store(&shared.stop, false);
+        pthread_t watcher = thread_start(watch_closed, b + PAGE);
+        zc_stats before = stats_now();
+        store(b + 3 * PAGE, 5);
+        CHECK(stats_now().renames == before.renames + 1);
+        CHECK_PAGES(b, "w-ww");
+        CHECK_OK(zc_irecv(b + 2 * PAGE, PAGE, 0, 3, comm)); /* no send is left on these pages: direct */
+        CHECK_PAGES(b, "w--w");
+        atomic_store(&shared.stop, true);
+        thread_join(watcher);
+        post_pattern(comm, 2, PAGE, 2);
+        post_pattern(comm, 3, PAGE, 3);
+        CHECK_OK(zc_wait(b + 2 * PAGE, NULL));
+        CHECK_OK(zc_wait(b + PAGE, NULL));
+        CHECK_PATTERN(b, PAGE, 1);
+        CHECK_PATTERN(b + PAGE, PAGE, 2);
+        CHECK_PATTERN(b + 2 * PAGE, PAGE, 3);
+        CHECK(load(b + 3 * PAGE) == 5);
+        CHECK_MESSAGE(comm, 1, 0, 4 * PAGE, 1);
+        CHECK_REST(slot_pool(slot_at(b)));
+    }
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- zc_write from one buffer into another ---- */
+
+struct write {
+    char *to, *from;
+    size_t length;
+};
+
+static void *write_there(void *argument)
+{
+    struct write *write = argument;
+    CHECK_OK(zc_write(write->to, write->from, write->length));
+    return NULL;
+}
+
+/* While it waits for its source, the destination's pages must stay: a store that meets a send of another part of
+ * the buffer must not rename them away. */
+Test(races, zc_write_is_not_lost_by_a_rename)
+{
+    zc_comm *comm = loop_strict();
+    char *to = buffer(4, 1), *from = buffer(1, 2);
+    CHECK_OK(zc_send(to + 3 * PAGE, PAGE, 0, 1, comm));
+    struct write write = {.to = to, .from = from, .length = PAGE};
+    struct backing *destination = slot_lock(slot_at(to));
+    pthread_t writer = thread_start(write_there, &write);
+    while (atomic_load(&destination->lock.word) != 2) /* until it sleeps there, having looked at its source */
+        sched_yield();
+    struct backing *source = slot_lock(slot_at(from));
+    lock_drop(&destination->lock);
+    while (atomic_load(&source->lock.word) != 2) /* until it sleeps here, about to copy */
+        sched_yield();
+    store(to + 3 * PAGE, 5);
+    lock_drop(&source->lock);
+    thread_join(writer);
+    CHECK_PATTERN(to, PAGE, 2);
+    CHECK(load(to + 3 * PAGE) == 5);
+    CHECK_MESSAGE(comm, 1, 3 * PAGE, PAGE, 1);
+    CHECK_REST(slot_pool(slot_at(to)));
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- holds of calls that have not returned yet ---- */
+
+static const struct hold_rules plain = {
+    .conflict = ZC_CONFLICT_COPY, .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_EAGER, .helper = true};
+
+/* A blocking receive has landed, but its call has not returned: its bytes are not another's yet. */
+Test(races, a_landed_receive_belongs_to_its_call)
+{
+    char *b = buffer(2, 1), *wire;
+    struct hold first = {.slot = slot_at(b), .length = 100, .rules = &plain}, second = first, third = first;
+    CHECK_OK(hold_receive(&first, false, &wire));
+    CHECK(!hold_landed(&first, 100, 0));
+    CHECK_IS(hold_receive(&second, false, &wire), -EBUSY);
+    hold_withdraw(&first);
+    CHECK_OK(hold_receive(&third, true, &wire));
+    CHECK(!hold_landed(&third, 100, 0));
+    CHECK_OK(zc_free(b)); /* by another thread: its slot stays until the call is through with it */
+    CHECK(slot_at(b)->receives == &third);
+    hold_withdraw(&third);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
+/* Between posting a message that was likely to be taken at once and guarding it, a receive into the same pages may
+ * be posted by another thread. */
+Test(races, a_send_kept_late_does_not_open_a_receive)
+{
+    char *b = buffer(3, 1), *in;
+    struct hold send = {.slot = slot_at(b), .length = 2 * PAGE, .rules = &plain};
+    struct hold receive = {.slot = slot_at(b), .offset = PAGE, .length = 10, .rules = &plain};
+    const char *out = hold_send_tentative(&send);
+    CHECK(out && !send.guarded);
+    CHECK_PAGES(b, "www");
+    CHECK_OK(hold_receive(&receive, true, &in));
+    CHECK(receive.bounce);
+    CHECK_PAGES(b, "w-w");
+    hold_send_keep(&send);
+    CHECK(page_shown(b + PAGE) == '-');
+    store(b, 5);
+    memset(in, 8, 10);
+    CHECK(!hold_landed(&receive, 10, 0));
+    CHECK_BYTES(b + PAGE, 10, 8);
+    char *want = malloc(2 * PAGE);
+    pattern_fill(want, 2 * PAGE, 1);
+    CHECK(memcmp(out, want, 2 * PAGE) == 0);
+    free(want);
+    hold_withdraw(&receive);
+    hold_end(&send);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
+/* The same for one that was not taken, without and with a rename in between. */
+Test(races, a_send_kept_late_is_guarded)
+{
+    char *b = buffer(2, 1);
+    struct hold send = {.slot = slot_at(b), .length = 2 * PAGE, .rules = &plain}, other = send;
+    const char *out = hold_send_tentative(&send), *wire;
+    hold_send_keep(&send);
+    CHECK_PAGES(b, "rr");
+    store(b, 5);
+    CHECK(*out != 5 || load(b) == 5);
+    hold_end(&send);
+    CHECK_PAGES(b, "ww");
+
+    send.guarded = false;
+    out = hold_send_tentative(&send);
+    CHECK(hold_send(&other, &wire) == SEND_PROTECTED && wire == out);
+    store(b, 6); /* renames both away */
+    hold_send_keep(&send);
+    CHECK_PAGES(b, "ww");
+    CHECK(*out == 5 && load(b) == 6);
+    hold_end(&other);
+    hold_end(&send);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
+/* ---- zc_cancel beside zc_wait ---- */
+
+static struct transport late; /* the loop transport, whose cancel comes late */
+static char *cancelled, *next;
+
+static void cancel_late(struct endpoint *endpoint, struct op *op)
+{
+    zc_comm *comm = op->comm;
+    post_pattern(comm, 1, PAGE, 2);
+    CHECK_OK(zc_wait(cancelled, NULL));
+    CHECK_OK(zc_irecv(next, PAGE, 0, 2, comm));
+    loop_transport.cancel(endpoint, op);
+}
+
+/* Meanwhile another thread has waited for the receive and posted another one, which is not to be cancelled. */
+Test(races, zc_cancel_cancels_no_other_receive)
+{
+    zc_comm *comm = loop_strict();
+    cancelled = buffer(1, 1);
+    next = buffer(1, 3);
+    late = loop_transport;
+    late.cancel = cancel_late;
+    comm->transport = &late;
+    CHECK_OK(zc_irecv(cancelled, PAGE, 0, 1, comm));
+    CHECK_FAILS(zc_cancel(cancelled), -EALREADY, "landed");
+    comm->transport = &loop_transport;
+    post_pattern(comm, 2, PAGE, 4);
+    CHECK_OK(zc_wait(next, NULL));
+    CHECK_PATTERN(cancelled, PAGE, 2);
+    CHECK_PATTERN(next, PAGE, 4);
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- everything at once ---- */
+
+enum { ROUNDS = 300 };
+
+/* Sends, frees and receives on a pool of its own; another thread frees, too. */
+static void *churn(void *argument)
+{
+    zc_comm *comm = argument;
+    static _Atomic int tags;
+    int tag = atomic_fetch_add(&tags, 1);
+    uint64_t random = (uint64_t)tag + 1;
+    zc_pool *pool = pool_of_pages(2);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        char *b = slot_in(pool);
+        pattern_fill(b, 2 * PAGE, i);
+        unsigned sends = 1 + (unsigned)random_below(&random, 3);
+        for (unsigned k = 0; k < sends; k++)
+            CHECK_OK(zc_send(b, 2 * PAGE, 0, tag, comm));
+        if (random_below(&random, 2))
+            store(b + random_below(&random, 2 * PAGE), 1);
+        if (random_below(&random, 2))
+            CHECK_OK(zc_irecv(b, 2 * PAGE, 0, tag, comm));
+        else
+            CHECK_OK(zc_irecv(b + PAGE + 10, 100, 0, 1000 + tag, comm));
+        post_pattern(comm, 1000 + tag, 100, i);
+        CHECK_OK(zc_free(b)); /* with all of it in flight */
+        char in[2 * PAGE];
+        zc_status status;
+        int found;
+        for (CHECK_OK(zc_iprobe(0, tag, comm, &found, NULL)); found; CHECK_OK(zc_iprobe(0, tag, comm, &found, NULL))) {
+            CHECK_OK(zc_recv(in, sizeof in, 0, tag, comm, &status));
+            CHECK_PATTERN(in, sizeof in, i);
+        }
+        for (CHECK_OK(zc_iprobe(0, 1000 + tag, comm, &found, NULL)); found;
+             CHECK_OK(zc_iprobe(0, 1000 + tag, comm, &found, NULL)))
+            CHECK_OK(zc_recv(in, sizeof in, 0, 1000 + tag, comm, &status));
+    }
+    return pool;
+}
+
+Test(races, nothing_is_lost_or_given_back_twice)
+{
+    zc_comm *comm = loop_strict();
+    pthread_t threads[3];
+    void *pools[3];
+    for (int i = 0; i < 3; i++)
+        threads[i] = thread_start(churn, comm);
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], &pools[i]);
+    CHECK_OK(zc_close(comm));
+    for (int i = 0; i < 3; i++)
+        CHECK_REST((struct zc_pool *)pools[i]);
+}

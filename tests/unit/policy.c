@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Copy or protect: what is decided from given costs and histories. Costs are forced by observing them, so that
+ * no machine's speed decides a test; a fault counts as 5 µs as long as policy_open has not measured one. */
+#include "protect/policy.h"
+
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include "check.h"
+
+enum { SIZE = 1 << 20, FAULT = 5000 };
+
+static struct zc_pool pool;
+static struct slot slot;
+static const struct slot unused; /* as a pool makes it */
+
+static void costs(uint64_t copy, uint64_t protect, uint64_t unprotect)
+{
+    pool = (struct zc_pool){.slot_size = SIZE, .stride = SIZE};
+    slot = unused;
+    policy_observe(&pool, COST_COPY, SIZE, copy);
+    policy_observe(&pool, COST_PROTECT, SIZE, protect);
+    policy_observe(&pool, COST_UNPROTECT, SIZE, unprotect);
+}
+
+/* A cycle of 45 µs against copies of 10 µs: it pays from 5 sends a write on. */
+static void costs_dear(void)
+{
+    costs(10000, 20000, 20000);
+}
+
+/* A cycle of 9 µs against copies of 100 µs. */
+static void costs_cheap(void)
+{
+    costs(100000, 2000, 2000);
+}
+
+static bool protects(struct slot *s)
+{
+    return policy_protects(&pool, s, SIZE);
+}
+
+/* One protection of the slot that saw `sends` sends before the store that ended it. */
+static void run(struct slot *s, int sends)
+{
+    policy_protected(s);
+    for (int i = 1; i < sends; i++)
+        policy_resent(s);
+    policy_written(&pool, s);
+}
+
+/* Sends that are copied before one is protected, at most `most`. */
+static int copies(struct slot *s, int most)
+{
+    int n = 0;
+    while (n < most && !protects(s))
+        n++;
+    return n;
+}
+
+Test(policy, starts_by_copying_and_tries_the_second_send)
+{
+    for (int i = 0; i < 2; i++) {
+        if (i)
+            costs_cheap();
+        else
+            costs_dear();
+        CHECK(!protects(&slot));
+        CHECK(protects(&slot));
+    }
+}
+
+Test(policy, never_tries_what_it_cannot_afford)
+{
+    costs(1000000000, 2000000000, 2000000000); /* a trial of 4 s: 2 % of the time is not enough for it */
+    for (int i = 0; i < 1000; i++)
+        CHECK(!protects(&slot));
+}
+
+Test(policy, trials_that_lose_use_up_their_share)
+{
+    costs_dear();
+    CHECK(!protects(&slot));
+    CHECK(protects(&slot));
+    for (int i = 0; i < 10000; i++) /* 0.45 s are lost: the next trial is due in 22 s */
+        run(&slot, 1);
+    for (int i = 0; i < 200; i++)
+        CHECK(!protects(&slot));
+}
+
+Test(policy, a_small_part_of_a_slot_is_copied)
+{
+    costs_cheap();
+    run(&slot, 200);
+    CHECK(protects(&slot));
+    CHECK(!policy_protects(&pool, &slot, SIZE / 4 - 1));
+    CHECK(policy_protects(&pool, &slot, SIZE / 4));
+    struct slot fresh = unused;
+    CHECK(!policy_protects(&pool, &fresh, 0));
+}
+
+Test(policy, long_runs_are_protected_again_at_once)
+{
+    costs_dear();
+    CHECK(copies(&slot, 10) == 1);
+    run(&slot, 20);
+    for (int i = 0; i < 100; i++)
+        CHECK(protects(&slot));
+}
+
+Test(policy, runs_that_just_pay)
+{
+    costs_dear();
+    for (int i = 0; i < 20; i++)
+        run(&slot, 6); /* 60 µs of copies for a cycle of 45 */
+    CHECK(protects(&slot));
+    costs_dear();
+    for (int i = 0; i < 20; i++)
+        run(&slot, 4); /* 40 µs for 45 */
+    CHECK(copies(&slot, 100) > 0);
+}
+
+Test(policy, a_single_send_is_protected_where_copying_costs_more)
+{
+    costs_cheap();
+    run(&slot, 1);
+    CHECK(protects(&slot));
+    /* Between a cycle with a fault and one that ends at completion. */
+    costs(12000, 5000, 5000);
+    run(&slot, 1);
+    CHECK(protects(&slot));
+}
+
+Test(policy, backs_off_exponentially)
+{
+    static const int skips[] = {1, 2, 4, 8, 16, 32, 32, 32};
+
+    costs_dear();
+    CHECK(copies(&slot, 10) == 1);
+    for (size_t i = 0; i < sizeof skips / sizeof skips[0]; i++) {
+        run(&slot, 1);
+        int n = copies(&slot, 100);
+        CHECKF(n == skips[i], "after %zu losses %d copies, expected %d", i + 1, n, skips[i]);
+    }
+}
+
+Test(policy, a_run_that_pays_ends_backing_off)
+{
+    costs_dear();
+    for (int i = 0; i < 6; i++)
+        run(&slot, 1);
+    run(&slot, 20);
+    CHECK(slot.skip == 0 && slot.backoff == 0);
+}
+
+Test(policy, a_change_of_pattern_is_noticed_within_32_sends)
+{
+    costs_dear();
+    for (int i = 0; i < 10; i++)
+        run(&slot, 1); /* as far back off as it goes */
+    int n = copies(&slot, 100);
+    CHECKF(n <= 32, "%d copies before a trial", n);
+    /* The buffer is not written any more: the trial sees a long run, and protects from then on. */
+    run(&slot, 12);
+    CHECK(protects(&slot));
+    CHECK(protects(&slot));
+
+    /* And back: written after every send. */
+    for (n = 0; protects(&slot) && n < 100; n++)
+        run(&slot, 1);
+    CHECKF(n <= 32, "%d protections that did not pay", n);
+}
+
+Test(policy, other_slots_of_the_pool_share_what_was_learned)
+{
+    struct slot fresh = unused;
+
+    costs_dear();
+    for (int i = 0; i < 10; i++)
+        run(&slot, 30);
+    CHECK(protects(&fresh));
+    run(&slot, 1); /* one short run does not weigh much */
+    CHECK(protects(&fresh));
+    /* That protection does not pay is no reason to try it on each new buffer. */
+    costs_dear();
+    run(&slot, 1);
+    for (int i = 0; i < 10; i++) {
+        fresh = unused;
+        CHECK(!protects(&fresh));
+    }
+    CHECK(protects(&fresh));
+}
+
+Test(policy, a_new_owner_starts_anew)
+{
+    costs_dear();
+    CHECK(copies(&slot, 10) == 1);
+    policy_protected(&slot);
+    for (int i = 0; i < 30; i++)
+        policy_resent(&slot);
+    CHECK(protects(&slot));
+    policy_forget(&slot);
+    CHECK(!slot.run && !slot.estimate && !slot.skip && !slot.backoff);
+    CHECK(!protects(&slot));
+}
+
+Test(policy, run_lengths_saturate)
+{
+    costs_dear();
+    run(&slot, 10000);
+    CHECK(slot.estimate == 255 && slot.run == 1);
+    for (int i = 0; i < 300; i++)
+        policy_resent(&slot);
+    CHECK(slot.run == 255 && slot.estimate == 255);
+}
+
+Test(policy, a_store_without_a_protection_teaches_nothing)
+{
+    costs_dear();
+    policy_written(&pool, &slot);
+    CHECK(!slot.run && !slot.estimate && !slot.skip && !slot.backoff);
+}
+
+Test(policy, lingers_while_a_run_is_seen_or_nothing_is_known)
+{
+    costs_dear();
+    policy_protected(&slot);
+    CHECK(policy_lingers(&pool, &slot));
+    policy_resent(&slot);
+    for (int i = 0; i < 100; i++)
+        CHECK(policy_lingers(&pool, &slot));
+}
+
+Test(policy, lingers_during_a_run_whatever_it_costs)
+{
+    costs_cheap(); /* a fault is dearer than protecting and its end */
+    for (int i = 0; i < 10; i++)
+        run(&slot, 1);
+    policy_protected(&slot);
+    policy_resent(&slot);
+    for (int i = 0; i < 100; i++)
+        CHECK(policy_lingers(&pool, &slot));
+}
+
+Test(policy, lingers_where_the_next_send_is_likely_to_gain)
+{
+    costs_dear();
+    for (int i = 0; i < 10; i++)
+        run(&slot, 10);
+    policy_protected(&slot);
+    for (int i = 0; i < 100; i++)
+        CHECK(policy_lingers(&pool, &slot));
+}
+
+Test(policy, lingers_once_in_a_while_where_each_send_is_written)
+{
+    costs_cheap();
+    for (int i = 0; i < 10; i++)
+        run(&slot, 1);
+    int lingered = 0, since = 0, longest = 0;
+    for (int i = 0; i < 330; i++) {
+        CHECK(protects(&slot));
+        policy_protected(&slot);
+        if (policy_lingers(&pool, &slot)) {
+            lingered++;
+            since = 0;
+        }
+        longest = ++since > longest ? since : longest;
+    }
+    CHECKF(lingered >= 9 && lingered <= 11, "%d of 330", lingered);
+    CHECKF(longest <= 33, "not for %d sends", longest);
+}
+
+Test(policy, costs_are_of_whole_slots)
+{
+    pool = (struct zc_pool){.slot_size = SIZE, .stride = SIZE};
+    policy_observe(&pool, COST_COPY, SIZE / 4, 1000);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) == 4000);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE / 2) == 2000);
+    CHECK(policy_cost(&pool, COST_COPY, 0) == 0);
+    policy_observe(&pool, COST_RENAME, SIZE, 7000);
+    CHECK(policy_cost(&pool, COST_RENAME, 1) == 7000); /* a rename is always of all */
+}
+
+Test(policy, costs_follow_what_is_observed)
+{
+    costs(10000, 20000, 20000);
+    policy_observe(&pool, COST_COPY, 0, 1); /* of nothing: no observation */
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) == 10000);
+    for (int i = 0; i < 100; i++)
+        policy_observe(&pool, COST_COPY, SIZE, 20000);
+    uint64_t cost = policy_cost(&pool, COST_COPY, SIZE);
+    CHECKF(cost > 19900 && cost <= 20000, "%d", (int)cost);
+    for (int i = 0; i < 100; i++)
+        policy_observe(&pool, COST_COPY, SIZE, 5000);
+    cost = policy_cost(&pool, COST_COPY, SIZE);
+    CHECKF(cost >= 5000 && cost < 5100, "%d", (int)cost);
+    CHECK(policy_cost(&pool, COST_PROTECT, SIZE) == 20000); /* each kind by itself */
+}
+
+Test(policy, an_outlier_counts_fourfold_at_most)
+{
+    costs(10000, 20000, 20000);
+    policy_observe(&pool, COST_COPY, SIZE, UINT64_MAX / SIZE);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) == (7 * 10000 + 40000) / 8);
+}
+
+/* A fault with SIGSEGV blocked ends the process, so there is none to be measured. */
+Test(policy, opens_in_a_thread_that_blocks_all_signals)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    policy_open();
+    CHECK(policy_cost(&(struct zc_pool){.slot_size = 4096}, COST_PROTECT, 0) > 0);
+}
+
+Test(policy, costs_start_from_a_probe)
+{
+    policy_open();
+    struct zc_pool small = {.slot_size = 4096, .stride = 4096}, large = {.slot_size = 64 << 20, .stride = 64 << 20};
+    for (enum cost cost = COST_COPY; cost < COSTS; cost++) {
+        CHECK(policy_cost(&small, cost, small.slot_size) > 0);
+        CHECK(policy_cost(&small, cost, small.slot_size) < policy_cost(&large, cost, large.slot_size));
+    }
+    CHECK(policy_cost(&large, COST_RENAME, 0) > policy_cost(&large, COST_COPY, large.slot_size));
+    struct zc_pool huge = {.slot_size = 64 << 20, .stride = 64 << 20, .huge = true};
+    CHECK(policy_cost(&huge, COST_PROTECT, 0) <= policy_cost(&large, COST_PROTECT, 0));
+}

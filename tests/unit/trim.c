@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Trimming a pool whose backings were mixed by renames: between slots, and between segments. */
+#include <criterion/criterion.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "alloc/pool.h"
+#include "check.h"
+#include "pattern.h"
+
+/* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails. */
+static int fail_at;
+
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
+long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_mremap && a[1] == 0 && fail_at && --fail_at == 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+static zc_pool *open_pool(size_t slot_size)
+{
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+    options.slot_size = slot_size;
+    options.huge = ZC_HUGE_NEVER;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    return pool;
+}
+
+static char *alloc_in(zc_pool *pool)
+{
+    char *p = zc_pool_alloc(pool);
+    CHECKF(p, "%s", zc_errmsg());
+    return p;
+}
+
+static zc_comm *open_renaming(enum zc_release release)
+{
+    zc_comm *comm = NULL;
+    zc_options options = ZC_OPTIONS_INIT;
+    options.policy = ZC_POLICY_PROTECT;
+    options.conflict = ZC_CONFLICT_COPY;
+    options.release = release;
+    CHECK_OK(zc_open("loop", &options, &comm));
+    return comm;
+}
+
+static size_t displaced(zc_pool *pool, bool other_segment)
+{
+    size_t n = 0;
+    for (struct segment *s = pool->segments; s; s = s->next)
+        for (uint32_t i = 0; s->mapped && i < s->carved; i++) {
+            struct slot *slot = segment_slot(s, i);
+            struct backing *backing = slot->backing;
+            const char *shown = arena.user + (backing_wire(backing) - arena.wire);
+            CHECK(backing->slot == slot);
+            n += other_segment ? arena_segment(shown) != s : backing != slot_home(slot);
+        }
+    return n;
+}
+
+/* Every carved slot shows, in its user mapping, the pages that its backing says. */
+static void check_mappings(zc_pool *pool)
+{
+    uint64_t mark = 1;
+    for (struct segment *s = pool->segments; s; s = s->next)
+        for (uint32_t i = 0; s->mapped && i < s->carved; i++, mark++) {
+            struct slot *slot = segment_slot(s, i);
+            if (slot->state == SLOT_STALE)
+                continue;
+            char *wire = backing_wire(slot->backing);
+            for (size_t at = 0; at < pool->slot_size; at += PAGE_BYTES) {
+                const volatile uint64_t *user = (uint64_t *)(slot_user(slot) + at);
+                uint64_t *word = (uint64_t *)(wire + at), before = *word;
+                *word = mark;
+                CHECKF(*user == mark, "slot %u, byte %zu", slot_id(slot), at);
+                *word = before;
+            }
+        }
+}
+
+enum { MIXED = 150, MIXED_SIZE = 40960 };
+
+static char *mixed[MIXED];
+static uint64_t contents[MIXED];
+
+/* Sends each buffer, stores to it while it is in flight, and receives. */
+static void rename_all(zc_comm *comm, uint64_t *serial)
+{
+    static char got[MIXED_SIZE];
+    uint64_t sent[MIXED];
+    for (int i = 0; i < MIXED; i++) {
+        if (!mixed[i])
+            continue;
+        CHECK_OK(zc_send(mixed[i], MIXED_SIZE, 0, i, comm));
+        sent[i] = contents[i];
+        pattern_fill(mixed[i], MIXED_SIZE, contents[i] = ++*serial);
+    }
+    for (int i = 0; i < MIXED; i++) {
+        int k = MIXED - 1 - i; /* the newest first, so that slots come back in another order */
+        if (!mixed[k])
+            continue;
+        CHECK_OK(zc_recv(got, MIXED_SIZE, 0, k, comm, NULL));
+        CHECK_PATTERN(got, MIXED_SIZE, sent[k]);
+    }
+}
+
+Test(trim, keeps_contents_whatever_shows_what, .timeout = 60)
+{
+    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    zc_pool *pool = open_pool(MIXED_SIZE);
+    uint64_t random = 5, serial = 0, renames = stats_now().renames;
+    size_t total = 0, most_mixed = 0;
+
+    for (int round = 0; round < 12; round++) {
+        for (int i = 0; i < MIXED; i++)
+            if (!mixed[i])
+                pattern_fill(mixed[i] = alloc_in(pool), MIXED_SIZE, contents[i] = ++serial);
+        rename_all(comm, &serial);
+        size_t others = displaced(pool, true);
+        most_mixed = others > most_mixed ? others : most_mixed;
+
+        /* All but a few are freed, so that some segments have nothing live. */
+        for (int i = 0; i < MIXED; i++)
+            if (random_below(&random, 16)) {
+                CHECK_OK(zc_free(mixed[i]));
+                mixed[i] = NULL;
+            }
+        if (round % 3 == 2) /* or all of one segment's addresses, whatever they show */
+            for (int i = 0; i < MIXED; i++)
+                if (mixed[i] && arena_segment(mixed[i]) == pool->segments) {
+                    CHECK_OK(zc_free(mixed[i]));
+                    mixed[i] = NULL;
+                }
+        size_t released = 0;
+        CHECK_OK(zc_pool_trim(pool, &released));
+        total += released;
+        check_mappings(pool);
+        for (int i = 0; i < MIXED; i++)
+            if (mixed[i])
+                CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
+    }
+    CHECKF(most_mixed > 20, "only %zu slots showed pages of another segment", most_mixed);
+    CHECKF(total >= 8 * HUGE_BYTES, "only %zu bytes were released", total);
+    CHECK(stats_now().renames - renames >= 12 * 100);
+    for (int i = 0; i < MIXED; i++)
+        CHECK_OK(zc_free(mixed[i]));
+    CHECK_OK(zc_pool_close(pool));
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- what is given back ---- */
+
+/* Memory of zc's memfds that this process still maps somewhere, in lines of /proc/self/maps. */
+static int memfd_mappings(void)
+{
+    FILE *file = fopen("/proc/self/maps", "r");
+    char line[512];
+    int n = 0;
+    CHECK(file);
+    while (fgets(line, sizeof line, file))
+        n += strstr(line, "memfd:zc") != NULL;
+    fclose(file);
+    return n;
+}
+
+static void fill(zc_pool *pool, uint64_t *serial)
+{
+    for (int i = 0; i < MIXED; i++)
+        if (!mixed[i])
+            pattern_fill(mixed[i] = alloc_in(pool), MIXED_SIZE, contents[i] = ++*serial);
+}
+
+static void free_all(void)
+{
+    for (int i = 0; i < MIXED; i++) {
+        CHECK_OK(zc_free(mixed[i]));
+        mixed[i] = NULL;
+    }
+}
+
+Test(trim, leaves_no_memory_mapped)
+{
+    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    zc_pool *pool = open_pool(MIXED_SIZE);
+    uint64_t serial = 0;
+
+    fill(pool, &serial);
+    rename_all(comm, &serial);
+    free_all();
+    CHECK(memfd_mappings() > 0);
+    CHECK_OK(zc_pool_trim(pool, NULL));
+    CHECKF(memfd_mappings() == 0, "%d mappings of segments that are gone", memfd_mappings());
+    fill(pool, &serial); /* exchanging still works */
+    rename_all(comm, &serial);
+    for (int i = 0; i < MIXED; i++)
+        CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
+}
+
+/* Slots that are given back protected or displaced use up no mapping any more. */
+Test(trim, gives_mappings_back)
+{
+    setenv("ZC_MAPS", "2000", 1);
+    zc_comm *comm = open_renaming(ZC_RELEASE_LAZY);
+    zc_pool *pool = open_pool(MIXED_SIZE);
+    static char got[MIXED_SIZE];
+    uint64_t serial = 0;
+
+    for (int round = 0; round < 20; round++) {
+        fill(pool, &serial);
+        rename_all(comm, &serial);
+        for (int i = 0; i < MIXED; i++) { /* left protected */
+            CHECK_OK(zc_send(mixed[i], MIXED_SIZE, 0, 0, comm));
+            CHECK_OK(zc_recv(got, MIXED_SIZE, 0, 0, comm, NULL));
+        }
+        free_all();
+        CHECK_OK(zc_pool_trim(pool, NULL));
+        CHECK(pool->slots == 0);
+        CHECKF(stats_now().unreserved == 0, "round %d: %d sends found no mappings", round, (int)stats_now().unreserved);
+    }
+}
+
+/* ---- failing ---- */
+
+/* When the kernel refuses one of the exchanges, nothing is lost or shown twice, and a later trim goes through. */
+Test(trim, can_fail_and_be_repeated, .timeout = 60)
+{
+    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    uint64_t serial = 0;
+    int failures = 0;
+
+    for (int n = 1; n < 40; n += 3) {
+        zc_pool *pool = open_pool(MIXED_SIZE);
+        fill(pool, &serial);
+        rename_all(comm, &serial);
+        free_all();
+        CHECK(displaced(pool, true) > 0);
+        fail_at = n;
+        int error = zc_pool_trim(pool, NULL);
+        failures += error != 0;
+        if (error)
+            CHECK(error == -ENOMEM && strstr(zc_errmsg(), "remapping a slot failed"));
+        fail_at = 0;
+        fill(pool, &serial);
+        check_mappings(pool);
+        for (int i = 0; i < MIXED; i++)
+            CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
+        rename_all(comm, &serial);
+        for (int i = 0; i < MIXED; i++)
+            CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
+        free_all();
+        CHECK_OK(zc_pool_close(pool));
+    }
+    CHECKF(failures > 5, "%d", failures);
+    CHECK_OK(zc_close(comm));
+}
