@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 /* Soft-RoCE takes some tenths of a second for so much. */
-#define SIZE (16u << 20)
+#define SIZE (8u << 20)
 
 enum { PORT = 1, GID = 1, ACCESS = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE };
 
