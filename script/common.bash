@@ -13,9 +13,9 @@ die() { say "$*"; exit 2; }
 # The comment at the head of a script is its manual.
 help() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$self"; }
 
-# build PRESET
+# build PRESET [CMAKE-OPTION...]
 build() {
     say "building build/$1"
-    cmake --preset "$1" --log-level=WARNING >&2
+    cmake --preset "$1" --log-level=WARNING "${@:2}" >&2
     cmake --build --preset "$1" >&2
 }
