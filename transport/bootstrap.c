@@ -103,7 +103,7 @@ static int resolve(const char *root, struct addrinfo **found)
     const char *colon = strrchr(root, ':');
     size_t length = colon ? (size_t)(colon - root) : 0;
     if (length == 0 || length >= sizeof host || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
-        strlen(colon + 1) > 5 || atoi(colon + 1) < 1 || atoi(colon + 1) > 65535)
+        strlen(colon + 1) > 5 || strtol(colon + 1, NULL, 10) < 1 || strtol(colon + 1, NULL, 10) > 65535)
         return fail(-EINVAL, "zc_open: root=%.100s: expected HOST:PORT", root);
     bool brackets = root[0] == '[' && root[length - 1] == ']';
     memcpy(host, root + brackets, length - 2 * brackets);

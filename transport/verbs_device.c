@@ -210,7 +210,7 @@ static int port_try(struct ibv_device *which, const struct wishes *wishes, struc
 static int no_device(const char *wanted, struct ibv_device **list, int count)
 {
     char names[200] = "";
-    for (int i = 0; i < count && strlen(names) + 40 < sizeof names; i++) {
+    for (int i = 0; list && i < count && strlen(names) + 40 < sizeof names; i++) {
         strcat(names, " ");
         strncat(names, ibv_get_device_name(list[i]), 32);
     }

@@ -82,7 +82,8 @@ static bool post_message(struct verbs *verbs, struct peer *peer, struct header *
         work.slot = verbs->free_slots[--verbs->free_count];
         char *slot = wire_slot(verbs, work.slot);
         memcpy(slot, header, sizeof *header);
-        memcpy(slot + sizeof *header, body, length);
+        if (length)
+            memcpy(slot + sizeof *header, body, length);
         sges[0] = (struct ibv_sge){.addr = (uintptr_t)slot, .length = (uint32_t)all, .lkey = verbs->slots_region->lkey};
         wr.num_sge = 1;
         wr.send_flags = 0;

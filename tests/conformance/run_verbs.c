@@ -68,7 +68,7 @@ int main(int argc, char *argv[])
         arg++;
     }
     if (arg + 1 < argc && strcmp(argv[arg], "--ranks") == 0) {
-        first = last = atoi(argv[arg + 1]);
+        first = last = (int)strtol(argv[arg + 1], NULL, 10);
         arg += 2;
     }
     for (unsigned i = 0; i < COUNT(cases); i++) {

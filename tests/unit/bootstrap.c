@@ -37,7 +37,7 @@ static const char *free_root(void)
 static int visit(const char *root)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    at.sin_port = htons((uint16_t)atoi(strrchr(root, ':') + 1));
+    at.sin_port = htons((uint16_t)strtol(strrchr(root, ':') + 1, NULL, 10));
     for (;;) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
         if (connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
@@ -64,7 +64,7 @@ static void exchange(struct bootstrap *b, const struct comer *comer)
     CHECK(bootstrap_rank(b) == comer->rank && bootstrap_size(b) == comer->size && comer->size <= 64);
     for (int round = 0; round < comer->rounds; round++) {
         for (int i = 0; i < 3; i++)
-            mine[i] = (uint64_t)(comer->rank * 1000 + round * 10 + i);
+            mine[i] = (uint64_t)comer->rank * 1000 + (uint64_t)round * 10 + (uint64_t)i;
         CHECK_OK(bootstrap_allgather(b, mine, sizeof mine, all));
         for (int r = 0; r < comer->size; r++)
             for (int i = 0; i < 3; i++)

@@ -39,7 +39,7 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *address, size_t length,
     return leave(real(pd, address, length, iova, access));
 }
 
-int ibv_dereg_mr(struct ibv_mr *region)
+int ibv_dereg_mr(struct ibv_mr *region) // NOLINT(readability-inconsistent-declaration-parameter-name)
 {
     int (*real)(struct ibv_mr *) = dlsym(RTLD_NEXT, "ibv_dereg_mr");
     __atomic_add_fetch(&deregistered, 1, __ATOMIC_RELAXED);
