@@ -299,7 +299,7 @@ static int join_root(struct bootstrap *bootstrap, const struct addrinfo *at, con
     struct answer answer;
     struct hello hello = {.order = BYTE_ORDER_MARK, .rank = bootstrap->rank, .size = bootstrap->size};
     memcpy(hello.magic, magic, sizeof magic);
-    strncpy(hello.protocol, protocol, sizeof hello.protocol);
+    memcpy(hello.protocol, protocol, strnlen(protocol, sizeof hello.protocol));
     int error = move(fd, &hello, sizeof hello, true, deadline);
     if (!error)
         error = move(fd, &answer, sizeof answer, false, deadline);
