@@ -161,14 +161,17 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     struct costs *costs = costs_of(pool);
     uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool);
     uint32_t estimate = estimate_of(costs, slot);
-    /* Released at completion, a protection costs no fault: then even a single send may be worth it. */
-    uint64_t once = cycle - seed.fault;
-    if (estimate && (copy * estimate / SCALE > cycle || copy > once))
+    if (estimate && copy * estimate / SCALE > cycle)
         return true;
     if (slot->skip) {
         slot->skip--;
         return false;
     }
+    /* Released at completion, a protection costs no fault: then even a single send may be worth it. But stores come
+     * before completion is noticed, too, so it has to be a good deal cheaper. */
+    uint64_t once = cycle - seed.fault;
+    if (estimate && copy > 2 * once)
+        return true;
     if (slot->run == 0) {
         slot->run = 1; /* start by copying; the second send is tried */
         return false;

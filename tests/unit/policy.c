@@ -127,10 +127,16 @@ Test(policy, a_single_send_is_protected_where_copying_costs_more)
     costs_cheap();
     run(&slot, 1);
     CHECK(protects(&slot));
-    /* Between a cycle with a fault and one that ends at completion. */
-    costs(12000, 5000, 5000);
+    /* Between a cycle with a fault and, twice, one that ends at completion. A store that came early is remembered. */
+    costs(6000, 1000, 1000);
     run(&slot, 1);
+    CHECK(copies(&slot, 10) == 1);
     CHECK(protects(&slot));
+    /* Not dear enough for the risk. */
+    costs(3000, 1000, 1000);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) > 2000);
+    run(&slot, 1);
+    CHECK(copies(&slot, 10) > 0);
 }
 
 Test(policy, backs_off_exponentially)
