@@ -17,7 +17,7 @@
 
 static const char *const two[] = {COMMON,
                                   "--rounds",
-                                  "7",
+                                  "5",
                                   "--seconds",
                                   "0.03",
                                   "--get",
@@ -35,7 +35,7 @@ static const char *const two[] = {COMMON,
 static const char *const two_quick[] = {COMMON,         "--rounds", "5",       "--seconds", "0.03", "--get",
                                         "95,50",        "--keys",   "uniform", "--work",    "20",   "--size",
                                         "4K,64K,1M,4M", SLOW,       "--size",  "1M",        NULL};
-static const char *const more[] = {COMMON,   "--rounds",     "7",      "--seconds", "0.05",   "--get",          "95",
+static const char *const more[] = {COMMON,   "--rounds",     "5",      "--seconds", "0.05",   "--get",          "95",
                                    "--keys", "uniform,zipf", "--work", "20",        "--size", "64K,256K,1M,4M", NULL};
 static const char *const more_quick[] = {COMMON, "--rounds", "5",  "--seconds", "0.05",   "--get",
                                          "95",   "--work",   "20", "--size",    "64K,1M", NULL};
