@@ -20,8 +20,13 @@ static void no_progress(void) {}
 
 void (*_Atomic conflict_progress)(void) = no_progress;
 
+enum caller {
+    FAULT, /* a signal handler: the helper makes progress */
+    CALL   /* a zc call: conflict_progress does, too */
+};
+
 struct wait {
-    enum conflict_caller caller;
+    enum caller caller;
     uint64_t start;    /* clock at the first wait; 0: none yet */
     uint64_t deadline; /* when a send is renamed away */
     unsigned spins;
@@ -67,7 +72,7 @@ static void refuse(struct slot *slot, struct backing *backing, const struct hold
 /* Waits a little for holds to end. Drops the lock. */
 static void wait_a_little(struct slot *slot, struct backing *backing, struct wait *wait, uint64_t most_ns)
 {
-    if (wait->caller == CONFLICT_FAULT) {
+    if (wait->caller == FAULT) {
         uint64_t slice = most_ns < SLICE_NS ? most_ns : SLICE_NS;
         helper_kick(clock_ns() + 2 * slice);
         slot_await(slot, backing, slice);
@@ -92,13 +97,13 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
     if (receive && hold->landed) {
         int error = hold->error;
         hold->shown = true;
-        if (wait->caller == CONFLICT_FAULT)
+        if (wait->caller == FAULT)
             refuse(slot, backing, hold, offset, error, ", where nothing was received: it ");
         else
             lock_drop(&backing->lock);
         return error;
     }
-    if (receive && wait->caller == CONFLICT_FAULT && !rules->helper) {
+    if (receive && wait->caller == FAULT && !rules->helper) {
         refuse(slot, backing, hold, offset, -EPERM,
                ", and below MPI_THREAD_MULTIPLE nobody can wait for it here (zc_wait first): it ");
         abort(); /* what is touched is not there */
@@ -118,7 +123,7 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         count(waits);
     }
     bool rename = !receive && slot->reserved && !slot->pinned && rules->conflict != ZC_CONFLICT_WAIT;
-    bool alone = wait->caller == CONFLICT_FAULT && !rules->helper; /* nobody makes progress meanwhile */
+    bool alone = wait->caller == FAULT && !rules->helper; /* nobody makes progress meanwhile */
     bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= wait->deadline;
     if (rename && late) {
         slot_rename(slot, backing);
@@ -134,9 +139,9 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
     return 0;
 }
 
-enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, enum conflict_caller caller)
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store)
 {
-    struct wait wait = {.caller = caller};
+    struct wait wait = {.caller = FAULT};
     uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
     for (;;) {
         struct backing *backing = slot_lock(slot);
@@ -162,26 +167,21 @@ enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store,
     }
 }
 
-static bool overlaps(const struct hold *hold, size_t offset, size_t length)
-{
-    return length && hold->length && offset < hold->offset + hold->length && hold->offset < offset + length;
-}
-
 static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,
                                enum conflict_with with)
 {
     for (struct hold *hold = slot->receives; hold && (with & WITH_RECEIVES); hold = hold->next)
-        if ((!hold->landed || (hold->error && !hold->shown)) && overlaps(hold, offset, length))
+        if (hold_closed(hold) && hold_overlaps(hold, offset, length))
             return hold;
     for (struct hold *hold = backing->sends; hold && (with & WITH_SENDS); hold = hold->next)
-        if (overlaps(hold, offset, length))
+        if (hold_overlaps(hold, offset, length))
             return hold;
     return NULL;
 }
 
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out)
 {
-    struct wait wait = {.caller = CONFLICT_CALL};
+    struct wait wait = {.caller = CALL};
     for (;;) {
         struct backing *backing = slot_lock(slot);
         struct hold *hold = in_the_way(slot, backing, offset, length, with);

@@ -6,11 +6,6 @@
 
 #include "protect/hold.h"
 
-enum conflict_caller {
-    CONFLICT_FAULT, /* a signal handler: the helper makes progress */
-    CONFLICT_CALL   /* a zc call: conflict_progress does, too */
-};
-
 enum conflict_end {
     CONFLICT_ENDED, /* the page is accessible now, or was made so */
     CONFLICT_NONE,  /* no hold and no protection of ours was in the way */
@@ -19,7 +14,7 @@ enum conflict_end {
 
 /* Makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
  * receives, and for sends as their rules say, after which the slot is renamed. */
-enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, enum conflict_caller caller);
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store);
 
 /* How zc calls make progress while they wait; set by the transport layer, none at first. */
 extern void (*_Atomic conflict_progress)(void);

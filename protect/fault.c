@@ -130,7 +130,7 @@ static bool handle(const siginfo_t *info, const void *context)
     count(faults);
     size_t offset = (size_t)(address - slot_user(slot));
     uint32_t event = atomic_load(&slot->event);
-    switch (conflict_resolve(slot, offset, is_store(context), CONFLICT_FAULT)) {
+    switch (conflict_resolve(slot, offset, is_store(context))) {
     case CONFLICT_ENDED:
         repeat.address = NULL;
         return true;

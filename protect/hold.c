@@ -103,7 +103,7 @@ static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct 
 bool slot_closed(const struct slot *slot)
 {
     for (const struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (!hold->landed || (hold->error && !hold->shown))
+        if (hold_closed(hold))
             return true;
     return false;
 }
@@ -255,11 +255,6 @@ void hold_end(struct hold *hold)
 
 /* ---- receives ---- */
 
-static bool overlaps(const struct hold *a, const struct hold *b)
-{
-    return a->length && b->length && a->offset < b->offset + b->length && b->offset < a->offset + a->length;
-}
-
 /* Over, and nobody is through with it but the program, which may or may not ask. One without a name belongs to a
  * call that has not returned yet. */
 static bool droppable(const struct hold *receive)
@@ -271,11 +266,11 @@ static bool droppable(const struct hold *receive)
 static int replace(struct hold *hold, struct hold **dropped)
 {
     for (struct hold *other = hold->slot->receives; other; other = other->next)
-        if (!droppable(other) && overlaps(other, hold))
+        if (!droppable(other) && hold_overlaps(other, hold->offset, hold->length))
             return -EBUSY;
     for (struct hold *other = hold->slot->receives, *next; other; other = next) {
         next = other->next;
-        if (overlaps(other, hold)) {
+        if (hold_overlaps(other, hold->offset, hold->length)) {
             unlink_hold(other);
             insert(dropped, other);
         }
@@ -366,7 +361,7 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
     size_t size = slot_segment(slot)->slot_size;
     bool sending = false;
     for (const struct hold *send = backing->sends; send; send = send->next)
-        sending |= send->offset < hold->offset + length && hold->offset < send->offset + send->length;
+        sending |= hold_overlaps(send, hold->offset, length);
     hold->bounce = NULL;
     /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
      * message is nearly all of a large slot and nobody would be left to store to the old pages. */

@@ -63,6 +63,18 @@ struct hold {
     int error;    /* of a landed receive */
 };
 
+/* Does the hold touch any of these bytes? */
+static inline bool hold_overlaps(const struct hold *hold, size_t offset, size_t length)
+{
+    return length && hold->length && offset < hold->offset + hold->length && hold->offset < offset + length;
+}
+
+/* Is a receive in flight, or has it failed without anybody having been told? */
+static inline bool hold_closed(const struct hold *receive)
+{
+    return !receive->landed || (receive->error && !receive->shown);
+}
+
 /* ---- sends ---- */
 
 enum send_way {

@@ -24,11 +24,6 @@ static bool covers_page(const struct hold *hold, uint32_t page)
     return hold->guarded && hold_first_page(hold) <= page && page < hold_end_page(hold);
 }
 
-static bool denies_all(const struct hold *receive)
-{
-    return !receive->landed || (receive->error && !receive->shown);
-}
-
 void slot_announce(struct slot *slot)
 {
     atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
@@ -116,7 +111,7 @@ static int page_need(const struct slot *slot, const struct backing *backing, uin
 {
     int need = PROT_READ | PROT_WRITE;
     for (const struct hold *hold = slot->receives; hold; hold = hold->next) {
-        if (!hold->guarded || !denies_all(hold))
+        if (!hold->guarded || !hold_closed(hold))
             continue;
         if (covers_page(hold, page))
             need = PROT_NONE;
@@ -178,7 +173,7 @@ struct hold *backing_denies(const struct backing *backing, uint32_t page)
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
 {
     for (struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (denies_all(hold) && covers_page(hold, page))
+        if (hold_closed(hold) && covers_page(hold, page))
             return hold;
     return store ? backing_denies(backing, page) : NULL;
 }
