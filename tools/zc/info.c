@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * zc info: what this host can do for zc, what it costs, and what to change. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+
+#include "core/options.h"
+#include "core/sys.h"
+#include "tools/zc/command.h"
+#include "tools/zc/measure.h"
+#include "zc.h"
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+/* One line of the answer. */
+struct fact {
+    const char *name;
+    char value[160];
+    const char *advice; /* what to change, and how; NULL: nothing */
+};
+
+static struct fact facts[32];
+static size_t fact_count;
+
+static void fact(const char *name, const char *advice, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void fact(const char *name, const char *advice, const char *format, ...)
+{
+    struct fact *f = &facts[fact_count++];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(f->value, sizeof f->value, format, args);
+    va_end(args);
+    f->name = name;
+    f->advice = advice;
+}
+
+/* The first line of a file, "" if it cannot be read. */
+static const char *line_of(const char *path, char *line, size_t size)
+{
+    line[0] = 0;
+    FILE *file = fopen(path, "re");
+    if (file) {
+        if (fgets(line, (int)size, file))
+            line[strcspn(line, "\n")] = 0;
+        fclose(file);
+    }
+    return line;
+}
+
+/* The number in a file, or `otherwise`. */
+static long number_of(const char *path, long otherwise)
+{
+    char line[64], *end;
+    long number = strtol(line_of(path, line, sizeof line), &end, 10);
+    return end == line ? otherwise : number;
+}
+
+/* ---- what there is ---- */
+
+static void kernel(void)
+{
+    struct utsname name;
+    unsigned major = 0, minor = 0;
+    uname(&name);
+    char *end;
+    major = (unsigned)strtoul(name.release, &end, 10);
+    minor = *end == '.' ? (unsigned)strtoul(end + 1, NULL, 10) : 0;
+    bool old = major < 5 || (major == 5 && minor < 14);
+    fact("kernel", old ? "zc needs Linux 5.14 or later" : NULL, "%s %s, %s", name.sysname, name.release, name.machine);
+    long page = sysconf(_SC_PAGESIZE);
+    fact("processors", page == PAGE_SIZE_ ? NULL : "zc knows pages of 4 KiB only", "%ld, pages of %s",
+         sysconf(_SC_NPROCESSORS_ONLN), size_text((unsigned long long)page));
+    fact("memory", NULL, "%s", size_text((unsigned long long)sysconf(_SC_PHYS_PAGES) * (unsigned long long)page));
+}
+
+static void variables(void)
+{
+    const struct options *options;
+    if (options_get(&options))
+        fact("ZC_ variables", "correct or unset it: with it, every program that uses zc fails", "%s", zc_errmsg());
+    else
+        fact("ZC_ variables", NULL, "understood");
+}
+
+static void rdma_devices(void)
+{
+    char names[128] = "";
+    size_t used = 0;
+    DIR *folder = opendir("/sys/class/infiniband");
+    for (struct dirent *entry; folder && (entry = readdir(folder));)
+        if (entry->d_name[0] != '.' && used < sizeof names)
+            used += (size_t)snprintf(names + used, sizeof names - used, " %s", entry->d_name);
+    if (folder)
+        closedir(folder);
+    fact("RDMA devices",
+         names[0] ? NULL : "for the verbs transport: an adapter, or `rdma link add rxe0 type rxe netdev eth0`", "%s",
+         names[0] ? names + 1 : "none");
+}
+
+static void transports(void)
+{
+    fact("transports", NULL, "loop mpi%s", ZC_WITH_VERBS ? " verbs" : "");
+    rdma_devices();
+}
+
+/* A userfaultfd whose faults of the kernel's own are served too, or else one for the program's only; -errno. */
+static int open_userfaultfd(bool *kernel_faults)
+{
+    *kernel_faults = true;
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        int fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC);
+        close(device);
+        if (fd >= 0)
+            return fd;
+    }
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    if (fd >= 0)
+        return fd;
+    *kernel_faults = false;
+    fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    return fd >= 0 ? fd : -errno;
+}
+
+static void protection(void)
+{
+    fact("page protection", NULL, "mprotect and SIGSEGV");
+    bool kernel_faults;
+    int fd = open_userfaultfd(&kernel_faults);
+    if (fd < 0) {
+        fact("userfaultfd", "build the kernel with CONFIG_USERFAULTFD", "none: %s", strerror(-fd));
+        return;
+    }
+    struct uffdio_api api = {.api = UFFD_API};
+    bool known = ioctl(fd, UFFDIO_API, &api) == 0;
+    close(fd);
+    if (!known || !(api.features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM))
+        fact("userfaultfd", "write protection of shared memory needs Linux 5.19", "too old");
+    else if (kernel_faults)
+        fact("userfaultfd", NULL, "yes, for system calls too");
+    else
+        fact("userfaultfd", "for system calls too: access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
+             "yes, not for system calls");
+}
+
+static bool collapses(void)
+{
+    int fd = memfd_create("zc-info", MFD_CLOEXEC);
+    char *area = NULL;
+    bool done = false;
+    if (fd >= 0 && ftruncate(fd, 2 * HUGE_BYTES) == 0)
+        area = sys_mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (area) {
+        char *huge = (char *)(((uintptr_t)area + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+        /* The file's offset and the address must agree. */
+        done = sys_mmap(huge, HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) &&
+               sys_madvise(huge, PAGE_BYTES, MADV_POPULATE_WRITE) == 0 &&
+               sys_madvise(huge, HUGE_BYTES, MADV_COLLAPSE) == 0;
+        sys_munmap(area, 2 * HUGE_BYTES);
+    }
+    if (fd >= 0)
+        close(fd);
+    return done;
+}
+
+static void huge_pages(void)
+{
+    if (collapses())
+        fact("huge pages", NULL, "yes, by MADV_COLLAPSE");
+    else
+        fact("huge pages",
+             "slots of 2 MiB and more use small pages: Linux 6.1 with CONFIG_TRANSPARENT_HUGEPAGE has them", "no");
+    long reserved = number_of("/proc/sys/vm/nr_hugepages", 0);
+    fact("hugetlb pages", reserved ? NULL : "only for pools that ask for them: sysctl vm.nr_hugepages=N",
+         "%ld reserved", reserved);
+}
+
+static const char *limit_text(rlim_t limit)
+{
+    return limit == RLIM_INFINITY ? "unlimited" : size_text(limit);
+}
+
+static void limits(void)
+{
+    struct rlimit lock, space, files;
+    getrlimit(RLIMIT_MEMLOCK, &lock);
+    getrlimit(RLIMIT_AS, &space);
+    getrlimit(RLIMIT_NOFILE, &files);
+    long maps = number_of("/proc/sys/vm/max_map_count", 65530);
+    fact("vm.max_map_count",
+         maps < 1 << 20 ? "for many buffers in flight at once: sysctl vm.max_map_count=1048576" : NULL,
+         "%ld: at most ~%ld buffers protected apart, later sends are copied", maps, maps / 6);
+    fact("locked memory",
+         lock.rlim_cur == RLIM_INFINITY ? NULL : "verbs registers whole pools: ulimit -l unlimited, or limits.conf(5)",
+         "%s", limit_text(lock.rlim_cur));
+    fact("address space",
+         space.rlim_cur == RLIM_INFINITY ? NULL : "zc reserves up to 2 TiB of addresses: ulimit -v unlimited", "%s",
+         limit_text(space.rlim_cur));
+    fact("open files", files.rlim_cur < 1024 ? "each 64 MiB of a pool is a file: ulimit -n 1024 or more" : NULL, "%llu",
+         (unsigned long long)files.rlim_cur);
+    long scope = number_of("/proc/sys/kernel/yama/ptrace_scope", 0);
+    fact("ptrace scope", scope ? "zc top sees a program's pools only as root: sysctl kernel.yama.ptrace_scope=0" : NULL,
+         "%ld", scope);
+}
+
+/* ---- what it costs ---- */
+
+static const size_t sizes[] = {4 << 10, 64 << 10, 1 << 20, 4 << 20};
+
+enum { SIZES = sizeof sizes / sizeof sizes[0] };
+
+static void print_cost(uint64_t ns)
+{
+    printf("%9.1f µs", (double)ns / 1000);
+}
+
+static void print_costs(const struct costs costs[SIZES])
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+    } rows[] = {{"copy", offsetof(struct costs, copy)},
+                {"protect", offsetof(struct costs, protect)},
+                {"unprotect", offsetof(struct costs, unprotect)},
+                {"store to a protected page", offsetof(struct costs, fault)},
+                {"first touch of fresh pages", offsetof(struct costs, touch)}};
+    printf("\n%-28s", "measured");
+    for (int i = 0; i < SIZES; i++)
+        printf("%12s", size_text(sizes[i]));
+    putchar('\n');
+    for (size_t row = 0; row < sizeof rows / sizeof rows[0]; row++) {
+        printf("%-28s", rows[row].name);
+        for (int i = 0; i < SIZES; i++)
+            print_cost(*(const uint64_t *)((const char *)&costs[i] + rows[row].offset));
+        putchar('\n');
+    }
+    for (int i = 0; i < SIZES; i++) {
+        if (costs[i].copy > costs[i].protect + costs[i].unprotect) {
+            printf("\nFrom %s on, protecting a buffer costs less than copying it.\n", size_text(sizes[i]));
+            return;
+        }
+    }
+    puts("\nProtecting costs more than copying here; it pays where a buffer is sent again before it is written.");
+}
+
+static void print_table(const struct costs *costs)
+{
+    for (const struct fact *f = facts; f < facts + fact_count; f++) {
+        printf("%-18s %s\n", f->name, f->value);
+        if (f->advice)
+            printf("%-18s   → %s\n", "", f->advice);
+    }
+    if (costs)
+        print_costs(costs);
+}
+
+static void print_string(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            putchar('\\');
+        if ((unsigned char)*text < ' ')
+            printf("\\u%04x", (unsigned char)*text);
+        else
+            putchar(*text);
+    }
+    putchar('"');
+}
+
+static void print_json(const struct costs *costs)
+{
+    fputs("{\"version\": ", stdout);
+    print_string(zc_version());
+    fputs(", \"facts\": [", stdout);
+    for (size_t i = 0; i < fact_count; i++) {
+        fputs(i ? ",\n  {\"name\": " : "\n  {\"name\": ", stdout);
+        print_string(facts[i].name);
+        fputs(", \"value\": ", stdout);
+        print_string(facts[i].value);
+        if (facts[i].advice) {
+            fputs(", \"advice\": ", stdout);
+            print_string(facts[i].advice);
+        }
+        putchar('}');
+    }
+    fputs("\n], \"costs_ns\": [", stdout);
+    for (size_t i = 0; costs && i < SIZES; i++)
+        printf("%s{\"size\": %zu, \"copy\": %llu, \"protect\": %llu, \"unprotect\": %llu, \"fault\": %llu, \"touch\": "
+               "%llu}",
+               i ? ",\n  " : "\n  ", sizes[i], (unsigned long long)costs[i].copy, (unsigned long long)costs[i].protect,
+               (unsigned long long)costs[i].unprotect, (unsigned long long)costs[i].fault,
+               (unsigned long long)costs[i].touch);
+    puts("\n]}");
+}
+
+static int run(int argc, char **argv)
+{
+    int json = 0, quick = 0;
+    const struct flag flags[] = {{"json", &json, NULL}, {"quick", &quick, NULL}, {NULL, NULL, NULL}};
+    int at = parse_flags(argc, argv, flags);
+    if (at < 0)
+        return STATUS_USAGE;
+    if (at < argc)
+        return misused("%s: expected no argument", argv[at]);
+
+    kernel();
+    transports();
+    protection();
+    huge_pages();
+    limits();
+    variables();
+    struct costs costs[SIZES];
+    for (int i = 0; i < SIZES && !quick; i++) {
+        int error = measure(sizes[i], &costs[i]);
+        if (error)
+            return failed("measuring with %s failed: %s", size_text(4 * sizes[i]), strerror(-error));
+    }
+    (json ? print_json : print_table)(quick ? NULL : costs);
+    return 0;
+}
+
+const struct command command_info = {
+    .name = "info",
+    .arguments = "[--json] [--quick]",
+    .summary = "What this host can do for zc, what it costs, and what to change",
+    .help = "Prints a line for each thing that zc depends on; under it, after an arrow, what to change and how, where\n"
+            "changing it would help. Then what copying, protecting and faulting cost here, each the median of 9\n"
+            "rounds on pages that are mapped as zc maps its own. Changes nothing.\n\n"
+            "  --json    the same for a program: facts (name, value, advice) and costs in nanoseconds\n"
+            "  --quick   without measuring\n",
+    .run = run,
+};
