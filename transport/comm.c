@@ -91,10 +91,13 @@ static void progress_all(void)
     pthread_mutex_unlock(&comms_lock);
 }
 
-void comm_poll_waiting(zc_comm *comm, struct op *urgent, unsigned *spins)
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
 {
     comm_poll(comm, urgent);
-    if (++*spins > SPINS)
+    waiting->polls++;
+    if (comm->transport->sleep)
+        comm->transport->sleep(&comm->endpoint, waiting);
+    else if (waiting->polls > SPINS)
         sched_yield();
 }
 
@@ -295,11 +298,11 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
  * let go then: false. */
 static bool flush(zc_comm *comm, bool patient)
 {
-    unsigned spins = 0;
     bool told = false;
     uint64_t start = clock_ns();
+    struct waiting waiting = {.deadline = start + comm->rules.timeout_ns};
     while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0) {
-        comm_poll_waiting(comm, NULL, &spins);
+        comm_poll_waiting(comm, NULL, &waiting);
         if (told || clock_ns() - start < comm->rules.timeout_ns)
             continue;
         fprintf(stderr, "zc: rank %d %s: %ld sends have not been received for %llu ms\n", comm->endpoint.rank,
@@ -308,6 +311,7 @@ static bool flush(zc_comm *comm, bool patient)
         if (!patient)
             return false;
         told = true;
+        waiting.deadline = 0;
     }
     return true;
 }
@@ -335,12 +339,12 @@ static struct op *pending_receive(zc_comm *comm)
 
 static bool close_comm(zc_comm *comm, bool patient)
 {
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     if (!flush(comm, patient))
         return false;
     for (struct op *op; (op = pending_receive(comm));) {
         comm->transport->cancel(&comm->endpoint, op);
-        comm_poll_waiting(comm, op, &spins);
+        comm_poll_waiting(comm, op, &waiting);
     }
     if (comm->rules.helper)
         helper_detach(&comm->progressor);

@@ -63,7 +63,7 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
 }
 
 /* The same for a loop that waits: lets others run when it takes long. */
-void comm_poll_waiting(zc_comm *comm, struct op *urgent, unsigned *spins);
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
 
 /* Closes all that are open over `transport`, for its end (MPI_Finalize). False if sends of some are never received
  * and the caller is not patient. */

@@ -14,18 +14,17 @@
  * having looked; and waiting for as long as a rename takes costs no more than it. */
 static void let_sends_end(zc_comm *comm, struct slot *slot)
 {
-    uint64_t deadline = 0;
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     for (;;) {
         struct backing *backing = slot_lock(slot);
         bool sending = backing->sends != NULL;
         lock_drop(&backing->lock);
         uint64_t now = sending ? clock_ns() : 0;
-        if (!deadline)
-            deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
-        if (!sending || now >= deadline)
+        if (!waiting.deadline)
+            waiting.deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+        if (!sending || now >= waiting.deadline)
             return;
-        comm_poll_waiting(comm, NULL, &spins);
+        comm_poll_waiting(comm, NULL, &waiting);
     }
 }
 
@@ -41,9 +40,9 @@ static int refuse(int error, const char *call, const void *buf, size_t cap)
 static int finish(struct op *op, const char *call, zc_status *status)
 {
     zc_comm *comm = op->comm;
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     while (!op_over(op))
-        comm_poll_waiting(comm, op, &spins);
+        comm_poll_waiting(comm, op, &waiting);
     if (op->hold.slot)
         hold_withdraw(&op->hold);
     zc_status result = op->status;
@@ -127,10 +126,10 @@ int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status
         return fail(-EINVAL, "zc_recv_alloc: buf is NULL");
     zc_status found;
     struct taken taken;
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     int there;
     while ((there = comm->transport->take(&comm->endpoint, src, tag, &found, &taken)) == 0)
-        comm_poll_waiting(comm, NULL, &spins);
+        comm_poll_waiting(comm, NULL, &waiting);
     if (there < 0)
         return there;
     /* A message that was taken must be received, be it into nothing. */
@@ -202,11 +201,11 @@ int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
 
 int zc_probe(int src, int tag, zc_comm *comm, zc_status *status)
 {
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     for (;;) {
         int found, error = zc_iprobe(src, tag, comm, &found, status);
         if (error || found)
             return error;
-        comm_poll_waiting(comm, NULL, &spins);
+        comm_poll_waiting(comm, NULL, &waiting);
     }
 }

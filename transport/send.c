@@ -119,10 +119,10 @@ static int post(struct op *op, const char *wire)
 
 static void make_room(zc_comm *comm)
 {
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     while (comm->max_in_flight &&
            atomic_load_explicit(&comm->sending, memory_order_relaxed) >= (long)comm->max_in_flight)
-        comm_poll_waiting(comm, NULL, &spins);
+        comm_poll_waiting(comm, NULL, &waiting);
 }
 
 int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)

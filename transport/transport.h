@@ -20,6 +20,13 @@ struct taken {
     uintptr_t native;
 };
 
+/* Of one that waits: zero at first. */
+struct waiting {
+    unsigned polls;    /* so far */
+    uint32_t seen;     /* the transport's own */
+    uint64_t deadline; /* when to look again in any case, by clock_ns; 0: never */
+};
+
 /* Filled in by `open`. */
 struct endpoint {
     void *state;
@@ -48,6 +55,10 @@ struct transport {
 
     /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
+
+    /* Called by one that waits after each poll that did not end what it waits for. May sleep until something
+     * happens that had not when it was called last. NULL: there is only polling. */
+    void (*sleep)(struct endpoint *endpoint, struct waiting *waiting);
 
     /* Asks to cancel a receive; op_received will say whether it was. */
     void (*cancel)(struct endpoint *endpoint, struct op *op);

@@ -51,7 +51,7 @@ int zc_wait(const void *buf, zc_status *status)
     struct range range;
     zc_status result;
     zc_comm *comm;
-    unsigned spins = 0;
+    struct waiting waiting = {0};
     int error = range_find_own(buf, 0, "zc_wait", &range);
     if (error)
         return error;
@@ -62,14 +62,14 @@ int zc_wait(const void *buf, zc_status *status)
         case FOUND_RECEIVE:
             if (comm_check(comm, "zc_wait") == -EPERM)
                 return -EPERM;
-            comm_poll_waiting(comm, NULL, &spins);
+            comm_poll_waiting(comm, NULL, &waiting);
             break;
         case FOUND_SEND: /* of any communicator, or a guard */
             conflict_progress();
             sched_yield();
             break;
         }
-        if (spins == 1)
+        if (waiting.polls == 1)
             count(waits);
     }
 }
@@ -137,7 +137,7 @@ int zc_cancel(const void *buf)
     }
     comm->transport->cancel(&comm->endpoint, op);
     /* It ends one way or the other, soon. */
-    for (unsigned spins = 0;; comm_poll_waiting(comm, NULL, &spins)) {
+    for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {
         backing = slot_lock(range.slot);
         hold = hold_receive_at(range.slot, range.offset);
         landed = !hold || op_of(hold) != op || hold->landed;
