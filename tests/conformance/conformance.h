@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * One suite for all transports. A case is a function that every rank of a communicator runs at the same
- * time; the runners (run_loop.c, run_mpi.c) provide the ranks. Most cases pass messages around the ring
- * of ranks, so that they fit any number of them, one included. */
+ * time; the runners (run_loop.c, run_threads.c, run_mpi.c) provide the ranks. Most cases pass messages around
+ * the ring of ranks, so that they fit any number of them, one included. */
 #ifndef TESTS_CONFORMANCE_H
 #define TESTS_CONFORMANCE_H
 
@@ -10,12 +10,29 @@
 #include "pattern.h"
 #include "zc.h"
 
+struct conf;
+
+/* Opens a second, third, … communicator of the same ranks. */
+typedef zc_comm *conf_another(struct conf *c, int n);
+
 struct conf {
     zc_comm *comm;
     int rank, size;
-    int next, prev;                            /* neighbours in the ring */
-    zc_comm *(*another)(struct conf *, int n); /* opens a second, third, … communicator of the same ranks */
+    int next, prev; /* neighbours in the ring */
+    conf_another *another;
 };
+
+struct conf_case {
+    const char *name;
+    void (*run)(struct conf *c);
+};
+
+/* For runners: runs a case as this rank of `comm`. Returns when all ranks are through with it. */
+void conf_run(const struct conf_case *which, zc_comm *comm, conf_another *another);
+
+/* All cases, up to one without a name; is one wanted, where n names are given? */
+extern const struct conf_case conf_cases[];
+bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
 
 /* All cases, in the order in which they run. */
 #define CONFORMANCE_CASES(X)                                                                                           \

@@ -8,12 +8,6 @@
 #include "conformance.h"
 #include "ranks.h"
 
-struct loop_case {
-    const char *name;
-    void (*run)(struct conf *);
-    unsigned run_number;
-};
-
 static zc_comm *another(struct conf *c, int n)
 {
     zc_comm *comm = NULL;
@@ -24,24 +18,14 @@ static zc_comm *another(struct conf *c, int n)
     return comm;
 }
 
-static void run_rank(zc_comm *comm, void *argument)
+static void run_rank(zc_comm *comm, void *which)
 {
-    const struct loop_case *which = argument;
-    struct conf c = {.comm = comm, .rank = zc_rank(comm), .size = zc_size(comm), .another = another};
-    char scene[64];
-
-    snprintf(scene, sizeof scene, "%s, rank %d of %d", which->name, c.rank, c.size);
-    check_scene = scene;
-    c.next = (c.rank + 1) % c.size;
-    c.prev = (c.rank + c.size - 1) % c.size;
-    which->run(&c);
-    conf_barrier(&c);
-    check_scene = NULL;
+    conf_run(which, comm, another);
 }
 
 static void run(const char *name, void (*body)(struct conf *))
 {
-    struct loop_case which = {.name = name, .run = body};
+    struct conf_case which = {name, body};
 
     for (int size = 1; size <= 4; size++)
         ranks_run(size, NULL, run_rank, &which);
@@ -60,7 +44,7 @@ TestSuite(loop_big, .timeout = 300);
 
 Test(loop_big, past_2_gib)
 {
-    struct loop_case which = {.name = "past 2 GiB", .run = case_big};
+    struct conf_case which = {"past 2 GiB", case_big};
 
     if (!big_fits(2))
         cr_skip_test("needs 13 GiB of memory, and TEST_BIG not 0");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Runs the suite over MPI: mpiexec -n N conformance_mpi [--big | CASE…]. Ends with 0, with 77 if it was
- * skipped, or by abort(3). */
+ * Runs the suite over MPI: mpiexec -n N conformance_mpi [--transport T] [--big | CASE…]. With --transport, over that one
+ * (of zc_options) between the processes that MPI has started. Ends with 0, with 77 if it was skipped, or by abort(3). */
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,79 +9,70 @@
 #include "conformance.h"
 #include "zc_mpi.h"
 
+static zc_options options = ZC_OPTIONS_INIT;
+
 static zc_comm *another(struct conf *c, int n)
 {
     zc_comm *comm = NULL;
 
     (void)c;
     (void)n;
-    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm));
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
     return comm;
 }
 
-static const struct {
-    const char *name;
-    void (*run)(struct conf *);
-} cases[] = {
-#define MPI_CASE(name) {#name, case_##name},
-    CONFORMANCE_CASES(MPI_CASE)};
-
-static void run(struct conf *c, const char *name, void (*body)(struct conf *))
+static void run(const struct conf_case *which, zc_comm *comm)
 {
-    char scene[96];
-
-    if (c->rank == 0) {
-        printf("mpi, %d ranks: %s\n", c->size, name);
+    if (zc_rank(comm) == 0) {
+        printf("%s, %d ranks: %s\n", options.transport ? options.transport : "mpi", zc_size(comm), which->name);
         fflush(stdout);
     }
-    snprintf(scene, sizeof scene, "%s, rank %d of %d", name, c->rank, c->size);
-    check_scene = scene;
-    body(c);
-    conf_barrier(c);
-    check_scene = NULL;
+    conf_run(which, comm, another);
 }
 
-static bool wanted(const char *name, int argc, char *argv[])
+/* All ranks or none. */
+static bool all_fit(zc_comm *comm)
 {
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], name) == 0)
-            return true;
-    return argc == 1;
+    int fits = big_fits(zc_size(comm));
+
+    MPI_Bcast(&fits, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    return fits;
 }
 
 int main(int argc, char *argv[])
 {
-    struct conf c = {.another = another};
-    bool big = argc == 2 && strcmp(argv[1], "--big") == 0;
+    bool over = argc > 2 && strcmp(argv[1], "--transport") == 0;
+    int rank, provided, status = 0, arg = over ? 3 : 1;
     unsigned ran = 0;
+    zc_comm *comm = NULL;
 
-    CHECK_OK(zc_open("mpi", NULL, &c.comm));
-    c.rank = zc_rank(c.comm);
-    c.size = zc_size(c.comm);
-    c.next = (c.rank + 1) % c.size;
-    c.prev = (c.rank + c.size - 1) % c.size;
-    if (big) {
-        int fits = big_fits(c.size);
-
-        MPI_Bcast(&fits, 1, MPI_INT, 0, MPI_COMM_WORLD);
-        if (!fits) {
-            if (c.rank == 0)
-                printf("skipped: needs 6.5 GiB of memory a rank, and TEST_BIG not 0\n");
-            CHECK_OK(zc_close(c.comm));
-            return 77;
-        }
-        run(&c, "past 2 GiB", case_big);
-        ran = 1;
+    if (over) {
+        options.transport = argv[2];
+        MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+        CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
     } else {
-        for (unsigned i = 0; i < COUNT(cases); i++)
-            if (wanted(cases[i].name, argc, argv)) {
-                run(&c, cases[i].name, cases[i].run);
-                ran++;
-            }
+        CHECK_OK(zc_open("mpi", NULL, &comm));
     }
+    rank = zc_rank(comm);
+    if (arg < argc && strcmp(argv[arg], "--big") == 0) {
+        ran = 1;
+        if (all_fit(comm))
+            run(&(struct conf_case){"past 2 GiB", case_big}, comm);
+        else
+            status = 77;
+    }
+    for (const struct conf_case *which = conf_cases; which->name; which++)
+        if (conf_wanted(which, argc - arg, argv + arg)) {
+            run(which, comm);
+            ran++;
+        }
     CHECKF(ran > 0, "there is no such case");
-    CHECK_OK(zc_close(c.comm));
-    if (c.rank == 0)
+    CHECK_OK(zc_close(comm));
+    if (rank == 0 && status)
+        printf("skipped: needs 6.5 GiB of memory a rank, and TEST_BIG not 0\n");
+    else if (rank == 0)
         printf("%u passed, 0 failed\n", ran);
-    return 0;
+    if (over)
+        MPI_Finalize();
+    return status;
 }
