@@ -38,11 +38,6 @@ struct rank {
 static pthread_mutex_t worlds_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct world *worlds;
 
-static struct op *op_of_match(struct match *match)
-{
-    return (struct op *)((char *)match - offsetof(struct op, in.match));
-}
-
 /* ---- opening: a world is there when all its ranks are ---- */
 
 static struct world *world_find(const char *name, int size)

@@ -5,6 +5,7 @@
 #define ZC_TRANSPORT_OP_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "protect/hold.h"
 #include "transport/match.h"
@@ -59,6 +60,11 @@ static inline bool op_over(struct op *op)
 static inline struct op *op_of(struct hold *hold)
 {
     return (struct op *)hold; /* its first member */
+}
+
+static inline struct op *op_of_match(struct match *match)
+{
+    return (struct op *)((char *)match - offsetof(struct op, in.match));
 }
 
 #endif

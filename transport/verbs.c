@@ -36,10 +36,15 @@ void verbs_unlock(struct verbs *verbs)
     for (struct op *op = over, *next; op; op = next) {
         next = op->in.next;
         zc_status status = op->status;
+        struct op *sender = op->in.with;
+        if (sender && status.length)
+            memcpy(op->in.wire, sender->in.wire, status.length);
         if (op->sends)
             op_sent(op, status.error);
         else
             op_received(op, status.source, status.tag, status.length, status.error);
+        if (sender)
+            op_sent(sender, 0);
     }
 }
 
@@ -54,12 +59,26 @@ static int gone(const struct verbs *verbs, int rank, int error)
     return fail(error, "zc: rank %d %s%s", rank, why ? "is lost: " : "has closed its communicator", why ? why : "");
 }
 
+/* To this rank itself, in turn with what others send to it. As start_send. */
+static int send_self(struct verbs *verbs, struct op *op)
+{
+    bool whole = op->in.length <= EAGER;
+    struct message message = {.match = {.source = verbs->rank, .tag = op->tag},
+                              .length = op->in.length,
+                              .bytes = op->in.wire,
+                              .sender = whole ? NULL : op};
+    int error = verbs_arrive(verbs, &message);
+    return error ? fail(error, "zc: no memory for a message to oneself") : whole;
+}
+
 /* The lock is held. As the table's send. */
 static int start_send(struct verbs *verbs, struct op *op)
 {
     struct peer *peer = &verbs->peers[op->peer];
     bool whole = op->in.length <= EAGER;
     uint32_t id = 0;
+    if (op->peer == verbs->rank)
+        return send_self(verbs, op);
     if (peer->error)
         return gone(verbs, op->peer, peer->error);
     int error = whole ? 0 : ids_take(&verbs->offers, op, &id);
@@ -80,6 +99,7 @@ static int verbs_send(struct endpoint *endpoint, struct op *op, const void *wire
     (void)dst, (void)tag; /* the operation has them */
     op->in.wire = (char *)(uintptr_t)wire;
     op->in.length = length;
+    op->in.with = NULL;
     verbs_lock(verbs);
     int sent = start_send(verbs, op);
     verbs_unlock(verbs);
@@ -102,6 +122,14 @@ static void land_whole(struct verbs *verbs, struct op *receive, struct message *
     message_free(message);
 }
 
+/* The bytes are copied when the lock is dropped. */
+static void land_from_self(struct verbs *verbs, struct op *receive, struct message *message)
+{
+    receive->in.with = message->sender;
+    verbs_over(verbs, receive, message->error);
+    message_free(message);
+}
+
 void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message)
 {
     struct peer *peer = &verbs->peers[message->match.source];
@@ -112,6 +140,8 @@ void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message
     receive->status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->kept};
     if (message->length <= EAGER) {
         land_whole(verbs, receive, message);
+    } else if (message->sender) {
+        land_from_self(verbs, receive, message);
     } else if (peer->error) {
         receive->status.length = 0;
         verbs_over(verbs, receive, -ECONNRESET);
@@ -131,6 +161,38 @@ void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message
     wire_push(verbs, peer);
 }
 
+/* The bytes of a message that met no receive leave its slot, or its sender's buffer. */
+static int keep_bytes(struct message *message)
+{
+    if (message->length > EAGER || message->length == 0)
+        return 0;
+    message->own = malloc(message->length);
+    if (!message->own)
+        return -ENOMEM;
+    memcpy(message->own, message->bytes, message->length);
+    message->bytes = message->own;
+    return 0;
+}
+
+int verbs_arrive(struct verbs *verbs, const struct message *what)
+{
+    struct message *message = malloc(sizeof *message);
+    if (!message)
+        return -ENOMEM;
+    *message = *what;
+    struct match *receive = match_message(&verbs->queue, &message->match);
+    if (receive) {
+        verbs_pair(verbs, op_of_match(receive), message);
+        return 0;
+    }
+    int error = keep_bytes(message);
+    if (error) {
+        match_remove(&verbs->queue, &message->match);
+        message_free(message);
+    }
+    return error;
+}
+
 static struct message *message_of(struct match *match)
 {
     return (struct message *)match; /* its first member */
@@ -140,6 +202,7 @@ static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
 {
     op->in.wire = wire;
     op->in.length = cap;
+    op->in.with = NULL;
     op->in.match = (struct match){.source = src, .tag = tag};
     op->status = (zc_status){.source = src, .tag = tag};
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The verbs transport inside. Each rank has a reliable connection to every rank, itself included.
+ * The verbs transport inside. Each rank has a reliable connection to every other one. What it sends to itself is
+ * copied, when it has met its receive; no device is asked.
  *
  * Messages of at most EAGER bytes go whole: by copy through a registered slot, or inline where they are tiny. Of a
  * longer one an *offer* goes: where its bytes are. When it meets its receive, the receiver *reads* them by RDMA from
@@ -70,6 +71,7 @@ struct message {
     size_t length;
     const char *bytes; /* of one that came whole, in the slot or: */
     char *own;         /* its copy, where no receive waited */
+    struct op *sender; /* of one of this rank to itself that is not yet received; else NULL */
     bool readable;
     uint64_t address;
     uint32_t key, id, reply;
@@ -112,6 +114,7 @@ struct verbs {
     lock lock;
     struct port port;
     int rank, size;
+    uint32_t others; /* ranks besides this one, but 1 at least */
     struct ibv_cq *cq;
     struct ibv_srq *srq;
     char *slots; /* receive slots, send slots, granted and returned: one registered range */
@@ -148,6 +151,9 @@ void verbs_over(struct verbs *verbs, struct op *op, int error);
 void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message);
 
 void message_free(struct message *message);
+
+/* A message like this one has arrived: goes to its receive, or waits for one. 0 or -ENOMEM. */
+int verbs_arrive(struct verbs *verbs, const struct message *what);
 
 /* ---- verbs_lose.c ---- */
 

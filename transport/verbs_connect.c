@@ -55,32 +55,32 @@ static uint32_t least(uint64_t a, uint64_t b)
 /* Everything that can be in the completion queue: a completion a posted work request and a receive slot. */
 static uint64_t completions(const struct verbs *verbs)
 {
-    return (uint64_t)verbs->size * (verbs->depth + verbs->credits);
+    return (uint64_t)verbs->others * (verbs->depth + verbs->credits);
 }
 
 static int choose_sizes(struct verbs *verbs)
 {
     const struct ibv_device_attr *device = &verbs->port.device->attributes;
-    uint32_t size = (uint32_t)verbs->size;
-    verbs->credits = least(CREDITS, CREDITS_ALL / size);
+    uint32_t others = verbs->others = verbs->size > 1 ? (uint32_t)verbs->size - 1 : 1;
+    verbs->credits = least(CREDITS, CREDITS_ALL / others);
     verbs->credits = verbs->credits < CREDITS_LEAST ? CREDITS_LEAST : verbs->credits;
     verbs->depth = DEPTH;
     while (verbs->depth > DEPTH_LEAST &&
            (verbs->depth > (uint32_t)device->max_qp_wr || completions(verbs) > (uint64_t)device->max_cqe))
         verbs->depth /= 2;
     while (verbs->credits > CREDITS_LEAST &&
-           (size * verbs->credits > (uint32_t)device->max_srq_wr || completions(verbs) > (uint64_t)device->max_cqe))
+           (others * verbs->credits > (uint32_t)device->max_srq_wr || completions(verbs) > (uint64_t)device->max_cqe))
         verbs->credits /= 2;
     if (verbs->depth > (uint32_t)device->max_qp_wr || completions(verbs) > (uint64_t)device->max_cqe ||
-        size * verbs->credits > (uint32_t)device->max_srq_wr || size > (uint32_t)device->max_qp)
+        others * verbs->credits > (uint32_t)device->max_srq_wr || others > (uint32_t)device->max_qp)
         return fail(
             -ENOSPC,
             "zc_open: %s has %d connections with %d work requests, a completion queue of %d and a shared receive "
             "queue of %d: too few for %d ranks",
             ibv_get_device_name(verbs->port.device->context->device), device->max_qp, device->max_qp_wr,
             device->max_cqe, device->max_srq_wr, verbs->size);
-    verbs->receive_slots = size * verbs->credits;
-    verbs->send_slots = SEND_SLOTS + 4 * size;
+    verbs->receive_slots = others * verbs->credits;
+    verbs->send_slots = SEND_SLOTS + 4 * others;
     verbs->read_most = least(READ_BYTES_MOST, verbs->port.attributes.max_msg_sz);
     return 0;
 }
@@ -146,6 +146,8 @@ static int make_queues(struct verbs *verbs)
         struct peer *peer = &verbs->peers[i];
         peer->sends_end = &peer->sends;
         peer->answers_end = &peer->answers;
+        if (i == verbs->rank)
+            continue;
         peer->work = calloc(verbs->depth, sizeof *peer->work);
         error = peer->work ? make_qp(verbs, peer) : fail(-ENOMEM, "zc_open: no memory");
     }
@@ -172,7 +174,7 @@ static void fill_card(const struct verbs *verbs, struct card *card)
     card->mtu = (uint8_t)verbs->port.mtu;
     card->reads = reads_served(verbs);
     for (int i = 0; i < verbs->size; i++)
-        card->qp[i] = verbs->peers[i].qp->qp_num;
+        card->qp[i] = i == verbs->rank ? 0 : verbs->peers[i].qp->qp_num;
 }
 
 static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card *mine, const struct card *theirs)
@@ -231,7 +233,8 @@ static int connect_all(struct verbs *verbs, struct bootstrap *bootstrap)
         peer->granted_address = theirs->granted_address + (size_t)verbs->rank * sizeof(uint64_t);
         peer->granted_key = theirs->granted_key;
         peer->credits = theirs->credits;
-        error = connect_qp(verbs, peer->qp, mine, theirs);
+        if (i != (size_t)verbs->rank)
+            error = connect_qp(verbs, peer->qp, mine, theirs);
     }
     if (!error)
         error = bootstrap_allgather(bootstrap, &here, 1, all);

@@ -80,7 +80,7 @@ static void lose_receives(struct verbs *verbs)
         if (!error)
             continue;
         match_remove(&verbs->queue, match);
-        fail_receive(verbs, (struct op *)((char *)match - offsetof(struct op, in.match)), error);
+        fail_receive(verbs, op_of_match(match), error);
     }
 }
 

@@ -19,48 +19,17 @@ enum {
 
 /* ---- messages ---- */
 
-static struct op *op_of_match(struct match *match)
-{
-    return (struct op *)((char *)match - offsetof(struct op, in.match));
-}
-
-/* The bytes of a message that met no receive leave its slot. */
-static int keep_bytes(struct message *message)
-{
-    if (message->length > EAGER || message->length == 0)
-        return 0;
-    message->own = malloc(message->length);
-    if (!message->own)
-        return -ENOMEM;
-    memcpy(message->own, message->bytes, message->length);
-    message->bytes = message->own;
-    return 0;
-}
-
 /* A message, or the offer of one. */
 static int take_message(struct verbs *verbs, const struct header *header, const char *body)
 {
-    struct message *message = calloc(1, sizeof *message);
-    if (!message)
-        return -ENOMEM;
-    message->match = (struct match){.source = header->source, .tag = header->tag};
-    message->length = header->length;
-    message->bytes = body;
-    message->readable = header->readable;
-    message->address = header->address;
-    message->key = header->key;
-    message->id = header->id;
-    struct match *receive = match_message(&verbs->queue, &message->match);
-    if (receive) {
-        verbs_pair(verbs, op_of_match(receive), message);
-        return 0;
-    }
-    int error = keep_bytes(message);
-    if (error) {
-        match_remove(&verbs->queue, &message->match);
-        message_free(message);
-    }
-    return error;
+    struct message message = {.match = {.source = header->source, .tag = header->tag},
+                              .length = header->length,
+                              .bytes = body,
+                              .readable = header->readable,
+                              .address = header->address,
+                              .key = header->key,
+                              .id = header->id};
+    return verbs_arrive(verbs, &message);
 }
 
 /* An offered message was read, or was not wanted. */
@@ -130,7 +99,8 @@ static void arrived(struct verbs *verbs, const struct ibv_wc *wc)
 {
     uint32_t slot = (uint32_t)wc->wr_id;
     const struct header *header = (const struct header *)wire_slot(verbs, slot);
-    bool known = wc->status == IBV_WC_SUCCESS && wc->byte_len >= sizeof *header && header->source < verbs->size;
+    bool known = wc->status == IBV_WC_SUCCESS && wc->byte_len >= sizeof *header && header->source < verbs->size &&
+                 header->source != verbs->rank;
     struct peer *peer = known ? &verbs->peers[header->source] : NULL;
     int error = known ? dispatch(verbs, header, wc->byte_len) : 0;
     if (error)
