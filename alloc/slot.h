@@ -40,6 +40,7 @@ struct slot {
     uint8_t state;          /* enum slot_state */
     bool pinned : 1;        /* renaming is forbidden */
     bool guard_whole : 1;   /* every page of the guard is protected, none was released singly */
+    bool guard_closed : 1;  /* some page of the guard may be closed to loads, too */
     bool reserved : 1;      /* a spare slot and mappings are claimed for renaming it */
     bool awaited : 1;       /* somebody waits for an event: wake, and copy later sends */
     uint16_t maps;          /* mappings that its protection may have split off */
@@ -56,7 +57,7 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     slot->receives = NULL;
     slot->guard_first = slot->guard_pages = 0;
     slot->state = SLOT_FREE;
-    slot->pinned = slot->guard_whole = slot->reserved = slot->awaited = false;
+    slot->pinned = slot->guard_whole = slot->guard_closed = slot->reserved = slot->awaited = false;
     slot->maps = 0;
     slot->run = slot->estimate = slot->skip = slot->backoff = 0;
 }

@@ -20,19 +20,6 @@ static void no_progress(void) {}
 
 void (*_Atomic conflict_progress)(void) = no_progress;
 
-enum caller {
-    FAULT, /* a signal handler: the helper makes progress */
-    CALL   /* a zc call: conflict_progress does, too */
-};
-
-struct wait {
-    enum caller caller;
-    uint64_t start;    /* clock at the first wait; 0: none yet */
-    uint64_t deadline; /* when a send is renamed away */
-    unsigned spins;
-    bool told;
-};
-
 static void describe_access(struct text *text, const struct slot *slot, size_t offset)
 {
     text_add(text, "thread ");
@@ -69,49 +56,45 @@ static void refuse(struct slot *slot, struct backing *backing, const struct hold
     rules->touched(rules, error, text.bytes);
 }
 
-/* Waits a little for holds to end. Drops the lock. */
-static void wait_a_little(struct slot *slot, struct backing *backing, struct wait *wait, uint64_t most_ns)
+/* Lets a little time pass for holds to end: `most_ns` at most. Drops the lock. */
+static void let_pass(struct slot *slot, struct backing *backing, struct conflict *c, uint64_t most_ns)
 {
-    if (wait->caller == FAULT) {
-        uint64_t slice = most_ns < SLICE_NS ? most_ns : SLICE_NS;
-        helper_kick(clock_ns() + 2 * slice);
-        slot_await(slot, backing, slice);
-        return;
+    uint64_t slice = c->call ? SPIN_NAP_NS : SLICE_NS;
+    if (!c->call || c->spins++ >= SPINS) {
+        c->sleep_ns = most_ns < slice ? most_ns : slice;
+        slot->awaited = true;
+        c->event = atomic_load_explicit(&slot->event, memory_order_relaxed);
     }
-    if (wait->spins++ < SPINS) {
-        lock_drop(&backing->lock);
-    } else {
-        slot_await(slot, backing, SPIN_NAP_NS < most_ns ? SPIN_NAP_NS : most_ns);
-    }
-    conflict_progress();
+    lock_drop(&backing->lock);
 }
 
-/* One step towards the end of a conflict with `hold`, at byte `offset`. Drops the lock. Returns the error of a
- * failed receive if a call meets one. */
-static int step(struct slot *slot, struct backing *backing, struct hold *hold, size_t offset, struct wait *wait)
+/* One step towards the end of a conflict with `hold`, at byte `offset`, which never sleeps. Drops the lock. Returns the
+ * error of a failed receive if a call meets one. */
+static int step(struct slot *slot, struct backing *backing, struct hold *hold, size_t offset, struct conflict *c)
 {
     const struct hold_rules *rules = hold->rules;
     bool receive = hold->backing == NULL;
     uint64_t now = clock_ns();
 
+    c->sleep_ns = 0;
     if (receive && hold->landed) {
         int error = hold->error;
         hold->shown = true;
-        if (wait->caller == FAULT)
+        if (!c->call)
             refuse(slot, backing, hold, offset, error, ", where nothing was received: it ");
         else
             lock_drop(&backing->lock);
         return error;
     }
-    if (receive && wait->caller == FAULT && !rules->helper) {
+    if (receive && !c->call && !rules->helper) {
         refuse(slot, backing, hold, offset, -EPERM,
                ", and below MPI_THREAD_MULTIPLE nobody can wait for it here (zc_wait first): it ");
         abort(); /* what is touched is not there */
     }
-    if (!wait->start) {
-        wait->start = now;
+    if (!c->start) {
+        c->start = now;
         /* At most twice the better choice: renaming at once, or having waited. */
-        wait->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+        c->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
         if (!receive) {
             count(conflicts);
             if (rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
@@ -123,48 +106,64 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         count(waits);
     }
     bool rename = !receive && slot->reserved && !slot->pinned && rules->conflict != ZC_CONFLICT_WAIT;
-    bool alone = wait->caller == FAULT && !rules->helper; /* nobody makes progress meanwhile */
-    bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= wait->deadline;
+    bool alone = !c->call && !rules->helper; /* nobody makes progress meanwhile */
+    bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= c->deadline;
     if (rename && late) {
         slot_rename(slot, backing);
         return 0;
     }
-    if (now - wait->start > rules->timeout_ns && !wait->told) {
-        wait->told = true;
+    if (now - c->start > rules->timeout_ns && !c->told) {
+        c->told = true;
         tell("still waiting: ", slot, offset, hold);
         if (rules->on_timeout == ZC_ON_TIMEOUT_ABORT)
             abort();
     }
-    wait_a_little(slot, backing, wait, rename ? wait->deadline - now : SLICE_NS);
+    let_pass(slot, backing, c, rename ? c->deadline - now : SLICE_NS);
     return 0;
+}
+
+enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t offset, bool store)
+{
+    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
+    struct backing *backing = slot_lock(slot);
+    if (slot->state != SLOT_LIVE) {
+        lock_drop(&backing->lock);
+        return CONFLICT_DEAD;
+    }
+    struct hold *hold = slot_denies(slot, backing, page, store);
+    if (hold) {
+        step(slot, backing, hold, offset, c);
+        return CONFLICT_GOES_ON;
+    }
+    bool guarded = page - slot->guard_first < slot->guard_pages;
+    if (guarded) {
+        if (!c->start) {
+            policy_written(slot_pool(slot), slot);
+            count(faults_idle);
+        }
+        slot_settle(slot, backing);
+    }
+    lock_drop(&backing->lock);
+    return guarded || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
+}
+
+/* Sleeps as the last step said. */
+static void sleep_through(const struct conflict *c, struct slot *slot)
+{
+    if (c->sleep_ns)
+        futex_wait(&slot->event, c->event, c->sleep_ns);
 }
 
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store)
 {
-    struct wait wait = {.caller = FAULT};
-    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
-    for (;;) {
-        struct backing *backing = slot_lock(slot);
-        if (slot->state != SLOT_LIVE) {
-            lock_drop(&backing->lock);
-            return CONFLICT_DEAD;
-        }
-        struct hold *hold = slot_denies(slot, backing, page, store);
-        if (hold) {
-            step(slot, backing, hold, offset, &wait);
-            continue;
-        }
-        bool guarded = page - slot->guard_first < slot->guard_pages;
-        if (guarded) {
-            if (!wait.start) {
-                policy_written(slot_pool(slot), slot);
-                count(faults_idle);
-            }
-            slot_settle(slot, backing);
-        }
-        lock_drop(&backing->lock);
-        return guarded || wait.start ? CONFLICT_ENDED : CONFLICT_NONE;
+    struct conflict conflict = {.call = false};
+    enum conflict_end end;
+    while ((end = conflict_step(&conflict, slot, offset, store)) == CONFLICT_GOES_ON) {
+        if (conflict.sleep_ns)
+            helper_kick(clock_ns() + 2 * conflict.sleep_ns);
+        sleep_through(&conflict, slot);
     }
+    return end;
 }
 
 static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,
@@ -181,7 +180,7 @@ static struct hold *in_the_way(const struct slot *slot, const struct backing *ba
 
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out)
 {
-    struct wait wait = {.caller = CALL};
+    struct conflict conflict = {.call = true};
     for (;;) {
         struct backing *backing = slot_lock(slot);
         struct hold *hold = in_the_way(slot, backing, offset, length, with);
@@ -189,8 +188,10 @@ int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_
             *out = backing;
             return 0;
         }
-        int error = step(slot, backing, hold, hold->offset, &wait);
+        int error = step(slot, backing, hold, hold->offset, &conflict);
         if (error)
             return error;
+        sleep_through(&conflict, slot);
+        conflict_progress();
     }
 }

@@ -6,13 +6,29 @@
 
 #include "protect/hold.h"
 
-enum conflict_end {
-    CONFLICT_ENDED, /* the page is accessible now, or was made so */
-    CONFLICT_NONE,  /* no hold and no protection of ours was in the way */
-    CONFLICT_DEAD   /* the slot is not live */
+/* How far whoever met a conflict has come in ending it. */
+struct conflict {
+    bool call;         /* a zc call, which makes progress itself; else an access, for which the helper does */
+    bool told;         /* that it takes long */
+    unsigned spins;    /* of a call */
+    uint64_t start;    /* clock at the first wait; 0: none yet */
+    uint64_t deadline; /* when a send is renamed away */
+    /* What to do before the next step: */
+    uint64_t sleep_ns; /* sleep so long, or 0 */
+    uint32_t event;    /* or until the slot's event is not this any more */
 };
 
-/* Makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
+enum conflict_end {
+    CONFLICT_GOES_ON, /* there is more to do */
+    CONFLICT_ENDED,   /* the page is accessible now, or was made so */
+    CONFLICT_NONE,    /* no hold and no protection of ours was in the way */
+    CONFLICT_DEAD     /* the slot is not live */
+};
+
+/* Takes a step, which never sleeps, towards making the page at `offset` of the slot accessible for a load or a store. */
+enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, size_t offset, bool store);
+
+/* All steps: makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
  * receives, and for sends as their rules say, after which the slot is renamed. */
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store);
 

@@ -6,31 +6,25 @@
 
 #include "core/error.h"
 #include "core/stats.h"
+#include "protect/backend.h"
 #include "protect/hold.h"
 #include "protect/maps.h"
 #include "protect/pages.h"
 
-static void must(int error, const char *what)
+static void protect(const struct slot *slot, size_t at, size_t length, int prot)
 {
-    if (!error)
-        return;
+    backend_must_protect(slot_pool(slot), slot_user(slot) + at, length, prot, slot->guard_closed);
+    count(remaps);
+}
+
+static _Noreturn void die(int error)
+{
     struct text text = {0};
-    text_add(&text, "zc: ");
-    text_add(&text, what);
-    text_add(&text, " failed during a rename with errno ");
+    text_add(&text, "zc: mremap failed during a rename with errno ");
     text_add_number(&text, (uint64_t)-error, 10);
     text_add(&text, "; raise vm.max_map_count\n");
     text_print(&text);
     abort();
-}
-
-static void protect(char *at, size_t length, int prot)
-{
-    int error = sys_mprotect(at, length, prot);
-    while (error == -ENOMEM && maps_drop_ballast())
-        error = sys_mprotect(at, length, prot);
-    must(error, "mprotect");
-    count(remaps);
 }
 
 /* Kernels before 6.17 move one mapping at a time: EFAULT says that there are several. */
@@ -45,7 +39,8 @@ static void move(char *from, char *to, size_t length)
         move(from + half, to + half, length - half);
         return;
     }
-    must(error, "mremap");
+    if (error)
+        die(error);
     count(remaps);
 }
 
@@ -82,7 +77,7 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
     for (uint32_t page = 0, end; page < pages && !whole; page = end) {
         end = run_end(slot, page, pages, &receiving);
         if (!receiving)
-            protect(user + ((size_t)page << PAGE_SHIFT), (size_t)(end - page) << PAGE_SHIFT, PROT_READ);
+            protect(slot, (size_t)page << PAGE_SHIFT, (size_t)(end - page) << PAGE_SHIFT, PROT_READ);
     }
     const char *old_bytes = backing_wire(backing);
     char *new_bytes = backing_wire(fresh);
@@ -91,14 +86,14 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
 
     /* The spare may still be protected from its last use. */
     if (other->guard_pages)
-        protect(spare, size, PROT_READ | PROT_WRITE);
+        protect(other, 0, size, PROT_READ | PROT_WRITE);
     lock_take(&pool->scratch_lock);
     for (uint32_t page = 0, end; page < pages; page = end) {
         end = run_end(slot, page, pages, &receiving);
         size_t at = (size_t)page << PAGE_SHIFT, length = (size_t)(end - page) << PAGE_SHIFT;
         any |= receiving;
         if (receiving)
-            protect(spare + at, length, PROT_NONE);
+            protect(other, at, length, PROT_NONE);
         move(spare + at, scratch + at, length);
         move(user + at, spare + at, length);
         move(scratch + at, user + at, length);
@@ -118,9 +113,11 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
     other->guard_first = 0;
     other->guard_pages = pages;
     other->guard_whole = !any;
+    other->guard_closed = any || slot->guard_closed;
     slot->maps = 0;
     slot->guard_first = 0;
     slot->guard_pages = any ? pages : 0; /* those of receives are found again by settling all */
     slot->guard_whole = false;
+    slot->guard_closed = any;
     return fresh;
 }

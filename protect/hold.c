@@ -452,14 +452,6 @@ void slot_rename(struct slot *slot, struct backing *backing)
     policy_observe(pool, COST_RENAME, pool->slot_size, clock_ns() - before);
 }
 
-void slot_await(struct slot *slot, struct backing *backing, uint64_t timeout_ns)
-{
-    slot->awaited = true;
-    uint32_t seen = atomic_load_explicit(&slot->event, memory_order_relaxed);
-    lock_drop(&backing->lock);
-    futex_wait(&slot->event, seen, timeout_ns);
-}
-
 void slot_release(struct slot *slot, struct backing *backing)
 {
     struct hold *dropped = NULL;

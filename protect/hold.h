@@ -138,9 +138,6 @@ bool slot_closed(const struct slot *slot);
  * be reserved. Drops the lock. */
 void slot_rename(struct slot *slot, struct backing *backing);
 
-/* Sleeps until a hold of the slot ends, at most `timeout_ns`. Drops the lock. */
-void slot_await(struct slot *slot, struct backing *backing, uint64_t timeout_ns);
-
 /* Gives the slot up: it returns to the pool when nothing is in flight any more, perhaps at once. Drops the
  * lock. */
 void slot_release(struct slot *slot, struct backing *backing);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/pages.h"
 
-#include <stdlib.h>
-
 #include "core/clock.h"
 #include "core/stats.h"
+#include "protect/backend.h"
 #include "protect/maps.h"
 #include "protect/policy.h"
 
@@ -31,36 +30,27 @@ void slot_announce(struct slot *slot)
         futex_wake(&slot->event);
 }
 
-/* Changes the protection of pages. Fails with ENOMEM only where `must` is false: protection may be refused, its
- * end may not. */
-static bool set_protection(struct slot *slot, uint32_t first, uint32_t pages, int prot, bool must)
+/* Changes the protection of pages. Protection may be refused (-errno), its end, with `must`, may not. */
+static int set_protection(struct slot *slot, uint32_t first, uint32_t pages, int prot, bool must)
 {
+    struct zc_pool *pool = slot_pool(slot);
     char *at = slot_user(slot) + ((size_t)first << PAGE_SHIFT);
     size_t length = (size_t)pages << PAGE_SHIFT;
+    int error = 0;
     uint64_t before = clock_ns();
-    int error = sys_mprotect(at, length, prot);
-    while (error == -ENOMEM && must && maps_drop_ballast())
-        error = sys_mprotect(at, length, prot);
-    if (error && must) {
-        struct text text = {0};
-        text_add(&text, "zc: mprotect failed with errno ");
-        text_add_number(&text, (uint64_t)-error, 10);
-        text_add(&text, " and the buffer at ");
-        text_add_number(&text, (uint64_t)(uintptr_t)slot_user(slot), 16);
-        text_add(&text, " cannot be used any more; raise vm.max_map_count\n");
-        text_print(&text);
-        abort();
-    }
+    if (must)
+        backend_must_protect(pool, at, length, prot, slot->guard_closed);
+    else
+        error = backend_protect(pool, at, length, prot, slot->guard_closed);
     if (error)
-        return false;
-    struct zc_pool *pool = slot_pool(slot);
+        return error;
     policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
     if (prot & PROT_WRITE)
         count(unprotects);
     else
         count(protects);
     slot_announce(slot);
-    return true;
+    return 0;
 }
 
 static void guard_clear(struct slot *slot)
@@ -68,7 +58,7 @@ static void guard_clear(struct slot *slot)
     maps_unclaim(slot->maps);
     slot->maps = 0;
     slot->guard_pages = 0;
-    slot->guard_whole = false;
+    slot->guard_whole = slot->guard_closed = false;
 }
 
 static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool whole)
@@ -90,15 +80,21 @@ static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 {
     /* More than one for each page, and one after the last, there cannot be. */
-    int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? MAPS_SPLIT : 0;
-    if (slot->maps > UINT16_MAX - MAPS_SPLIT || !maps_claim(claim))
+    int split = backend_of(slot_pool(slot))->split;
+    int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? split : 0;
+    if (slot->maps > UINT16_MAX - split || !maps_claim(claim))
         return false;
-    bool done = set_protection(slot, first, pages, prot, false);
+    int error = set_protection(slot, first, pages, prot, false);
+    if (error && error != -ENOMEM) {
+        maps_unclaim(claim);
+        return false;
+    }
     slot->maps += claim;
-    extend_guard(slot, first, pages, done);
-    if (!done) /* it may have got half-way */
+    extend_guard(slot, first, pages, !error);
+    slot->guard_closed |= prot == PROT_NONE;
+    if (error) /* it may have got half-way */
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
-    return done;
+    return !error;
 }
 
 bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
@@ -139,7 +135,8 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         return;
     uint32_t guard_end = slot->guard_first + slot->guard_pages;
     uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
-    int maps = 0;
+    int maps = 0, split = backend_of(slot_pool(slot))->split;
+    bool closed = false;
     for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
         end = guard_end;
         int need = page_need(slot, backing, page, &end);
@@ -148,7 +145,8 @@ void slot_settle(struct slot *slot, const struct backing *backing)
             slot->guard_whole &= high == slot->guard_first || high == page;
             low = page < low ? page : low;
             high = end;
-            maps += MAPS_SPLIT;
+            maps += split;
+            closed |= need == PROT_NONE;
         }
     }
     if (low >= high) {
@@ -159,6 +157,7 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         maps = maps < UINT16_MAX ? maps : UINT16_MAX;
         maps_force(maps - slot->maps);
         slot->maps = (uint16_t)maps;
+        slot->guard_closed = closed;
     }
 }
 
