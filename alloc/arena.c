@@ -12,12 +12,11 @@ struct arena arena;
 
 static _Atomic size_t taken;
 static int status;
-static bool forked;
 
 /* MADV_DONTFORK keeps the pages out of a child but leaves holes where a later mmap could land unseen. */
 static void seal_off_child(void)
 {
-    forked = true;
+    arena.forked = true;
     sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
@@ -67,18 +66,13 @@ int arena_open(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, open_once);
-    if (forked)
+    if (arena.forked)
         return fail(-EPERM, "zc: a forked child cannot use its parent's zc (exec first)");
     if (status == -ENOTSUP)
         return fail(status, "zc: pages here have %ld bytes, and zc knows 4,096 only", sysconf(_SC_PAGESIZE));
     if (status)
         return fail(status, "zc: no 256 MiB of address space could be reserved; raise RLIMIT_AS (ulimit -v)");
     return 0;
-}
-
-bool arena_forked(void)
-{
-    return forked;
 }
 
 char *arena_take(size_t length)

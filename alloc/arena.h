@@ -35,15 +35,13 @@ struct arena {
     struct segment *_Atomic *segments;
     /* Bytes of each half. 0 before arena_open, and stored last: any pointer may be asked about meanwhile. */
     _Atomic size_t span;
+    bool forked; /* this is a child of the process that opened the arena: nothing of it may be used here */
 };
 
 extern struct arena arena;
 
 /* Reserves it, once; later calls return what the first did. 0, -ENOMEM, or -EPERM in a forked child. */
 int arena_open(void);
-
-/* True in a child of the process that opened the arena: nothing of it may be used there. */
-bool arena_forked(void);
 
 /* A range of the user half (and of the wire half), a multiple of 2 MiB and aligned to it, for ever. NULL when
  * the reservation is used up. */
@@ -73,6 +71,9 @@ static inline struct entry *arena_entry(const char *user)
 {
     return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
 }
+
+/* The end of a list of slots: no slot has this id, since the arena has fewer pages. */
+static const uint32_t NONE = UINT32_MAX;
 
 static inline uint32_t slot_id(const struct slot *slot)
 {

@@ -17,6 +17,7 @@ static struct zc_pool *_Atomic classes[CLASSES];
 static struct zc_pool *configured[CONFIGURED_MOST];
 static size_t configured_count;
 static int configured_error;
+static _Atomic bool opened; /* without an error */
 static char configured_message[256];
 
 static unsigned class_of(size_t pages)
@@ -162,12 +163,15 @@ int heap_open(void)
     if (error)
         return error;
     pthread_once(&once, configure_once);
-    return configured_error ? fail(configured_error, "%s", configured_message) : 0;
+    if (configured_error)
+        return fail(configured_error, "%s", configured_message);
+    atomic_store_explicit(&opened, true, memory_order_release);
+    return 0;
 }
 
 struct zc_pool *heap_pool(size_t size, size_t alignment)
 {
-    int error = heap_open();
+    int error = atomic_load_explicit(&opened, memory_order_acquire) ? 0 : heap_open();
     if (error) {
         errno = -error;
         return NULL;
@@ -178,7 +182,7 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
     unsigned class = class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT);
     size_t slot_size = class_pages(class) << PAGE_SHIFT;
     /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
-    while (slot_size % alignment)
+    while (slot_size & (alignment - 1))
         slot_size = class_pages(++class) << PAGE_SHIFT;
     for (size_t i = 0; i < configured_count && configured[i]->slot_size <= slot_size; i++)
         if (configured[i]->slot_size >= size && configured[i]->stride % alignment == 0)

@@ -4,27 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/cache.h"
 #include "core/error.h"
 #include "core/options.h"
+#include "core/stats.h"
 
 enum {
     SEGMENT_MOST = 64 << 20, /* bytes, unless one slot is larger */
     CARVE_BYTES = 256 << 10  /* populated at once: at ~1 µs a KiB, no allocation waits for long */
 };
 
-/* The free list ends with this id, which no slot has: the arena has fewer pages. */
-static const uint32_t NONE = UINT32_MAX;
-
 static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct zc_pool *pools; /* open and closed; none is ever freed */
-
-static void no_account(struct slot *slot, int sign)
-{
-    (void)slot;
-    (void)sign;
-}
-
-void (*_Atomic pool_account)(struct slot *slot, int sign) = no_account;
+static struct zc_pool *pools;  /* open and closed; none is ever freed */
+static uint64_t closed_allocs; /* of pools that were closed, all freed again */
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -33,48 +25,82 @@ static size_t round_up(size_t n, size_t unit)
 
 /* ---- the free list ---- */
 
-static void push(struct zc_pool *pool, struct slot *slot)
+static uint64_t head_after(uint64_t head, uint32_t first)
 {
-    uint64_t head = atomic_load_explicit(&pool->head, memory_order_relaxed), next;
+    return ((head >> 32) + 1) << 32 | first;
+}
+
+/* As a chain, in one step. */
+void pool_push_many(struct zc_pool *pool, const uint32_t ids[], uint32_t n)
+{
+    if (n == 0)
+        return;
+    for (uint32_t i = 1; i < n; i++)
+        atomic_store_explicit(&slot_by_id(ids[i - 1])->next, ids[i], memory_order_relaxed);
+    struct slot *last = slot_by_id(ids[n - 1]);
+    uint64_t head = atomic_load_explicit(&pool->head, memory_order_relaxed);
+    do
+        atomic_store_explicit(&last->next, (uint32_t)head, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&pool->head, &head, head_after(head, ids[0]), memory_order_release,
+                                                  memory_order_relaxed));
+    atomic_fetch_add_explicit(&pool->spare, (long)n, memory_order_release);
+}
+
+/* While the head has not changed, no slot below it has been pushed or popped, and what was read of the chain is
+ * true. Until then anything may be read, the end of the list included. */
+void pool_pop_many(struct zc_pool *pool, uint32_t n, uint32_t ids[])
+{
+    uint64_t head = atomic_load_explicit(&pool->head, memory_order_acquire);
+    uint32_t next;
     do {
-        atomic_store_explicit(&slot->next, (uint32_t)head, memory_order_relaxed);
-        next = ((head >> 32) + 1) << 32 | slot_id(slot);
-    } while (
-        !atomic_compare_exchange_weak_explicit(&pool->head, &head, next, memory_order_release, memory_order_relaxed));
+        next = (uint32_t)head;
+        for (uint32_t i = 0; i < n && next != NONE; i++) {
+            ids[i] = next;
+            next = atomic_load_explicit(&slot_by_id(next)->next, memory_order_relaxed);
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&pool->head, &head, head_after(head, next), memory_order_acquire,
+                                                    memory_order_acquire));
 }
 
 struct slot *pool_pop(struct zc_pool *pool)
 {
-    uint64_t head = atomic_load_explicit(&pool->head, memory_order_acquire), next;
-    struct slot *slot;
-    do {
-        slot = slot_by_id((uint32_t)head);
-        next = ((head >> 32) + 1) << 32 | atomic_load_explicit(&slot->next, memory_order_relaxed);
-    } while (
-        !atomic_compare_exchange_weak_explicit(&pool->head, &head, next, memory_order_acquire, memory_order_acquire));
-    return slot;
+    uint32_t id;
+    pool_pop_many(pool, 1, &id);
+    return slot_by_id(id);
 }
 
 void pool_push(struct slot *slot)
 {
-    struct zc_pool *pool = slot_pool(slot);
-    push(pool, slot);
-    atomic_fetch_add_explicit(&pool->spare, 1, memory_order_release);
+    uint32_t id = slot_id(slot);
+    pool_push_many(slot_pool(slot), &id, 1);
+}
+
+static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
+{
+    long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed), claimed;
+    do {
+        if (spare <= 0)
+            return 0;
+        claimed = spare < (long)n ? spare : (long)n;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - claimed, memory_order_acquire,
+                                                    memory_order_relaxed));
+    return (uint32_t)claimed;
 }
 
 bool pool_try_claim(struct zc_pool *pool)
 {
-    long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed);
-    while (spare > 0)
-        if (atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - 1, memory_order_acquire,
-                                                  memory_order_relaxed))
-            return true;
-    return false;
+    return try_claim(pool, 1) == 1;
+}
+
+void pool_unclaim_many(struct zc_pool *pool, uint32_t n)
+{
+    if (n)
+        atomic_fetch_add_explicit(&pool->spare, (long)n, memory_order_release);
 }
 
 void pool_unclaim(struct zc_pool *pool)
 {
-    atomic_fetch_add_explicit(&pool->spare, 1, memory_order_release);
+    pool_unclaim_many(pool, 1);
 }
 
 /* ---- growth ---- */
@@ -114,189 +140,103 @@ static struct segment *add_segment(struct zc_pool *pool, int *error)
     return segment;
 }
 
-/* Carves at least one and about `wanted` slots, in one segment. Called with `growth` held. */
-static int carve(struct zc_pool *pool, uint32_t wanted)
+/* Finds up to n slots without pages: one whose pages could not be had before, or the next of a segment. Returns how
+ * many; they follow *first. */
+static int carve(struct zc_pool *pool, uint32_t n, struct slot **first)
 {
+    if (pool->bare != NONE) {
+        *first = slot_by_id(pool->bare);
+        pool->bare = atomic_load_explicit(&(*first)->next, memory_order_relaxed);
+        (*first)->state = SLOT_FREE;
+        return 1;
+    }
     struct segment *segment = pool->segments;
     while (segment && (!segment->mapped || segment->carved == segment->slots))
         segment = segment->next;
     int error;
     if (!segment && !(segment = add_segment(pool, &error)))
         return error;
-    uint32_t first;
-    int carved = segment_carve(segment, wanted, &first);
+    return (int)segment_carve(segment, n, first);
+}
+
+/* Only what others may see change is under the lock: threads that need slots at the same time find pages for them at
+ * the same time. Slots that are carved and not yet in the list keep their segment from being trimmed. Returns how many
+ * slots were made. */
+static int grow(struct zc_pool *pool, uint32_t n)
+{
+    struct slot *first;
+    pthread_mutex_lock(&pool->growth);
+    int carved = carve(pool, n, &first);
+    pthread_mutex_unlock(&pool->growth);
     if (carved < 0)
         return carved;
-    for (int i = carved - 1; i >= 0; i--)
-        push(pool, segment_slot(segment, first + (uint32_t)i));
-    atomic_fetch_add_explicit(&pool->spare, carved, memory_order_release);
-    return carved;
+    struct segment *segment = slot_segment(first);
+    uint32_t index = segment_index(segment, first);
+    int populated = (int)segment_populate(segment, index, (uint32_t)carved);
+    for (int i = populated - 1; i >= 0; i--)
+        pool_push(segment_slot(segment, index + (uint32_t)i));
+    if (populated == carved)
+        return carved;
+    pthread_mutex_lock(&pool->growth);
+    for (int i = carved - 1; i >= populated; i--) {
+        struct slot *slot = segment_slot(segment, index + (uint32_t)i);
+        slot->state = SLOT_BARE;
+        atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
+        pool->bare = slot_id(slot);
+    }
+    pthread_mutex_unlock(&pool->growth);
+    return populated ? populated : fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", pool->slot_size);
+}
+
+int pool_claim_many(struct zc_pool *pool, uint32_t n)
+{
+    uint32_t claimed;
+    while (!(claimed = try_claim(pool, n))) {
+        size_t batch = (pool->huge ? HUGE_BYTES : CARVE_BYTES) / pool->stride; /* small slots share huge pages */
+        int made = grow(pool, batch ? (uint32_t)batch : 1);
+        if (made < 0) {
+            cache_drain(pool); /* threads may still keep some */
+            claimed = try_claim(pool, n);
+            return claimed ? (int)claimed : made;
+        }
+    }
+    return (int)claimed;
 }
 
 int pool_claim(struct zc_pool *pool)
 {
-    while (!pool_try_claim(pool)) {
-        size_t batch = (pool->huge ? HUGE_BYTES : CARVE_BYTES) / pool->stride; /* small slots share huge pages */
-        pthread_mutex_lock(&pool->growth);
-        int carved = atomic_load(&pool->spare) > 0 ? 1 : carve(pool, batch ? (uint32_t)batch : 1);
-        pthread_mutex_unlock(&pool->growth);
-        if (carved < 0)
-            return carved;
-    }
-    return 0;
+    int claimed = pool_claim_many(pool, 1);
+    return claimed < 0 ? claimed : 0;
 }
 
-bool pool_admit(struct zc_pool *pool)
+/* ---- counts ---- */
+
+uint32_t pool_admit(struct zc_pool *pool, uint32_t n)
 {
-    /* Refused attempts are never counted, or another thread might be refused on their account. */
-    size_t live = atomic_load_explicit(&pool->live, memory_order_relaxed);
+    size_t taken = atomic_load_explicit(&pool->taken, memory_order_relaxed), room, admitted;
     do {
-        if (live >= pool->cap && pool->full != ZC_FULL_GROW)
-            return false;
-    } while (!atomic_compare_exchange_weak_explicit(&pool->live, &live, live + 1, memory_order_relaxed,
+        room = taken < pool->cap ? pool->cap - taken : 0;
+        if (!room && pool->full != ZC_FULL_GROW)
+            return 0;
+        admitted = n < room ? n : room ? room : 1;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->taken, &taken, taken + admitted, memory_order_relaxed,
                                                     memory_order_relaxed));
-    if (live++ >= pool->cap)
+    if (!room)
         atomic_fetch_add_explicit(&pool->over_cap, 1, memory_order_relaxed);
+    return (uint32_t)admitted;
+}
+
+void pool_dismiss(struct zc_pool *pool, uint32_t n)
+{
+    atomic_fetch_sub_explicit(&pool->taken, n, memory_order_relaxed);
+}
+
+void pool_raise_peak(struct zc_pool *pool, size_t live)
+{
     size_t peak = atomic_load_explicit(&pool->peak, memory_order_relaxed);
     while (live > peak &&
            !atomic_compare_exchange_weak_explicit(&pool->peak, &peak, live, memory_order_relaxed, memory_order_relaxed))
         ;
-    atomic_fetch_add_explicit(&pool->allocs, 1, memory_order_relaxed);
-    return true;
-}
-
-void pool_dismiss(struct zc_pool *pool)
-{
-    atomic_fetch_sub_explicit(&pool->live, 1, memory_order_relaxed);
-}
-
-/* ---- trimming ---- */
-
-/* Takes all spare slots out of the pool, marked, and returns them as a list by `next`. */
-static uint32_t collect(struct zc_pool *pool)
-{
-    uint32_t list = NONE;
-    while (pool_try_claim(pool)) {
-        struct slot *slot = pool_pop(pool);
-        slot->state = SLOT_COLLECTED;
-        atomic_store_explicit(&slot->next, list, memory_order_relaxed);
-        list = slot_id(slot);
-    }
-    return list;
-}
-
-static bool out_of_use(const struct slot *slot)
-{
-    return slot->state == SLOT_COLLECTED || slot->state == SLOT_STALE;
-}
-
-/* Nobody uses the segment's slots, nor its pages under another slot. */
-static bool collected(const struct segment *segment)
-{
-    for (uint32_t i = 0; i < segment->carved; i++) {
-        struct slot *slot = segment_slot(segment, i);
-        if (!out_of_use(slot) || !out_of_use(slot_home(slot)->slot))
-            return false;
-    }
-    return true;
-}
-
-static bool inside(const struct segment *segment, const struct slot *slot)
-{
-    return slot_segment(slot) == segment;
-}
-
-/* Maps the pages of `backing` under a collected slot. */
-static int map_under(struct slot *slot, const struct backing *backing)
-{
-    size_t size = slot_segment(slot)->slot_size;
-    char *user = slot_user(slot);
-    if (syscall(SYS_mremap, backing_wire(backing), 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, user) == -1)
-        return -errno;
-    sys_madvise(user, size, MADV_DODUMP); /* the wire mapping's flag came along */
-    sys_madvise(user, size, MADV_POPULATE_WRITE);
-    return 0;
-}
-
-static void renew(struct slot *slot, struct backing *backing, enum slot_state state)
-{
-    void (*account)(struct slot *, int) = atomic_load(&pool_account);
-    account(slot, -1);
-    slot_init(slot, backing);
-    slot->state = (uint8_t)state;
-    account(slot, 1);
-}
-
-/* Renames have mixed backings between segments. Gives each slot outside that shows a backing of `segment` one
- * that a slot of `segment` shows in exchange. The latter is not mapped again: it is to be unmapped anyway, and
- * should another exchange fail, it is out of the pool until a later trim succeeds. */
-static int unmix(struct segment *segment)
-{
-    uint32_t give = 0;
-    for (uint32_t i = 0; i < segment->carved; i++) {
-        struct backing *home = slot_home(segment_slot(segment, i));
-        struct slot *outside = home->slot;
-        if (inside(segment, outside))
-            continue;
-        struct slot *slot;
-        struct backing *backing;
-        do {
-            slot = segment_slot(segment, give++);
-            backing = atomic_load(&slot->backing);
-        } while (arena_has_wire(backing_wire(backing)) &&
-                 (size_t)(backing_wire(backing) - arena_wire_of(segment->user)) < segment->length);
-        int error = map_under(outside, backing);
-        if (error)
-            return error;
-        renew(outside, backing, SLOT_COLLECTED);
-        renew(slot, home, SLOT_STALE);
-    }
-    return 0;
-}
-
-/* Exchanging mappings leaves some page behind there, which would keep the memory of its segment. */
-static void clear_scratch(struct zc_pool *pool)
-{
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
-    lock_take(&pool->scratch_lock);
-    sys_mmap(pool->scratch, pool->stride, PROT_NONE, FLAGS, -1, 0);
-    lock_drop(&pool->scratch_lock);
-}
-
-static int trim(struct zc_pool *pool, size_t *released)
-{
-    int error = 0;
-    size_t bytes = 0;
-    pthread_mutex_lock(&pool->growth);
-    uint32_t list = collect(pool);
-    for (struct segment *segment = pool->segments; segment && !error; segment = segment->next) {
-        if (!segment->mapped || !collected(segment))
-            continue;
-        error = unmix(segment);
-        if (error)
-            break;
-        for (uint32_t i = 0; i < segment->carved; i++)
-            renew(segment_slot(segment, i), slot_home(segment_slot(segment, i)), SLOT_FREE); /* not to be pushed */
-        pool->slots -= segment->slots;
-        bytes += segment->length;
-        segment_unmap(segment);
-    }
-    if (bytes)
-        clear_scratch(pool);
-    long kept = 0;
-    while (list != NONE) {
-        struct slot *slot = slot_by_id(list);
-        list = atomic_load_explicit(&slot->next, memory_order_relaxed);
-        if (slot->state == SLOT_COLLECTED) {
-            slot->state = SLOT_FREE;
-            push(pool, slot);
-            kept++;
-        }
-    }
-    atomic_fetch_add_explicit(&pool->spare, kept, memory_order_release);
-    pthread_mutex_unlock(&pool->growth);
-    *released = bytes;
-    return error ? fail(error, "zc_pool_trim: remapping a slot failed: %s", strerror(-error)) : 0;
 }
 
 /* ---- the public calls ---- */
@@ -323,6 +263,30 @@ static int check(const zc_pool_options *options)
     return 0;
 }
 
+/* Slots with the application: those taken that no cache has. Other threads may go on meanwhile. */
+static size_t live_beside(struct zc_pool *pool, const struct cached *cached)
+{
+    size_t taken = atomic_load(&pool->taken);
+    return taken > cached->slots ? taken - cached->slots : 0;
+}
+
+static void gather(zc_stats *stats)
+{
+    if (arena.forked)
+        return;
+    pthread_mutex_lock(&pools_lock);
+    stats->allocs = stats->frees = closed_allocs;
+    for (struct zc_pool *pool = pools; pool; pool = pool->next) {
+        if (!pool->open)
+            continue;
+        struct cached cached = cache_count(pool);
+        uint64_t allocs = atomic_load(&pool->allocs) + cached.allocs;
+        stats->allocs += allocs;
+        stats->frees += allocs - live_beside(pool, &cached);
+    }
+    pthread_mutex_unlock(&pools_lock);
+}
+
 static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge)
 {
     struct zc_pool *pool = pools;
@@ -330,6 +294,7 @@ static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge)
         pool = pool->next;
     if (pool)
         return pool;
+    atomic_store(&stats_gather, gather);
     pool = aligned_alloc(64, round_up(sizeof *pool, 64));
     char *scratch = pool ? arena_take(stride) : NULL;
     if (!scratch) {
@@ -337,6 +302,9 @@ static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge)
         return fail_null(-ENOMEM, "zc_pool_open: no memory for a pool of %zu-byte slots", slot_size);
     }
     memset(pool, 0, sizeof *pool);
+    pool->index = !pools ? 0 : pools->index < CACHE_POOLS ? pools->index + 1 : CACHE_POOLS;
+    pool->cache_most = slot_size <= CACHE_BYTES / CACHE_SLOTS ? CACHE_SLOTS : (uint32_t)(CACHE_BYTES / slot_size);
+    pool->bare = NONE;
     pool->slot_size = slot_size;
     pool->stride = stride;
     pool->huge = huge;
@@ -381,16 +349,14 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
         return -ENOMEM;
 
     for (size_t ready = 0; ready < options->initial && !error;) {
-        pthread_mutex_lock(&pool->growth);
         size_t left = options->initial - ready;
-        int carved = carve(pool, left > UINT32_MAX ? UINT32_MAX : (uint32_t)left);
-        pthread_mutex_unlock(&pool->growth);
-        error = carved < 0 ? carved : 0;
-        ready += carved > 0 ? (size_t)carved : 0;
+        int made = grow(pool, left > INT32_MAX ? INT32_MAX : (uint32_t)left);
+        error = made < 0 ? made : 0;
+        ready += made > 0 ? (size_t)made : 0;
     }
     if (error) {
         size_t released;
-        trim(pool, &released);
+        pool_trim(pool, &released);
         pthread_mutex_lock(&pools_lock);
         pool->open = false;
         pthread_mutex_unlock(&pools_lock);
@@ -411,7 +377,7 @@ static int check_open(const struct zc_pool *pool, const char *call)
 {
     if (!pool || !pool->open)
         return fail(-EINVAL, "%s: %s", call, pool ? "the pool is closed" : "pool is NULL");
-    if (arena_forked())
+    if (arena.forked)
         return fail(-EPERM, "%s: a forked child cannot use its parent's pool", call);
     return 0;
 }
@@ -423,19 +389,24 @@ int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
         return error;
     if (!stats || stats->size < sizeof stats->size)
         return fail(-EINVAL, "zc_pool_stats_get: set stats->size to sizeof(zc_pool_stats) first");
+    struct cached cached = cache_count(pool);
+    size_t live = live_beside(pool, &cached), peak = atomic_load(&pool->peak);
     zc_pool_stats now = {.size = stats->size,
                          .slot_size = pool->slot_size,
-                         .live = atomic_load(&pool->live),
-                         .peak = atomic_load(&pool->peak),
+                         .live = live,
+                         .peak = live + cached.slack > peak ? live + cached.slack : peak,
                          .cap = pool->cap,
-                         .allocs = atomic_load(&pool->allocs),
+                         .allocs = atomic_load(&pool->allocs) + cached.allocs,
                          .fallbacks = atomic_load(&pool->fallbacks),
-                         .over_cap = atomic_load(&pool->over_cap)};
+                         .over_cap = atomic_load(&pool->over_cap),
+                         .cached = cached.slots};
     pthread_mutex_lock(&pool->growth);
     for (struct segment *segment = pool->segments; segment; segment = segment->next) {
         now.segments += segment->mapped;
         now.slots += segment->carved;
     }
+    for (uint32_t id = pool->bare; id != NONE; id = atomic_load(&slot_by_id(id)->next))
+        now.slots--;
     pthread_mutex_unlock(&pool->growth);
     memcpy(stats, &now, stats->size < sizeof now ? stats->size : sizeof now);
     return 0;
@@ -447,7 +418,7 @@ int zc_pool_trim(zc_pool *pool, size_t *released)
     int error = check_open(pool, "zc_pool_trim");
     if (error)
         return error;
-    error = trim(pool, &bytes);
+    error = pool_trim(pool, &bytes);
     if (released)
         *released = bytes;
     return error;
@@ -460,15 +431,18 @@ int zc_pool_close(zc_pool *pool)
     int error = check_open(pool, "zc_pool_close");
     if (error)
         return error;
-    size_t released, live = atomic_load(&pool->live);
+    size_t released;
+    cache_drain(pool);
+    size_t live = atomic_load(&pool->taken);
     if (live)
         return fail(-EBUSY, "zc_pool_close: %zu slots are still live", live);
-    error = trim(pool, &released);
+    error = pool_trim(pool, &released);
     if (error)
         return error;
     if (pool->slots)
         return fail(-EBUSY, "zc_pool_close: slots are still in flight");
     pthread_mutex_lock(&pools_lock);
+    closed_allocs += atomic_load(&pool->allocs);
     pool->open = false;
     pthread_mutex_unlock(&pools_lock);
     return 0;

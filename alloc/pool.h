@@ -9,7 +9,7 @@
  * `spare` counts free slots that nobody has a claim on. Whoever wants a slot claims one first (pool_claim),
  * which grows the pool if need be, and may take it much later (pool_pop), in a fault handler too: pushes come
  * before the count and claims before pops, so a claimed slot is always there. That is how protecting a buffer
- * reserves what its rename will need. */
+ * reserves what its rename will need. The application's slots come and go by way of thread caches (alloc/cache.h). */
 #ifndef ZC_ALLOC_POOL_H
 #define ZC_ALLOC_POOL_H
 
@@ -22,19 +22,27 @@
 #include "core/lock.h"
 #include "zc.h"
 
+struct cache;
+
 struct zc_pool {
     size_t slot_size, stride;
     bool huge;
     bool open;
     enum zc_full full;
-    size_t cap; /* live slots */
+    size_t cap;          /* live slots */
+    uint32_t index;      /* of its caches, in struct thread */
+    uint32_t cache_most; /* slots that a thread may keep (alloc/cache.h) */
     _Alignas(64) _Atomic uint64_t head;
     _Atomic long spare;
-    _Atomic size_t live, peak;
+    _Atomic size_t taken; /* slots that are live or in the caches of threads */
+    _Atomic size_t peak;  /* of live slots */
     _Atomic uint64_t allocs, fallbacks, over_cap;
+    lock cache_lock;
+    struct cache *caches;
     pthread_mutex_t growth; /* segments, carving, trimming */
     struct segment *segments;
     size_t slots;  /* in mapped segments */
+    uint32_t bare; /* list of slots that could not be populated */
     char *scratch; /* a slot's worth of user addresses, for exchanging mappings */
     lock scratch_lock;
     /* For protect/: what protecting and copying slots of this size costs here. Zero at first. */
@@ -48,21 +56,40 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out);
 /* Claims a free slot, growing the pool if there is none. 0 or -ENOMEM with a message. */
 int pool_claim(struct zc_pool *pool);
 
+/* The same for up to n slots; returns how many, at least one. */
+int pool_claim_many(struct zc_pool *pool, uint32_t n);
+
 /* Claims one only if there is one. Signal-safe. */
 bool pool_try_claim(struct zc_pool *pool);
 
-/* Gives a claim back. Signal-safe, as are: */
+/* Gives claims back. Signal-safe, as are: */
 void pool_unclaim(struct zc_pool *pool);
+void pool_unclaim_many(struct zc_pool *pool, uint32_t n);
 
-/* Takes a slot by a claim. It is as its last user left it, contents, protection and history included. */
+/* Takes slots by as many claims. They are as their last users left them, contents, protection and history included. */
 struct slot *pool_pop(struct zc_pool *pool);
+void pool_pop_many(struct zc_pool *pool, uint32_t n, uint32_t ids[]);
 
-/* Puts a slot back, which nothing may hold any more. */
+/* Puts slots back, which nothing may hold any more. */
 void pool_push(struct slot *slot);
+void pool_push_many(struct zc_pool *pool, const uint32_t ids[], uint32_t n);
 
-/* Counts one more live slot. False at the cap (nothing is counted) unless the pool grows past it. */
-bool pool_admit(struct zc_pool *pool);
-void pool_dismiss(struct zc_pool *pool);
+/* Counts up to n more slots as taken. Returns how many; 0 at the cap, unless the pool grows past it. Attempts that are
+ * refused are never counted, or another thread might be refused on their account. */
+uint32_t pool_admit(struct zc_pool *pool, uint32_t n);
+void pool_dismiss(struct zc_pool *pool, uint32_t n);
+
+/* At its cap, and not to grow past it. */
+static inline bool pool_full(struct zc_pool *pool)
+{
+    return pool->full != ZC_FULL_GROW && atomic_load(&pool->taken) >= pool->cap;
+}
+
+void pool_raise_peak(struct zc_pool *pool, size_t live);
+
+/* Gives whole segments of which nothing is in use back to the system. 0 or -errno with a message; *released says how
+ * many bytes of address space, on failure too. */
+int pool_trim(struct zc_pool *pool, size_t *released);
 
 /* Protection uses up mappings, of which protect/ keeps the account. A trim that makes a slot anew calls this with
  * what the slot uses no more (sign -1) and with what it uses then (+1). */

@@ -163,33 +163,36 @@ static int populate(char *at, size_t length)
     return error == -EAGAIN || error == -EINTR ? sys_madvise(at, length, MADV_POPULATE_WRITE) : error;
 }
 
-int segment_carve(struct segment *segment, uint32_t count, uint32_t *first)
+uint32_t segment_carve(struct segment *segment, uint32_t n, struct slot **first)
 {
     uint32_t carved = atomic_load_explicit(&segment->carved, memory_order_relaxed);
-    if (count > segment->slots - carved)
-        count = segment->slots - carved;
-    if (count == 0)
-        return 0;
-    char *user = segment->user + carved * segment->stride;
+    if (n > segment->slots - carved)
+        n = segment->slots - carved;
+    for (uint32_t i = 0; i < n; i++) {
+        struct slot *slot = segment_slot(segment, carved + i);
+        slot_init(slot, slot_home(slot));
+    }
+    *first = segment_slot(segment, carved);
+    atomic_store_explicit(&segment->carved, carved + n, memory_order_release);
+    return n;
+}
+
+uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
+{
+    char *user = segment->user + index * segment->stride;
     /* Slots with gaps between them are populated one by one, without the gaps. */
     bool gaps = segment->stride != segment->slot_size;
-    uint32_t steps = gaps ? count : 1;
-    size_t length = gaps ? segment->slot_size : count * segment->stride;
-    for (uint32_t i = 0; i < steps; i++, user += segment->stride) {
+    uint32_t at_once = gaps ? 1 : n;
+    size_t length = gaps ? segment->slot_size : n * segment->stride;
+    for (uint32_t i = 0; i < n; i += at_once, user += segment->stride) {
         char *wire = arena_wire_of(user);
         /* Without gaps, slots to come share the last huge page; with them, a part of one is not worth it. */
         if (segment->huge)
             collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
         if (populate(wire, length) || populate(user, length))
-            return fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", length);
+            return i;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        struct slot *slot = segment_slot(segment, carved + i);
-        slot_init(slot, slot_home(slot));
-    }
-    *first = carved;
-    atomic_store_explicit(&segment->carved, carved + count, memory_order_release);
-    return (int)count;
+    return n;
 }
 
 struct slot *slot_find(const void *p)

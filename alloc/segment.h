@@ -20,9 +20,9 @@ struct segment {
     size_t slot_size; /* bytes that a slot uses, whole pages */
     size_t stride;    /* from slot to slot; more than slot_size only to align huge slots */
     uint32_t slots;
-    _Atomic uint32_t carved; /* slots that were populated and handed to the pool, from the front */
+    _Atomic uint32_t carved; /* slots that were set up, from the front */
     bool mapped;
-    bool huge;
+    _Atomic bool huge; /* until the kernel refuses */
     int fd;
     struct segment *next; /* of the pool */
 };
@@ -49,13 +49,21 @@ int segment_map(struct segment *segment);
 /* Takes the pages away; no slot of it may be in use. */
 void segment_unmap(struct segment *segment);
 
-/* Populates the next slots, `count` at most and as many as are left, in both mappings; returns how many were
- * (0: none left), or -ENOMEM. Slots first..first+n become ready for the pool. Not for two threads at once. */
-int segment_carve(struct segment *segment, uint32_t count, uint32_t *first);
+/* Sets up the next slots, n at most and as many as are left, for somebody to populate; returns how many (0: none
+ * left), which follow *first. Not for two threads at once. */
+uint32_t segment_carve(struct segment *segment, uint32_t n, struct slot **first);
+
+/* Gives slots their pages, in both mappings; returns how many of the n from `index` on got them. */
+uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n);
 
 static inline struct slot *segment_slot(const struct segment *segment, uint32_t index)
 {
     return &arena_entry(segment->user + index * segment->stride)->slot;
+}
+
+static inline uint32_t segment_index(const struct segment *segment, const struct slot *slot)
+{
+    return (uint32_t)((size_t)(slot_user(slot) - segment->user) / segment->stride);
 }
 
 /* The slot of the application's address `p`, or NULL. */

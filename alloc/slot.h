@@ -26,6 +26,7 @@ struct backing {
 enum slot_state {
     SLOT_FREE,      /* in the pool, a spare, a bounce, or on its way back */
     SLOT_LIVE,      /* the application's */
+    SLOT_BARE,      /* out of the pool since its pages could not be had */
     SLOT_COLLECTED, /* free, and taken out of the pool by a trim */
     SLOT_STALE      /* out of the pool since a trim failed: its user mapping shows what another slot shows */
 };
@@ -43,6 +44,7 @@ struct slot {
     bool guard_closed : 1;  /* some page of the guard may be closed to loads, too */
     bool reserved : 1;      /* a spare slot and mappings are claimed for renaming it */
     bool awaited : 1;       /* somebody waits for an event: wake, and copy later sends */
+    bool shared : 1;        /* held or pinned since it became live: others may be at it, and its lock is needed */
     uint16_t maps;          /* mappings that its protection may have split off */
     /* History of its protection (protect/policy.c). */
     uint8_t run, estimate, skip, backoff;
@@ -57,7 +59,8 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     slot->receives = NULL;
     slot->guard_first = slot->guard_pages = 0;
     slot->state = SLOT_FREE;
-    slot->pinned = slot->guard_whole = slot->guard_closed = slot->reserved = slot->awaited = false;
+    slot->pinned = slot->guard_whole = slot->guard_closed = false;
+    slot->reserved = slot->awaited = slot->shared = false;
     slot->maps = 0;
     slot->run = slot->estimate = slot->skip = slot->backoff = 0;
 }

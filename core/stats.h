@@ -27,6 +27,9 @@ struct counters {
 
 extern struct counters counters;
 
+/* Fills in what is counted elsewhere: `allocs` and `frees`, by pools. */
+extern void (*_Atomic stats_gather)(zc_stats *stats);
+
 #define count(name) atomic_fetch_add_explicit(&counters.name, 1, memory_order_relaxed)
 
 #endif

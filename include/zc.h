@@ -136,9 +136,10 @@ typedef struct zc_pool_stats {
     size_t segments;  /* mapped now */
     size_t slots;     /* populated now, live or not */
     size_t live;      /* with the application */
-    size_t peak;      /* most ever live */
+    size_t peak;      /* most ever live; with several threads, up to what their caches hold too high */
     size_t cap;
     uint64_t allocs, fallbacks, over_cap; /* since the pool was opened */
+    size_t cached; /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
 } zc_pool_stats;
 
 /* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. */
@@ -150,8 +151,8 @@ ZC_API void *zc_pool_alloc(zc_pool *pool);
 /* Fills *stats up to stats->size, which the caller sets. */
 ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
 
-/* Gives whole segments, of which nothing is live or in flight, back to the system; the number of
- * bytes of address space goes to *released (may be NULL). Other threads may go on allocating. Of all
+/* Gives whole segments, of which nothing is live or in flight, back to the system, after threads' caches were
+ * emptied; the number of bytes of address space goes to *released (may be NULL). Other threads may go on allocating. Of all
  * calls on a pool: -EINVAL, it is NULL or closed; -EPERM, in a forked child. */
 ZC_API int zc_pool_trim(zc_pool *pool, size_t *released);
 

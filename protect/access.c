@@ -191,7 +191,7 @@ int zc_pin(void *buf, void **wire)
         error = conflict_own(range.slot, 0, range.offset + range.left, WITH_SENDS, &backing);
     if (error)
         return error;
-    range.slot->pinned = true;
+    range.slot->pinned = range.slot->shared = true;
     if (wire)
         *wire = backing_wire(backing) + range.offset;
     lock_drop(&backing->lock);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/cache.h"
 #include "alloc/heap.h"
 #include "core/options.h"
 #include "core/stats.h"
@@ -11,32 +12,33 @@
 #include "protect/fallback.h"
 #include "protect/fault.h"
 
-static void *alloc_from(struct zc_pool *pool, size_t size)
+/* At the cap of a pool that does not grow. */
+static void *alloc_past(struct zc_pool *pool, size_t size)
 {
-    int error = fault_open();
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
-    if (!pool_admit(pool)) {
-        if (pool->full == ZC_FULL_FALLBACK) {
-            void *ptr = fallback_alloc(size);
-            atomic_fetch_add(&pool->fallbacks, ptr != NULL);
-            atomic_fetch_add(&counters.fallbacks, ptr != NULL);
-            return ptr;
-        }
+    if (pool->full != ZC_FULL_FALLBACK)
         return fail_null(-ENOMEM, "zc_alloc: the pool of %zu-byte slots is at its cap of %zu live slots",
                          pool->slot_size, pool->cap);
+    void *ptr = fallback_alloc(size);
+    atomic_fetch_add(&pool->fallbacks, ptr != NULL);
+    atomic_fetch_add(&counters.fallbacks, ptr != NULL);
+    return ptr;
+}
+
+static void *alloc_from(struct zc_pool *pool, size_t size)
+{
+    struct slot *slot = cache_pop(pool); /* a thread that has a cache has opened what there is to open */
+    if (!slot) {
+        int error = fault_open();
+        if (!error)
+            error = cache_refill(pool, &slot);
+        if (error > 0)
+            return alloc_past(pool, size);
+        if (error) {
+            errno = -error;
+            return NULL;
+        }
     }
-    error = pool_claim(pool);
-    if (error) {
-        pool_dismiss(pool);
-        errno = -error;
-        return NULL;
-    }
-    struct slot *slot = pool_pop(pool);
     slot_acquire(slot);
-    count(allocs);
     return slot_user(slot);
 }
 
@@ -91,10 +93,9 @@ static struct slot *slot_of(const void *ptr, const char *call)
     return NULL;
 }
 
-int zc_free(void *ptr)
+/* Frees what others may be at, or what is no live slot. */
+static int free_locked(void *ptr)
 {
-    if (!ptr || arena_forked())
-        return 0;
     if (fallback_free(ptr))
         return 0;
     struct slot *slot = slot_of(ptr, "zc_free");
@@ -108,9 +109,20 @@ int zc_free(void *ptr)
         error_print();
         return -EINVAL;
     }
-    pool_dismiss(slot_pool(slot));
     slot_release(slot, backing);
-    count(frees);
+    return 0;
+}
+
+int zc_free(void *ptr)
+{
+    if (!ptr || arena.forked)
+        return 0;
+    /* Only entries of slots are ever live, so none need be looked for. */
+    struct slot *slot = arena_has(ptr) && (uintptr_t)ptr % PAGE_BYTES == 0 ? &arena_entry(ptr)->slot : NULL;
+    if (!slot || slot->state != SLOT_LIVE || slot->shared)
+        return free_locked(ptr);
+    slot->state = SLOT_FREE;
+    cache_give(slot_pool(slot), slot);
     return 0;
 }
 

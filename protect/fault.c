@@ -120,7 +120,7 @@ static bool handle(const siginfo_t *info, const void *context)
     const char *address = info->si_addr;
     if (info->si_code <= 0 || !arena_has(address))
         return false;
-    if (arena_forked()) {
+    if (arena.forked) {
         report_child(address);
         return false;
     }

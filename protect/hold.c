@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alloc/cache.h"
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/exchange.h"
@@ -85,6 +86,7 @@ static void link_send(struct hold *hold, struct backing *backing, bool guarded)
 {
     hold->backing = backing;
     hold->guarded = guarded;
+    hold->slot->shared = true;
     insert(&backing->sends, hold);
 }
 
@@ -291,6 +293,7 @@ static void drop_all(struct hold *dropped)
 static void link_receive(struct hold *hold)
 {
     struct hold **link = &hold->slot->receives;
+    hold->slot->shared = true;
     while (*link)
         link = &(*link)->next;
     insert(link, hold);
@@ -467,18 +470,21 @@ void slot_release(struct slot *slot, struct backing *backing)
     unreserve(slot); /* nobody will store to it again */
     slot_announce(slot);
     slot->awaited = false;
-    bool push = retire(slot, backing);
+    struct zc_pool *pool = slot_pool(slot);
+    bool over = retire(slot, backing);
+    if (!over)
+        pool_dismiss(pool, 1); /* the application's no more */
     lock_drop(&backing->lock);
-    if (push)
-        pool_push(slot);
+    if (over)
+        cache_give(pool, slot);
     drop_all(dropped);
 }
 
 void slot_acquire(struct slot *slot)
 {
-    struct backing *backing = slot_lock(slot);
     slot->state = SLOT_LIVE;
-    slot_settle(slot, backing);
+    slot->shared = false;
     policy_forget(slot);
-    lock_drop(&backing->lock);
+    if (slot->guard_pages)
+        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
 }

@@ -142,7 +142,7 @@ void slot_rename(struct slot *slot, struct backing *backing);
  * lock. */
 void slot_release(struct slot *slot, struct backing *backing);
 
-/* Makes a slot just popped the application's: everything read-write, no history. */
+/* Makes a slot just taken, which nobody else knows, the application's: everything read-write, no history. */
 void slot_acquire(struct slot *slot);
 
 #endif

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "alloc/pool.h"
+#include "alloc/cache.h"
 #include "check.h"
 #include "pattern.h"
 #include "protect/hold.h"
@@ -193,6 +193,7 @@ static inline void until_faults(uint64_t faults)
  * backings are pairs; nobody holds, awaits or has reserved anything. */
 static inline void check_rest(int line, struct zc_pool *pool)
 {
+    cache_drain(pool);
     size_t slots = 0, live = 0, listed = 0, claimed = 0;
     for (struct segment *segment = pool->segments; segment; segment = segment->next) {
         for (uint32_t i = 0; i < segment->carved; i++, slots++) {
@@ -214,9 +215,9 @@ static inline void check_rest(int line, struct zc_pool *pool)
         id = atomic_load(&slot->next);
     }
     long spare = atomic_load(&pool->spare);
-    if (listed != slots - live || spare != (long)listed || claimed || live != atomic_load(&pool->live))
+    if (listed != slots - live || spare != (long)listed || claimed || live != atomic_load(&pool->taken))
         check_failed(__FILE__, line, "slots", "of %zu: %zu live (%zu counted), %zu listed, %ld spare, %zu reserved",
-                     slots, live, (size_t)atomic_load(&pool->live), listed, spare, claimed);
+                     slots, live, (size_t)atomic_load(&pool->taken), listed, spare, claimed);
 }
 #define CHECK_REST(pool) check_rest(__LINE__, (pool))
 

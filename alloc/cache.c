@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+#include "alloc/cache.h"
+
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+
+_Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec")));
+
+/* Of a thread that may have no caches: its destructors run, or it is in a forked child. */
+static struct thread without;
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool possible; /* membarrier is there */
+
+/* ---- threads come and go ---- */
+
+static uint32_t batch(const struct zc_pool *pool)
+{
+    return (pool->cache_most + 1) / 2;
+}
+
+/* Gives the pool the oldest n slots of a cache that this thread is inside, or that is closed. */
+static void flush(struct cache *cache, uint32_t n)
+{
+    struct zc_pool *pool = cache->pool;
+    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed), left = count - n;
+    /* What was live at most: all that is taken but for the least that was here. */
+    pool_raise_peak(pool, atomic_load(&pool->taken) - atomic_load_explicit(&cache->least, memory_order_relaxed));
+    pool_push_many(pool, cache->ids, n);
+    pool_dismiss(pool, n);
+    memmove(cache->ids, cache->ids + n, left * sizeof cache->ids[0]);
+    atomic_store_explicit(&cache->count, left, memory_order_relaxed);
+    atomic_store_explicit(&cache->least, left, memory_order_relaxed);
+    atomic_fetch_add(&pool->allocs, atomic_exchange_explicit(&cache->allocs, 0, memory_order_relaxed));
+}
+
+static void thread_ends(void *argument)
+{
+    struct thread *thread = argument;
+    thread_caches = &without; /* destructors that run later may allocate */
+    if (arena.forked)
+        return;
+    for (int i = 0; i < CACHE_POOLS; i++) {
+        struct cache *cache = thread->caches[i];
+        if (!cache)
+            continue;
+        struct zc_pool *pool = cache->pool;
+        lock_take(&pool->cache_lock); /* nobody is draining it meanwhile */
+        *cache->link = cache->next;
+        if (cache->next)
+            cache->next->link = cache->link;
+        flush(cache, atomic_load_explicit(&cache->count, memory_order_relaxed));
+        lock_drop(&pool->cache_lock);
+        free(cache);
+    }
+    free(thread);
+}
+
+static void child_starts(void)
+{
+    thread_caches = &without;
+}
+
+static void prepare(void)
+{
+    possible = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 &&
+               pthread_key_create(&key, thread_ends) == 0 && pthread_atfork(NULL, NULL, child_starts) == 0;
+}
+
+/* The thread's cache, which is made if need be; NULL if it goes without. */
+static struct cache *cache_of(struct zc_pool *pool)
+{
+    if (pool->cache_most == 0 || pool->index >= CACHE_POOLS || thread_caches == &without)
+        return NULL;
+    if (!thread_caches) {
+        pthread_once(&once, prepare);
+        struct thread *thread = possible ? calloc(1, sizeof *thread) : NULL;
+        if (!thread || pthread_setspecific(key, thread)) {
+            free(thread);
+            return NULL;
+        }
+        thread_caches = thread;
+    }
+    struct cache **mine = &thread_caches->caches[pool->index];
+    struct cache *cache = *mine ? *mine : aligned_alloc(64, sizeof *cache);
+    if (!cache || *mine)
+        return cache;
+    memset(cache, 0, sizeof *cache);
+    cache->pool = pool;
+    lock_take(&pool->cache_lock);
+    cache->next = pool->caches;
+    cache->link = &pool->caches;
+    if (cache->next)
+        cache->next->link = &cache->next;
+    pool->caches = cache;
+    lock_drop(&pool->cache_lock);
+    *mine = cache;
+    return cache;
+}
+
+/* ---- what other threads keep ---- */
+
+/* Closes the pool's caches, and returns when nobody is inside. Under its cache_lock. */
+static void close_all(struct zc_pool *pool)
+{
+    struct cache *mine = thread_caches ? thread_caches->caches[pool->index] : NULL;
+    bool others = false;
+    for (struct cache *cache = pool->caches; cache; cache = cache->next) {
+        atomic_store_explicit(&cache->closed, true, memory_order_relaxed);
+        others |= cache != mine;
+    }
+    if (others)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+    for (struct cache *cache = pool->caches; cache; cache = cache->next)
+        for (int spins = 0; atomic_load_explicit(&cache->busy, memory_order_acquire); spins++) {
+            cpu_relax();
+            if (spins > 100) /* it lost its processor there */
+                sched_yield();
+        }
+}
+
+static void open_all(struct zc_pool *pool)
+{
+    for (struct cache *cache = pool->caches; cache; cache = cache->next)
+        atomic_store_explicit(&cache->closed, false, memory_order_release);
+}
+
+void cache_drain(struct zc_pool *pool)
+{
+    lock_take(&pool->cache_lock);
+    close_all(pool);
+    for (struct cache *cache = pool->caches; cache; cache = cache->next)
+        flush(cache, atomic_load_explicit(&cache->count, memory_order_relaxed));
+    open_all(pool);
+    lock_drop(&pool->cache_lock);
+}
+
+/* At the pool's cap: one slot that some thread keeps, all others go back to the pool. NULL if there is none; *full is
+ * then whether all that the pool may hand out is live. Nobody is refused on account of slots in caches. */
+static struct slot *steal(struct zc_pool *pool, bool *full)
+{
+    struct slot *slot = NULL;
+    lock_take(&pool->cache_lock);
+    close_all(pool);
+    for (struct cache *cache = pool->caches; cache; cache = cache->next) {
+        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+        if (count && !slot) {
+            slot = slot_by_id(cache->ids[--count]);
+            atomic_store_explicit(&cache->count, count, memory_order_relaxed);
+            atomic_fetch_add(&pool->allocs, 1);
+        }
+        flush(cache, count);
+    }
+    *full = !slot && pool_full(pool);
+    open_all(pool);
+    lock_drop(&pool->cache_lock);
+    return slot;
+}
+
+struct cached cache_count(struct zc_pool *pool)
+{
+    struct cached sum = {0};
+    lock_take(&pool->cache_lock);
+    for (struct cache *cache = pool->caches; cache; cache = cache->next) {
+        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+        uint32_t least = atomic_load_explicit(&cache->least, memory_order_relaxed);
+        sum.slots += count;
+        sum.allocs += atomic_load_explicit(&cache->allocs, memory_order_relaxed);
+        if (count > least && count - least > sum.slack)
+            sum.slack = count - least;
+    }
+    lock_drop(&pool->cache_lock);
+    return sum;
+}
+
+/* ---- batches ---- */
+
+/* Turns up to n claims into taken slots: one for the caller, the others for its cache. Returns how many; 0 at the
+ * pool's cap. What is on its way into the cache is inside it, where steal() waits for it. */
+static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
+{
+    uint32_t ids[CACHE_SLOTS];
+    struct cache *cache = cache_enter(pool);
+    n = pool_admit(pool, cache ? n : 1);
+    if (n) {
+        pool_pop_many(pool, n, ids);
+        pool_raise_peak(pool, atomic_load(&pool->taken) - (n - 1));
+        atomic_fetch_add(&pool->allocs, 1);
+        *slot = slot_by_id(ids[0]);
+    }
+    if (n && cache) {
+        for (uint32_t i = 1; i < n; i++) /* the first of the pool's list will be the first of this */
+            cache->ids[n - 1 - i] = ids[i];
+        atomic_store_explicit(&cache->count, n - 1, memory_order_relaxed);
+        atomic_store_explicit(&cache->least, n - 1, memory_order_relaxed);
+    }
+    if (cache)
+        cache_leave(cache);
+    return n;
+}
+
+int cache_refill(struct zc_pool *pool, struct slot **slot)
+{
+    uint32_t most = cache_of(pool) ? batch(pool) : 1, got;
+    do {
+        if (pool_full(pool)) {
+            bool full;
+            struct slot *kept = steal(pool, &full);
+            if (kept)
+                *slot = kept;
+            if (kept || full)
+                return kept ? 0 : 1;
+        }
+        int claimed = pool_claim_many(pool, most);
+        if (claimed < 0)
+            return claimed;
+        got = refill(pool, (uint32_t)claimed, slot);
+        pool_unclaim_many(pool, (uint32_t)claimed - got);
+    } while (!got);
+    return 0;
+}
+
+void cache_overflow(struct zc_pool *pool, struct slot *slot)
+{
+    struct cache *cache = cache_of(pool) ? cache_enter(pool) : NULL;
+    if (!cache) { /* it has none, or somebody empties it */
+        pool_push(slot);
+        pool_dismiss(pool, 1);
+        return;
+    }
+    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    if (count == pool->cache_most)
+        flush(cache, batch(pool));
+    count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    cache->ids[count] = slot_id(slot);
+    atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
+    cache_leave(cache);
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Thread caches: the application's slots, taken and given back without a lock or an atomic operation.
+ *
+ * A thread keeps up to CACHE_SLOTS free slots of each pool, and at most CACHE_BYTES of them: it refills from the
+ * pool, and gives back to it, in batches. A slot goes into the cache of the thread that frees it, whoever took it.
+ * Slots in caches are *taken* from the pool like live ones; claims are on slots in the pool alone, so that a claimed
+ * slot is there whatever threads keep.
+ *
+ * A cache is its thread's, which says with plain stores that it is inside (`busy`), then looks whether it may be
+ * (`closed`). Somebody else who needs what caches hold, for a trim or at a pool's cap, pays for both: it closes the
+ * caches and calls membarrier(2), after which each thread has either made `busy` visible or will see `closed`; then
+ * it waits until nobody is inside. That is never long: no system call is made there. Without membarrier, no thread
+ * has a cache. */
+#ifndef ZC_ALLOC_CACHE_H
+#define ZC_ALLOC_CACHE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "alloc/pool.h"
+
+enum {
+    CACHE_SLOTS = 64,
+    CACHE_BYTES = 256 << 10,
+    CACHE_POOLS = 256 /* the first that a process opens; others go without caches */
+};
+
+struct cache {
+    _Alignas(64) struct zc_pool *pool;
+    _Atomic bool busy, closed;
+    _Atomic uint32_t count;     /* slots in it */
+    _Atomic uint32_t least;     /* that there were since the pool's peak was looked at */
+    _Atomic uint64_t allocs;    /* not counted in the pool yet */
+    struct cache *next, **link; /* of the pool; under its cache_lock */
+    uint32_t ids[CACHE_SLOTS];
+};
+
+/* The caches of a thread, by zc_pool.index; the last is always NULL. */
+struct thread {
+    struct cache *caches[CACHE_POOLS + 1];
+};
+
+/* NULL until the thread first misses a cache. */
+extern _Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec")));
+
+/* Takes a slot for the application and refills the thread's cache, after cache_pop found none. 0; 1: the pool is at
+ * its cap and does not grow past it; or -errno with a message. Not signal-safe, as the following. */
+int cache_refill(struct zc_pool *pool, struct slot **slot);
+
+/* Takes back a slot of the application, after cache_push found no room. */
+void cache_overflow(struct zc_pool *pool, struct slot *slot);
+
+/* Puts what all threads keep of the pool back into it. */
+void cache_drain(struct zc_pool *pool);
+
+/* Slots in caches and what they have not told the pool yet, as seen while their threads go on. */
+struct cached {
+    size_t slots;
+    size_t slack; /* how much higher than now the count of live slots may have been */
+    uint64_t allocs;
+};
+
+struct cached cache_count(struct zc_pool *pool);
+
+/* ---- the fast path ---- */
+
+/* The thread's cache, entered; NULL if it has none or must not. */
+static inline struct cache *cache_enter(const struct zc_pool *pool)
+{
+    struct thread *thread = thread_caches;
+    struct cache *cache = thread ? thread->caches[pool->index] : NULL;
+    if (!cache)
+        return NULL;
+    atomic_store_explicit(&cache->busy, true, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst); /* membarrier makes it a real one when it matters */
+    if (!atomic_load_explicit(&cache->closed, memory_order_acquire))
+        return cache;
+    atomic_store_explicit(&cache->busy, false, memory_order_release);
+    return NULL;
+}
+
+static inline void cache_leave(struct cache *cache)
+{
+    atomic_store_explicit(&cache->busy, false, memory_order_release);
+}
+
+/* A slot of the thread's cache; NULL if there is none. */
+static inline struct slot *cache_pop(const struct zc_pool *pool)
+{
+    struct cache *cache = cache_enter(pool);
+    struct slot *slot = NULL;
+    if (!cache)
+        return NULL;
+    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    if (count--) {
+        slot = slot_by_id(cache->ids[count]);
+        atomic_store_explicit(&cache->count, count, memory_order_relaxed);
+        if (count < atomic_load_explicit(&cache->least, memory_order_relaxed))
+            atomic_store_explicit(&cache->least, count, memory_order_relaxed);
+        uint64_t allocs = atomic_load_explicit(&cache->allocs, memory_order_relaxed);
+        atomic_store_explicit(&cache->allocs, allocs + 1, memory_order_relaxed);
+    }
+    cache_leave(cache);
+    return slot;
+}
+
+/* Puts a slot into the thread's cache. False if there is no room. */
+static inline bool cache_push(const struct zc_pool *pool, const struct slot *slot)
+{
+    struct cache *cache = cache_enter(pool);
+    if (!cache)
+        return false;
+    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    bool room = count < pool->cache_most;
+    if (room) {
+        cache->ids[count] = slot_id(slot);
+        atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
+    }
+    cache_leave(cache);
+    return room;
+}
+
+/* Takes back a slot of the application, which nothing holds any more. */
+static inline void cache_give(struct zc_pool *pool, struct slot *slot)
+{
+    if (!cache_push(pool, slot))
+        cache_overflow(pool, slot);
+}
+
+#endif

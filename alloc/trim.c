@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Trimming: whole segments go back to the system, also where renames have mixed their pages with others'. */
+#include <string.h>
+
+#include "alloc/cache.h"
+#include "alloc/pool.h"
+#include "core/error.h"
+
+static void no_account(struct slot *slot, int sign)
+{
+    (void)slot;
+    (void)sign;
+}
+
+void (*_Atomic pool_account)(struct slot *slot, int sign) = no_account;
+
+/* Takes all spare slots out of the pool, marked, and returns them as a list by `next`. */
+static uint32_t collect(struct zc_pool *pool)
+{
+    uint32_t list = NONE;
+    while (pool_try_claim(pool)) {
+        struct slot *slot = pool_pop(pool);
+        slot->state = SLOT_COLLECTED;
+        atomic_store_explicit(&slot->next, list, memory_order_relaxed);
+        list = slot_id(slot);
+    }
+    return list;
+}
+
+static bool out_of_use(const struct slot *slot)
+{
+    return slot->state == SLOT_COLLECTED || slot->state == SLOT_STALE || slot->state == SLOT_BARE;
+}
+
+/* Nobody uses the segment's slots, nor its pages under another slot. */
+static bool collected(const struct segment *segment)
+{
+    for (uint32_t i = 0; i < segment->carved; i++) {
+        struct slot *slot = segment_slot(segment, i);
+        if (!out_of_use(slot) || !out_of_use(slot_home(slot)->slot))
+            return false;
+    }
+    return true;
+}
+
+static bool inside(const struct segment *segment, const struct slot *slot)
+{
+    return slot_segment(slot) == segment;
+}
+
+/* Maps the pages of `backing` under a collected slot. */
+static int map_under(struct slot *slot, const struct backing *backing)
+{
+    size_t size = slot_segment(slot)->slot_size;
+    char *user = slot_user(slot);
+    if (syscall(SYS_mremap, backing_wire(backing), 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, user) == -1)
+        return -errno;
+    sys_madvise(user, size, MADV_DODUMP); /* the wire mapping's flag came along */
+    sys_madvise(user, size, MADV_POPULATE_WRITE);
+    return 0;
+}
+
+static void renew(struct slot *slot, struct backing *backing, enum slot_state state)
+{
+    void (*account)(struct slot *, int) = atomic_load(&pool_account);
+    account(slot, -1);
+    slot_init(slot, backing);
+    slot->state = (uint8_t)state;
+    account(slot, 1);
+}
+
+/* Renames have mixed backings between segments. Gives each slot outside that shows a backing of `segment` one
+ * that a slot of `segment` shows in exchange. The latter is not mapped again: it is to be unmapped anyway, and
+ * should another exchange fail, it is out of the pool until a later trim succeeds. */
+static int unmix(struct segment *segment)
+{
+    uint32_t give = 0;
+    for (uint32_t i = 0; i < segment->carved; i++) {
+        struct backing *home = slot_home(segment_slot(segment, i));
+        struct slot *outside = home->slot;
+        if (inside(segment, outside))
+            continue;
+        struct slot *slot;
+        struct backing *backing;
+        do {
+            slot = segment_slot(segment, give++);
+            backing = atomic_load(&slot->backing);
+        } while (arena_has_wire(backing_wire(backing)) &&
+                 (size_t)(backing_wire(backing) - arena_wire_of(segment->user)) < segment->length);
+        int error = map_under(outside, backing);
+        if (error)
+            return error;
+        renew(outside, backing, SLOT_COLLECTED);
+        renew(slot, home, SLOT_STALE);
+    }
+    return 0;
+}
+
+/* Exchanging mappings leaves some page behind there, which would keep the memory of its segment. */
+static void clear_scratch(struct zc_pool *pool)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
+    lock_take(&pool->scratch_lock);
+    sys_mmap(pool->scratch, pool->stride, PROT_NONE, FLAGS, -1, 0);
+    lock_drop(&pool->scratch_lock);
+}
+
+/* Slots without pages are set up anew with their segments. */
+static void forget_bare(struct zc_pool *pool)
+{
+    uint32_t list = pool->bare;
+    pool->bare = NONE;
+    while (list != NONE) {
+        struct slot *slot = slot_by_id(list);
+        list = atomic_load_explicit(&slot->next, memory_order_relaxed);
+        if (slot->state == SLOT_BARE) {
+            atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
+            pool->bare = slot_id(slot);
+        }
+    }
+}
+
+int pool_trim(struct zc_pool *pool, size_t *released)
+{
+    int error = 0;
+    size_t bytes = 0;
+    pthread_mutex_lock(&pool->growth);
+    cache_drain(pool);
+    uint32_t list = collect(pool);
+    for (struct segment *segment = pool->segments; segment && !error; segment = segment->next) {
+        if (!segment->mapped || !collected(segment))
+            continue;
+        error = unmix(segment);
+        if (error)
+            break;
+        for (uint32_t i = 0; i < segment->carved; i++)
+            renew(segment_slot(segment, i), slot_home(segment_slot(segment, i)), SLOT_FREE); /* not to be pushed */
+        pool->slots -= segment->slots;
+        bytes += segment->length;
+        segment_unmap(segment);
+    }
+    if (bytes)
+        clear_scratch(pool);
+    forget_bare(pool);
+    while (list != NONE) {
+        struct slot *slot = slot_by_id(list);
+        list = atomic_load_explicit(&slot->next, memory_order_relaxed);
+        if (slot->state == SLOT_COLLECTED) {
+            slot->state = SLOT_FREE;
+            pool_push(slot);
+        }
+    }
+    pthread_mutex_unlock(&pool->growth);
+    *released = bytes;
+    return error ? fail(error, "zc_pool_trim: remapping a slot failed: %s", strerror(-error)) : 0;
+}
