@@ -21,6 +21,7 @@ struct options {
     uint64_t fault_timeout_ms;
     uint64_t max_in_flight; /* 0: no bound */
     uint64_t maps;          /* mappings that zc may use up; 0: what the kernel allows */
+    const char *transport;  /* ZC_TRANSPORT, not parsed here; "" */
     const char *pools;      /* ZC_POOLS, not parsed here; "" */
 };
 

@@ -227,7 +227,7 @@ typedef struct zc_options {
     uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
     const char *transport;     /* of zc_open_mpi: "mpi", or "verbs[:DEVICE][?...]" between its processes,
-                                  without rank, size and root. NULL: mpi */
+                                  without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
 } zc_options;
 
 // clang-format off

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/lock.h"
+#include "core/options.h"
 #include "transport/comm.h"
 #include "transport/op.h"
 #include "zc_mpi.h"
@@ -470,6 +471,13 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .take = mpi_take,
                                         .receive_taken = mpi_receive_taken};
 
+static const char *transport_wanted(const zc_options *options, const struct options *defaults)
+{
+    if (options && options->size >= sizeof *options && options->transport)
+        return options->transport;
+    return *defaults->transport ? defaults->transport : "mpi";
+}
+
 int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
 {
     int done, ended;
@@ -483,11 +491,13 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
         return fail(-EINVAL, "zc_open_mpi: the communicator is MPI_COMM_NULL");
     struct address address;
     const struct transport *transport = NULL;
-    bool given = options && options->size >= sizeof *options && options->transport;
-    int error = address_parse(given ? options->transport : "mpi", &address);
+    const struct options *defaults;
+    int error = options_get(&defaults);
+    if (!error)
+        error = address_parse(transport_wanted(options, defaults), &address);
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
     if (!error && transport == &loop_transport)
-        error = fail(-EINVAL, "zc_open_mpi: options.transport is loop, which stays inside a process");
+        error = fail(-EINVAL, "zc_open_mpi: the transport is loop, which stays inside a process");
     return error ? error : comm_open(transport, &address, &comm, options, out);
 }

@@ -153,6 +153,11 @@ static void arguments(void)
     CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, &other), -EPERM); /* not before MPI_Init */
     MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
     CHECK_IS(zc_open_mpi(MPI_COMM_NULL, NULL, &other), -EINVAL);
+    zc_options transport = ZC_OPTIONS_INIT;
+    transport.transport = "loop";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL, "stays inside a process");
+    transport.transport = "pigeon";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL, "no transport \"pigeon\"");
     CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, NULL), -EINVAL);
     options.policy = (enum zc_policy)77;
     CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &other), -EINVAL, "77");

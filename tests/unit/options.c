@@ -163,16 +163,18 @@ Test(options, good_values)
         in_child(&cases[i], good);
 }
 
-static void pools(const struct option_case *c)
+static void text(const struct option_case *c)
 {
     const struct options *options;
     CHECK_OK(options_get(&options));
-    CHECK(!strcmp(options->pools, c->value));
+    CHECK(!strcmp(options->pools, strcmp(c->variable, "ZC_POOLS") == 0 ? c->value : ""));
+    CHECK(!strcmp(options->transport, strcmp(c->variable, "ZC_TRANSPORT") == 0 ? c->value : ""));
 }
 
-Test(options, pools_are_kept_as_they_are)
+Test(options, texts_are_kept_as_they_are)
 {
-    in_child(&(struct option_case){"ZC_POOLS", "any text: it is parsed later", 0, NULL}, pools);
+    in_child(&(struct option_case){"ZC_POOLS", "any text: it is parsed later", 0, NULL}, text);
+    in_child(&(struct option_case){"ZC_TRANSPORT", "any text: it is parsed later", 0, NULL}, text);
 }
 
 static void bad(const struct option_case *c)
