@@ -16,6 +16,8 @@ static int status;
 /* MADV_DONTFORK keeps the pages out of a child but leaves holes where a later mmap could land unseen. */
 static void seal_off_child(void)
 {
+    if (arena.forked) /* by an ancestor; what it got since then is its own */
+        return;
     arena.forked = true;
     sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }

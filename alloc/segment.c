@@ -28,8 +28,7 @@ static int registrar_add(struct registrar *registrar, struct segment *segment)
     return result < 0 ? result : 0;
 }
 
-/* The next segment from granule *i on, with *i behind it; NULL if there is none. */
-static struct segment *next_segment(size_t *i)
+struct segment *segment_next(size_t *i)
 {
     for (size_t end = arena_taken() >> GRANULE_SHIFT; *i < end; ++*i) {
         struct segment *segment = atomic_load(&arena.segments[*i]);
@@ -45,7 +44,7 @@ static struct segment *next_segment(size_t *i)
 static void remove_until(struct registrar *registrar, const struct segment *end)
 {
     struct segment *segment;
-    for (size_t i = 0; (segment = next_segment(&i)) != end;)
+    for (size_t i = 0; (segment = segment_next(&i)) != end;)
         registrar->remove(registrar->context, segment);
 }
 
@@ -54,7 +53,7 @@ int registrar_attach(struct registrar *registrar)
     int error = 0;
     struct segment *segment = NULL;
     pthread_mutex_lock(&registry);
-    for (size_t i = 0; !error && (segment = next_segment(&i));)
+    for (size_t i = 0; !error && (segment = segment_next(&i));)
         error = registrar_add(registrar, segment);
     if (error) {
         remove_until(registrar, segment);

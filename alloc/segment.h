@@ -66,6 +66,9 @@ static inline uint32_t segment_index(const struct segment *segment, const struct
     return (uint32_t)((size_t)(slot_user(slot) - segment->user) / segment->stride);
 }
 
+/* The next mapped segment from granule *i of the arena on, with *i behind it; NULL if there is none. */
+struct segment *segment_next(size_t *i);
+
 /* The slot of the application's address `p`, or NULL. */
 struct slot *slot_find(const void *p);
 

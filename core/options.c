@@ -50,6 +50,8 @@ static const struct row rows[] = {
     {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO, ZC_HUGE_AUTO,
      "huge pages for slots of 2 MiB and more"},
     {"ZC_MAPS", KIND_NUMBER, FIELD(maps), NULL, 0, 0, "mappings that zc may use up"},
+    {"ZC_MALLOC_THRESHOLD", KIND_NUMBER, FIELD(malloc_threshold), NULL, 0, 64 << 10,
+     "bytes from which libzc-malloc.so allocates from pools"},
     {"ZC_POOLS", KIND_TEXT, FIELD(pools), NULL, 0, 0, "pools of zc_alloc: SIZE:SLOTS[:cap=N][:huge|:small][:FULL],..."},
 };
 

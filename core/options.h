@@ -19,10 +19,11 @@ struct options {
     enum zc_full full;
     enum zc_huge huge;
     uint64_t fault_timeout_ms;
-    uint64_t max_in_flight; /* 0: no bound */
-    uint64_t maps;          /* mappings that zc may use up; 0: what the kernel allows */
-    const char *transport;  /* ZC_TRANSPORT, not parsed here; "" */
-    const char *pools;      /* ZC_POOLS, not parsed here; "" */
+    uint64_t max_in_flight;    /* 0: no bound */
+    uint64_t maps;             /* mappings that zc may use up; 0: what the kernel allows */
+    uint64_t malloc_threshold; /* of the malloc preload: bytes from which it uses pools */
+    const char *transport;     /* ZC_TRANSPORT, not parsed here; "" */
+    const char *pools;         /* ZC_POOLS, not parsed here; "" */
 };
 
 /* Fills *out with defaults and environment. 0, or -EINVAL with a message that names the variable. The

@@ -70,7 +70,8 @@ static uint64_t value_of(const struct options *o, const char *variable)
                {"ZC_MAX_IN_FLIGHT", o->max_in_flight},
                {"ZC_FULL", o->full},
                {"ZC_HUGE", o->huge},
-               {"ZC_MAPS", o->maps}};
+               {"ZC_MAPS", o->maps},
+               {"ZC_MALLOC_THRESHOLD", o->malloc_threshold}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i].variable, variable) == 0)
             return all[i].value;
@@ -90,6 +91,7 @@ static const struct option_case defaults[] = {
     {"ZC_FULL", NULL, ZC_FULL_GROW, NULL},
     {"ZC_HUGE", NULL, ZC_HUGE_AUTO, NULL},
     {"ZC_MAPS", NULL, 0, NULL},
+    {"ZC_MALLOC_THRESHOLD", NULL, 64 << 10, NULL},
 };
 
 enum { DEFAULTS = sizeof defaults / sizeof defaults[0] };
@@ -156,6 +158,7 @@ Test(options, good_values)
         {"ZC_FAULT_TIMEOUT", "250", 250, NULL},
         {"ZC_FAULT_TIMEOUT", "4294967295", UINT32_MAX, NULL},
         {"ZC_MAX_IN_FLIGHT", "2K", 2048, NULL},
+        {"ZC_MALLOC_THRESHOLD", "1M", 1 << 20, NULL},
         {"ZC_MAPS", "007", 7, NULL},
         {"ZC_MAPS", "3G", (uint64_t)3 << 30, NULL},
     };

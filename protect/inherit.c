@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/inherit.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "protect/hold.h"
+
+/* One fork at a time: from `prepare` to `parent` or `child`. */
+static lock forking;
+
+/* A range like the taken part of the arena's user half, with the copies where their buffers are there. */
+static struct {
+    char *start; /* NULL: nothing was live */
+    size_t length;
+    uint32_t closed; /* slots that are being received into: a list by `next`, which live slots do not use */
+    bool failed;
+} copy;
+
+static char *copy_of(const char *user)
+{
+    return copy.start + (user - arena.user);
+}
+
+static bool map_copy(void)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+    copy.length = arena_taken();
+    char *range = sys_mmap(NULL, copy.length + HUGE_BYTES, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    if (!range)
+        return false;
+    copy.start = (char *)(((uintptr_t)range + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    sys_munmap(range, (size_t)(copy.start - range));
+    sys_munmap(copy.start + copy.length, HUGE_BYTES - (size_t)(copy.start - range));
+    return true;
+}
+
+static void unmap_copy(void)
+{
+    if (copy.start)
+        sys_munmap(copy.start, copy.length);
+    copy.start = NULL;
+}
+
+/* False without memory. */
+static bool copy_slot(struct slot *slot, const struct segment *segment)
+{
+    char *to = copy_of(slot_user(slot));
+    bool done = true;
+    struct backing *backing = slot_lock(slot);
+    if (slot->state != SLOT_LIVE) {
+        /* freed meanwhile */
+    } else if (slot_closed(slot)) {
+        atomic_store_explicit(&slot->next, copy.closed, memory_order_relaxed);
+        copy.closed = slot_id(slot);
+    } else {
+        done = sys_madvise(to, segment->slot_size, MADV_POPULATE_WRITE) == 0;
+        if (done)
+            memcpy(to, backing_wire(backing), segment->slot_size);
+    }
+    lock_drop(&backing->lock);
+    return done;
+}
+
+static bool copy_segment(const struct segment *segment)
+{
+    if (!copy.start && !map_copy())
+        return false;
+    if (segment->user + segment->length > arena.user + copy.length)
+        return true; /* mapped meanwhile */
+    sys_madvise(copy_of(segment->user), segment->length, segment->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    for (uint32_t i = 0; i < segment->carved; i++) {
+        struct slot *slot = segment_slot(segment, i);
+        if (slot->state == SLOT_LIVE && !copy_slot(slot, segment))
+            return false;
+    }
+    return true;
+}
+
+static void prepare(void)
+{
+    lock_take(&forking);
+    copy.closed = NONE;
+    copy.failed = false;
+    if (arena.forked)
+        return;
+    struct segment *segment;
+    for (size_t i = 0; !copy.failed && (segment = segment_next(&i));)
+        copy.failed = !copy_segment(segment);
+    if (copy.failed)
+        unmap_copy();
+}
+
+static void parent(void)
+{
+    unmap_copy();
+    lock_drop(&forking);
+}
+
+/* After the arena has sealed itself off. */
+static void child(void)
+{
+    struct segment *segment;
+    for (size_t i = 0; copy.start && !copy.failed && (segment = segment_next(&i));)
+        if (segment->user + segment->length <= arena.user + copy.length)
+            copy.failed = sys_move(copy_of(segment->user), segment->user, segment->length) != 0;
+    for (uint32_t id = copy.closed; id != NONE;) {
+        struct slot *slot = slot_by_id(id);
+        sys_mprotect(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE);
+        id = atomic_load_explicit(&slot->next, memory_order_relaxed);
+    }
+    unmap_copy();
+    if (copy.failed) {
+        struct text text = {0};
+        text_add(&text,
+                 "zc: no memory for a forked child's copy of its parent's large allocations: exec is fine, touching "
+                 "them ends the child; raise the limits or ZC_MALLOC_THRESHOLD\n");
+        text_print(&text);
+    }
+    lock_drop(&forking);
+}
+
+void inherit_open(void)
+{
+    pthread_atfork(prepare, parent, child); /* after the arena's own: so `child` is called after it */
+}

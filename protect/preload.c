@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/preload.h"
+
+#include <pthread.h>
+#include <sys/resource.h>
+
+#include "alloc/cache.h"
+#include "alloc/heap.h"
+#include "core/error.h"
+#include "core/options.h"
+#include "protect/hold.h"
+#include "protect/inherit.h"
+
+static int threshold(size_t *bytes)
+{
+    const struct options *options;
+    int error = options_get(&options);
+    if (error) {
+        error_print();
+        return error;
+    }
+    *bytes = options->malloc_threshold;
+    return 0;
+}
+
+static int open_pools(char **start, size_t *length)
+{
+    /* The arena's reservation would use up what the program was given. */
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY)
+        return fail(-ENOMEM, "zc: RLIMIT_AS is set");
+    int error = heap_open();
+    if (error == -EINVAL)
+        error_print();
+    if (error)
+        return error;
+    inherit_open();
+    *start = arena.user;
+    *length = arena.span;
+    return 0;
+}
+
+static void *alloc(size_t size, size_t alignment)
+{
+    struct zc_pool *pool = arena.forked ? NULL : heap_pool(size, alignment);
+    struct slot *slot = pool ? cache_pop(pool) : NULL;
+    if (!slot && (!pool || cache_refill(pool, &slot)))
+        return NULL;
+    slot_acquire(slot);
+    return slot_user(slot);
+}
+
+/* Locks may be taken for ever in a child, by threads that it does not have; it needs none for its private copy. */
+static void free_inherited(struct slot *slot)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
+    slot->state = SLOT_FREE;
+    sys_mmap(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE, FLAGS, -1, 0);
+}
+
+static void free_buffer(void *ptr)
+{
+    struct slot *slot = slot_find(ptr);
+    if (!arena.forked)
+        zc_free(ptr);
+    else if (slot && slot->state == SLOT_LIVE && slot_user(slot) == ptr)
+        free_inherited(slot);
+}
+
+const struct preload preload = {.size = sizeof preload,
+                                .threshold = threshold,
+                                .open = open_pools,
+                                .alloc = alloc,
+                                .free = free_buffer,
+                                .usable_size = zc_usable_size};

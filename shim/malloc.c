@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * libzc-malloc.so, a preload that replaces malloc: LD_PRELOAD=libzc-malloc.so PROGRAM. Allocations from
+ * ZC_MALLOC_THRESHOLD bytes up are buffers of zc's pools, so that messages of an unmodified program lie where zc can
+ * protect them; all others are mimalloc's.
+ *
+ * mimalloc is linked. Its library replaces malloc too, but it is loaded after this one, so these names are found first.
+ * There is no constructor and no other moment of start-up that must come before the first call: the threshold is read
+ * by the first allocation, the pools are opened by the first large one. */
+#include <errno.h>
+#include <mimalloc.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "protect/preload.h"
+
+#define SHOWN __attribute__((visibility("default")))
+#define ALSO(name) __attribute__((visibility("default"), alias(#name)))
+
+/* Of libzc.so, where it is in the process. */
+extern const struct preload *const zc_preload __attribute__((weak));
+
+static const size_t PAGE = 4096, ALIGNMENT_MOST = 2 << 20;
+
+static const struct preload *pools = &preload;
+static _Atomic size_t threshold; /* 0 until it was read */
+
+/* Where all buffers of the pools lie. `length` is stored last; 0: there are none. */
+static char *start;
+static _Atomic size_t length;
+
+/* What zc itself allocates meanwhile is mimalloc's. Initial-exec: the first access allocates nothing. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) bool inside;
+
+static bool pooled(const void *ptr)
+{
+    size_t most = atomic_load_explicit(&length, memory_order_acquire);
+    return (size_t)((const char *)ptr - start) < most;
+}
+
+static bool small(size_t size)
+{
+    return size < atomic_load_explicit(&threshold, memory_order_acquire);
+}
+
+/* False before the program's start-up code has set the environment. Meanwhile mimalloc serves all threads, so none
+ * waits. */
+static bool read_threshold(void)
+{
+    size_t unread = 0, bytes;
+    if (atomic_load(&threshold))
+        return true;
+    if (!environ || !atomic_compare_exchange_strong(&threshold, &unread, SIZE_MAX))
+        return false;
+    if (&zc_preload && zc_preload->size == sizeof *zc_preload)
+        pools = zc_preload;
+    if (pools->threshold(&bytes) == 0)
+        atomic_store(&threshold, bytes > PAGE ? bytes : PAGE);
+    return true;
+}
+
+/* The same holds here. */
+static bool opened(void)
+{
+    static _Atomic bool begun;
+    if (atomic_load_explicit(&length, memory_order_acquire))
+        return true;
+    if (atomic_exchange(&begun, true))
+        return false;
+    char *first;
+    size_t bytes;
+    if (pools->open(&first, &bytes)) {
+        atomic_store(&threshold, SIZE_MAX);
+        return false;
+    }
+    start = first;
+    atomic_store_explicit(&length, bytes, memory_order_release);
+    return true;
+}
+
+/* NULL where mimalloc is to be asked: too small after all, or the pools have none. */
+static void *from_pools(size_t alignment, size_t size)
+{
+    if (inside || alignment > ALIGNMENT_MOST)
+        return NULL;
+    int error = errno;
+    inside = true;
+    bool large = read_threshold() && !small(size) && opened();
+    void *ptr = large ? pools->alloc(size, alignment) : NULL;
+    inside = false;
+    errno = error;
+    return ptr;
+}
+
+static void *or_no_memory(void *ptr)
+{
+    if (!ptr)
+        errno = ENOMEM;
+    return ptr;
+}
+
+/* ---- the C library's functions ---- */
+
+SHOWN void *malloc(size_t size)
+{
+    if (small(size))
+        return mi_malloc(size);
+    void *ptr = from_pools(1, size);
+    return ptr ? ptr : or_no_memory(mi_malloc(size));
+}
+
+SHOWN void *calloc(size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes))
+        return or_no_memory(NULL);
+    if (small(bytes))
+        return mi_calloc(n, size);
+    void *ptr = from_pools(1, bytes);
+    return ptr ? memset(ptr, 0, bytes) : or_no_memory(mi_calloc(n, size));
+}
+
+SHOWN void free(void *ptr)
+{
+    if (!pooled(ptr)) {
+        mi_free(ptr);
+        return;
+    }
+    int error = errno;
+    pools->free(ptr);
+    errno = error;
+}
+
+SHOWN size_t malloc_usable_size(void *ptr)
+{
+    return pooled(ptr) ? pools->usable_size(ptr) : mi_usable_size(ptr);
+}
+
+/* A buffer of the pools stays where it is large enough and not four times too large. */
+SHOWN void *realloc(void *ptr, size_t size)
+{
+    bool was_pooled = pooled(ptr);
+    if (!was_pooled && small(size))
+        return mi_realloc(ptr, size);
+    size_t usable = malloc_usable_size(ptr);
+    if (size <= usable && usable / 4 <= size)
+        return was_pooled ? ptr : mi_realloc(ptr, size);
+    void *moved = malloc(size);
+    if (!moved)
+        return NULL;
+    memcpy(moved, ptr, usable < size ? usable : size);
+    free(ptr);
+    return moved;
+}
+
+SHOWN void *reallocarray(void *ptr, size_t n, size_t size)
+{
+    size_t bytes;
+    return __builtin_mul_overflow(n, size, &bytes) ? or_no_memory(NULL) : realloc(ptr, bytes);
+}
+
+static bool power_of_two(size_t n)
+{
+    return n && !(n & (n - 1));
+}
+
+SHOWN void *memalign(size_t alignment, size_t size)
+{
+    if (!power_of_two(alignment)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    void *ptr = small(size) ? NULL : from_pools(alignment, size);
+    /* Not mi_malloc_aligned: of mimalloc 2.0.9, it returns blocks that are not aligned (256 bytes at 256). */
+    return ptr ? ptr : or_no_memory(mi_malloc_aligned_at(size, alignment, 0));
+}
+
+SHOWN void *aligned_alloc(size_t alignment, size_t size)
+{
+    return memalign(alignment, size);
+}
+
+SHOWN int posix_memalign(void **out, size_t alignment, size_t size)
+{
+    if (!power_of_two(alignment) || alignment % sizeof(void *))
+        return EINVAL;
+    int error = errno;
+    void *ptr = memalign(alignment, size);
+    errno = error;
+    if (!ptr)
+        return ENOMEM;
+    *out = ptr;
+    return 0;
+}
+
+SHOWN void *valloc(size_t size)
+{
+    return memalign(PAGE, size);
+}
+
+SHOWN void *pvalloc(size_t size)
+{
+    size_t pages;
+    return __builtin_add_overflow(size, PAGE - 1, &pages) ? or_no_memory(NULL) : memalign(PAGE, pages & ~(PAGE - 1));
+}
+
+void *__libc_malloc(size_t size) ALSO(malloc);
+void *__libc_calloc(size_t n, size_t size) ALSO(calloc);
+void *__libc_realloc(void *ptr, size_t size) ALSO(realloc);
+void __libc_free(void *ptr) ALSO(free);
+void *__libc_memalign(size_t alignment, size_t size) ALSO(memalign);
+void *__libc_valloc(size_t size) ALSO(valloc);
+void *__libc_pvalloc(size_t size) ALSO(pvalloc);
+int __posix_memalign(void **out, size_t alignment, size_t size) ALSO(posix_memalign);
+
+/* ---- C++'s operators, or mimalloc's would be found where a program does not itself link the C++ library ---- */
+
+/* Its new-handlers and exceptions are mimalloc's affair. */
+SHOWN void *_Znwm(size_t size)
+{
+    void *ptr = small(size) ? NULL : from_pools(1, size);
+    return ptr ? ptr : mi_new(size);
+}
+
+SHOWN void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
+{
+    (void)nothrow;
+    void *ptr = small(size) ? NULL : from_pools(1, size);
+    return ptr ? ptr : mi_new_nothrow(size);
+}
+
+SHOWN void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
+{
+    void *ptr = memalign(alignment, size);
+    return ptr ? ptr : mi_new_aligned(size, alignment);
+}
+
+SHOWN void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+{
+    (void)nothrow;
+    void *ptr = memalign(alignment, size);
+    return ptr ? ptr : mi_new_aligned_nothrow(size, alignment);
+}
+
+void *_Znam(size_t size) ALSO(_Znwm);
+void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow) ALSO(_ZnwmRKSt9nothrow_t);
+void *_ZnamSt11align_val_t(size_t size, size_t alignment) ALSO(_ZnwmSt11align_val_t);
+void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t, size_t, const void *) ALSO(_ZnwmSt11align_val_tRKSt9nothrow_t);
+
+/* Sizes, alignments and nothrow are further arguments, of which `free` takes no notice. */
+void _ZdlPv(void *ptr) ALSO(free);
+void _ZdaPv(void *ptr) ALSO(free);
+void _ZdlPvm(void *ptr) ALSO(free);
+void _ZdaPvm(void *ptr) ALSO(free);
+void _ZdlPvRKSt9nothrow_t(void *ptr) ALSO(free);
+void _ZdaPvRKSt9nothrow_t(void *ptr) ALSO(free);
+void _ZdlPvSt11align_val_t(void *ptr) ALSO(free);
+void _ZdaPvSt11align_val_t(void *ptr) ALSO(free);
+void _ZdlPvmSt11align_val_t(void *ptr) ALSO(free);
+void _ZdaPvmSt11align_val_t(void *ptr) ALSO(free);
+void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *ptr) ALSO(free);
+void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *ptr) ALSO(free);

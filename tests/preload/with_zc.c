@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * preload_with_zc NAME: a program that uses libzc.so, run with libzc-malloc.so in LD_PRELOAD. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "pattern.h"
+
+enum { MIB = 1 << 20 };
+
+static zc_comm *open_self(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *comm;
+
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open("loop", &options, &comm));
+    return comm;
+}
+
+static void one_arena(void)
+{
+    char *large = malloc(MIB), *small = malloc(100);
+
+    CHECK(large && small);
+    memset(large, 0, MIB);
+    memset(small, 0, 100);
+    CHECK(zc_owns(large) && !zc_owns(small));
+    CHECK(zc_usable_size(large) >= MIB);
+    free(large);
+    free(small);
+    free(zc_alloc(MIB)); /* and the other way */
+    CHECK(stats_now().allocs == 2 && stats_now().frees == 2);
+}
+
+/* Memory of malloc is sent without a copy, and stored to early. */
+static void send_from_malloc(void)
+{
+    zc_comm *comm = open_self();
+    char *out = malloc(MIB), *in = malloc(MIB);
+
+    pattern_fill(out, MIB, 1);
+    CHECK_OK(zc_irecv(in, MIB, 0, 1, comm));
+    CHECK_OK(zc_send(out, MIB, 0, 1, comm));
+    memset(out, 'x', MIB);
+    CHECK_PATTERN(in, MIB, 1);
+    CHECK(stats_now().sends_foreign == 0 && stats_now().sends_copied == 0);
+    CHECK_OK(zc_wait(in, NULL));
+    free(out);
+    free(in);
+    CHECK_OK(zc_close(comm));
+}
+
+static int status_of(pid_t child)
+{
+    int status;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    return status;
+}
+
+/* A message in flight and an idle protection: the child has the bytes, unprotected. */
+static void fork_in_flight(void)
+{
+    zc_comm *comm = open_self();
+    char *out = malloc(MIB), *in = malloc(MIB);
+
+    pattern_fill(out, MIB, 1);
+    CHECK_OK(zc_send(out, MIB, 0, 1, comm)); /* nobody receives it yet */
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK_PATTERN(out, MIB, 1);
+        memset(out, 'c', MIB);
+        CHECK_BYTES(out, MIB, 'c');
+        CHECK(stats_now().faults == 0);
+        free(out);
+        _exit(0);
+    }
+    CHECK(status_of(child) == 0);
+    memset(out, 'p', MIB);
+    CHECK_OK(zc_recv(in, MIB, 0, 1, comm, NULL));
+    CHECK_PATTERN(in, MIB, 1);
+    CHECK_BYTES(out, MIB, 'p');
+    free(out);
+    free(in);
+    CHECK_OK(zc_close(comm));
+}
+
+/* What is being received has no bytes yet that a child could have: a touch of it ends the child. */
+static void fork_while_receiving(void)
+{
+    zc_comm *comm = open_self();
+    char *out = malloc(MIB), *in = malloc(MIB);
+
+    pattern_fill(out, MIB, 1);
+    CHECK_OK(zc_irecv(in, MIB, 0, 1, comm));
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK_PATTERN(out, MIB, 1);
+        free(malloc(MIB));
+        free(in);
+        _exit(0);
+    }
+    CHECK(status_of(child) == 0);
+    child = fork();
+    if (child == 0) {
+        (void)*(volatile char *)in;
+        _exit(0);
+    }
+    int status = status_of(child);
+    CHECKF(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "status %#x", (unsigned)status);
+    CHECK_OK(zc_send(out, MIB, 0, 1, comm));
+    CHECK_PATTERN(in, MIB, 1);
+    free(out);
+    free(in);
+    CHECK_OK(zc_close(comm));
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} cases[] = {{"one_arena", one_arena},
+             {"send_from_malloc", send_from_malloc},
+             {"fork_in_flight", fork_in_flight},
+             {"fork_while_receiving", fork_while_receiving}};
+
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; argc == 2 && i < sizeof cases / sizeof cases[0]; i++)
+        if (strcmp(cases[i].name, argv[1]) == 0) {
+            cases[i].run();
+            return 0;
+        }
+    fprintf(stderr, "usage: preload_with_zc NAME\n");
+    return 2;
+}
