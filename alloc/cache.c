@@ -93,6 +93,7 @@ static struct cache *cache_of(struct zc_pool *pool)
         return cache;
     memset(cache, 0, sizeof *cache);
     cache->pool = pool;
+    cache->most = pool->cache_most;
     lock_take(&pool->cache_lock);
     cache->next = pool->caches;
     cache->link = &pool->caches;
@@ -186,7 +187,7 @@ struct cached cache_count(struct zc_pool *pool)
 static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
 {
     uint32_t ids[CACHE_SLOTS];
-    struct cache *cache = cache_enter(pool);
+    struct cache *cache = cache_enter(pool->index);
     n = pool_admit(pool, cache ? n : 1);
     if (n) {
         pool_pop_many(pool, n, ids);
@@ -226,9 +227,10 @@ int cache_refill(struct zc_pool *pool, struct slot **slot)
     return 0;
 }
 
-void cache_overflow(struct zc_pool *pool, struct slot *slot)
+void cache_overflow(struct slot *slot)
 {
-    struct cache *cache = cache_of(pool) ? cache_enter(pool) : NULL;
+    struct zc_pool *pool = slot_pool(slot);
+    struct cache *cache = cache_of(pool) ? cache_enter(pool->index) : NULL;
     if (!cache) { /* it has none, or somebody empties it */
         pool_push(slot);
         pool_dismiss(pool, 1);

@@ -29,6 +29,7 @@ enum {
 
 struct cache {
     _Alignas(64) struct zc_pool *pool;
+    uint32_t most; /* slots that it may hold */
     _Atomic bool busy, closed;
     _Atomic uint32_t count;     /* slots in it */
     _Atomic uint32_t least;     /* that there were since the pool's peak was looked at */
@@ -49,8 +50,8 @@ extern _Thread_local struct thread *thread_caches __attribute__((tls_model("init
  * its cap and does not grow past it; or -errno with a message. Not signal-safe, as the following. */
 int cache_refill(struct zc_pool *pool, struct slot **slot);
 
-/* Takes back a slot of the application, after cache_push found no room. */
-void cache_overflow(struct zc_pool *pool, struct slot *slot);
+/* The part of cache_give where there is no room. */
+void cache_overflow(struct slot *slot);
 
 /* Puts what all threads keep of the pool back into it. */
 void cache_drain(struct zc_pool *pool);
@@ -66,11 +67,11 @@ struct cached cache_count(struct zc_pool *pool);
 
 /* ---- the fast path ---- */
 
-/* The thread's cache, entered; NULL if it has none or must not. */
-static inline struct cache *cache_enter(const struct zc_pool *pool)
+/* The thread's cache with a pool's index, entered; NULL if it has none or must not. */
+static inline struct cache *cache_enter(uint32_t index)
 {
     struct thread *thread = thread_caches;
-    struct cache *cache = thread ? thread->caches[pool->index] : NULL;
+    struct cache *cache = thread ? thread->caches[index] : NULL;
     if (!cache)
         return NULL;
     atomic_store_explicit(&cache->busy, true, memory_order_relaxed);
@@ -89,7 +90,7 @@ static inline void cache_leave(struct cache *cache)
 /* A slot of the thread's cache; NULL if there is none. */
 static inline struct slot *cache_pop(const struct zc_pool *pool)
 {
-    struct cache *cache = cache_enter(pool);
+    struct cache *cache = cache_enter(pool->index);
     struct slot *slot = NULL;
     if (!cache)
         return NULL;
@@ -106,27 +107,21 @@ static inline struct slot *cache_pop(const struct zc_pool *pool)
     return slot;
 }
 
-/* Puts a slot into the thread's cache. False if there is no room. */
-static inline bool cache_push(const struct zc_pool *pool, const struct slot *slot)
+/* Takes back a slot of the application, which nothing holds any more. Finding the pool by the slot's address would
+ * take twice as long as the rest. */
+static inline void cache_give(struct slot *slot)
 {
-    struct cache *cache = cache_enter(pool);
-    if (!cache)
-        return false;
-    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
-    bool room = count < pool->cache_most;
+    struct cache *cache = cache_enter(slot_home(slot)->cache);
+    uint32_t count = cache ? atomic_load_explicit(&cache->count, memory_order_relaxed) : 0;
+    bool room = cache && count < cache->most;
     if (room) {
         cache->ids[count] = slot_id(slot);
         atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
     }
-    cache_leave(cache);
-    return room;
-}
-
-/* Takes back a slot of the application, which nothing holds any more. */
-static inline void cache_give(struct zc_pool *pool, struct slot *slot)
-{
-    if (!cache_push(pool, slot))
-        cache_overflow(pool, slot);
+    if (cache)
+        cache_leave(cache);
+    if (!room)
+        cache_overflow(slot);
 }
 
 #endif

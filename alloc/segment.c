@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "alloc/pool.h"
 #include "core/error.h"
 #include "core/stats.h"
 
@@ -170,6 +171,7 @@ uint32_t segment_carve(struct segment *segment, uint32_t n, struct slot **first)
     for (uint32_t i = 0; i < n; i++) {
         struct slot *slot = segment_slot(segment, carved + i);
         slot_init(slot, slot_home(slot));
+        slot_home(slot)->cache = segment->pool->index;
     }
     *first = segment_slot(segment, carved);
     atomic_store_explicit(&segment->carved, carved + n, memory_order_release);

@@ -21,6 +21,7 @@ struct backing {
     struct hold *sends; /* readers in flight, newest first; also guards that deny stores */
     struct slot *slot;  /* that shows it */
     lock lock;
+    uint32_t cache; /* where threads cache the slot beside it: its pool's index, at hand when it is freed */
 };
 
 enum slot_state {
@@ -39,15 +40,15 @@ struct slot {
     uint32_t guard_first;   /* pages that may be protected, from the slot's start */
     uint32_t guard_pages;   /* 0: all is read-write */
     uint8_t state;          /* enum slot_state */
-    bool pinned : 1;        /* renaming is forbidden */
-    bool guard_whole : 1;   /* every page of the guard is protected, none was released singly */
-    bool guard_closed : 1;  /* some page of the guard may be closed to loads, too */
-    bool reserved : 1;      /* a spare slot and mappings are claimed for renaming it */
-    bool awaited : 1;       /* somebody waits for an event: wake, and copy later sends */
-    bool shared : 1;        /* held or pinned since it became live: others may be at it, and its lock is needed */
-    uint16_t maps;          /* mappings that its protection may have split off */
     /* History of its protection (protect/policy.c). */
     uint8_t run, estimate, skip, backoff;
+    bool pinned : 1;       /* renaming is forbidden */
+    bool guard_whole : 1;  /* every page of the guard is protected, none was released singly */
+    bool guard_closed : 1; /* some page of the guard may be closed to loads, too */
+    bool reserved : 1;     /* a spare slot and mappings are claimed for renaming it */
+    bool awaited : 1;      /* somebody waits for an event: wake, and copy later sends */
+    bool shared : 1;       /* held or pinned since it became live: others may be at it, and its lock is needed */
+    uint16_t maps;         /* mappings that its protection may have split off */
 };
 
 /* A free slot that shows `backing`, without history. */

@@ -122,7 +122,7 @@ int zc_free(void *ptr)
     if (!slot || slot->state != SLOT_LIVE || slot->shared)
         return free_locked(ptr);
     slot->state = SLOT_FREE;
-    cache_give(slot_pool(slot), slot);
+    cache_give(slot);
     return 0;
 }
 

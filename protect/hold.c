@@ -470,21 +470,20 @@ void slot_release(struct slot *slot, struct backing *backing)
     unreserve(slot); /* nobody will store to it again */
     slot_announce(slot);
     slot->awaited = false;
-    struct zc_pool *pool = slot_pool(slot);
     bool over = retire(slot, backing);
     if (!over)
-        pool_dismiss(pool, 1); /* the application's no more */
+        pool_dismiss(slot_pool(slot), 1); /* the application's no more */
     lock_drop(&backing->lock);
     if (over)
-        cache_give(pool, slot);
+        cache_give(slot);
     drop_all(dropped);
 }
 
 void slot_acquire(struct slot *slot)
 {
+    if (slot->guard_pages)
+        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
     slot->state = SLOT_LIVE;
     slot->shared = false;
     policy_forget(slot);
-    if (slot->guard_pages)
-        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
 }
