@@ -12,4 +12,7 @@ void apart(void (*body)(const void *argument), const void *argument);
  * where that argument of it has the value. Cannot be undone. */
 void deny_system_call(int number, int argument, unsigned value, int error);
 
+/* From now on, a system call of any thread but _exit ends the process by SIGSYS. Cannot be undone. */
+void forbid_system_calls(void);
+
 #endif

@@ -283,6 +283,64 @@ Test(cache, is_not_needed_by_late_destructors)
     CHECK_OK(zc_pool_close(late_pool));
 }
 
+/* ---- in steady state ---- */
+
+static const size_t steady_sizes[] = {4096, 5000, 64 << 10, 256 << 10, 1 << 20, 16 << 20};
+enum { STEADY_SIZES = sizeof steady_sizes / sizeof steady_sizes[0], STEADY_SET = 8 };
+
+/* Replaces buffers of all sizes, n times. */
+static void churn(void *(*set)[STEADY_SET], int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int s = 0; s < STEADY_SIZES; s++) {
+            void **place = &set[s][i % STEADY_SET];
+            zc_free(*place);
+            *place = zc_alloc(steady_sizes[s]);
+            *(volatile char *)*place = 1;
+        }
+}
+
+/* Frees what others allocated, until the process ends. */
+static _Atomic(void *) handed;
+static _Atomic bool ended;
+
+static void *free_on(void *argument)
+{
+    while (!ended)
+        zc_free(atomic_exchange(&handed, NULL));
+    return argument;
+}
+
+static void hand_over(int n)
+{
+    for (int i = 0; i < n; i++) {
+        void *p = zc_alloc(4096), *none = NULL;
+        while (!atomic_compare_exchange_weak(&handed, &none, p))
+            none = NULL;
+    }
+}
+
+static void steady(const void *argument)
+{
+    static void *set[STEADY_SIZES][STEADY_SET], *small[4 * CACHE_SLOTS];
+    (void)argument;
+    thread_start(free_on, NULL);
+    for (int i = 0; i < 4 * CACHE_SLOTS; i++) /* more than two threads can keep */
+        small[i] = ALLOC(4096);
+    for (int i = 0; i < 4 * CACHE_SLOTS; i++)
+        CHECK_OK(zc_free(small[i]));
+    hand_over(10000);
+    churn(set, 100);
+    forbid_system_calls();
+    churn(set, 1000);
+    hand_over(100000);
+}
+
+Test(cache, steady_state_makes_no_system_call)
+{
+    apart(steady, NULL);
+}
+
 /* ---- without ---- */
 
 Test(cache, pools_beyond_the_first_go_without)
