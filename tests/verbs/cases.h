@@ -15,8 +15,12 @@
 #define CASES(X)                                                                                                       \
     X(bad_addresses)                                                                                                   \
     X(registered_once)                                                                                                 \
+    X(steady_state)                                                                                                    \
     X(growth_under_traffic)                                                                                            \
     X(nothing_registered_for_foreign_memory)                                                                           \
+    X(device_too_small)                                                                                                \
+    X(regions_run_out)                                                                                                 \
+    X(strangers)                                                                                                       \
     X(memlock_refuses_to_open)                                                                                         \
     X(memlock_refuses_to_grow)                                                                                         \
     X(unregistered_is_copied)                                                                                          \
@@ -31,12 +35,23 @@
 /* Those that need two devices joined by a cable. */
 #define CABLE_CASES(X) X(cable_pulled)
 
+/* Those that are run in each of two guests. */
+#define NODE_CASES(X) X(guest_killed)
+
 #define DECLARE(name) void case_##name(void);
 CASES(DECLARE)
 CABLE_CASES(DECLARE)
+NODE_CASES(DECLARE)
 
-/* Calls of libibverbs since the start of the process (counts.c). */
-extern unsigned long registered, deregistered;
+/* Calls of libibverbs since the start of the process: regions, and posts of sends and polls (counts.c). */
+extern unsigned long registered, deregistered, posted, polled;
+
+/* The device has no room for more; 0: it has. */
+extern unsigned long regions_most;
+
+/* Makes devices look smaller when they are asked; may be NULL. */
+struct ibv_device_attr;
+extern void (*shrink_device)(struct ibv_device_attr *device);
 
 /* Runs body(0..n-1), each in a child that ends when it returns; children_end waits for those that are not killed. */
 void children_start(int n, void (*body)(int rank), pid_t child[]);

@@ -134,6 +134,48 @@ void case_peer_killed(void)
     children_end(3, child);
 }
 
+/* ---- the power of its machine fails in mid-transfer ---- */
+
+static unsigned long packets_sent(void)
+{
+    FILE *file = fopen("/sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts", "r");
+    unsigned long n = 0;
+
+    CHECK(file && fscanf(file, "%lu", &n) == 1);
+    fclose(file);
+    return n;
+}
+
+/* Rank 1 is in the other guest, which ends when it has sent a part. */
+void case_guest_killed(void)
+{
+    int rank = (int)strtol(getenv("GUEST_NODE"), NULL, 10);
+    char *buffer = ALLOC(BIG);
+    zc_comm *comm = NULL;
+
+    CHECK_OK(
+        zc_open(rank == 0 ? "verbs:?rank=0&size=2&root=10.0.0.1:19000" : "verbs:?rank=1&size=2&root=10.0.0.1:19000",
+                NULL, &comm));
+    if (rank == 1) {
+        CHECK_OK(zc_send(buffer, BIG, 0, 1, comm));
+        unsigned long before = packets_sent();
+        while (packets_sent() < before + 500) /* of 8192 */
+            CHECK_OK(zc_progress(comm));
+        execlp("guest-exit", "guest-exit", "0", (char *)NULL);
+    }
+    CHECK_OK(zc_irecv(buffer, BIG, 1, 1, comm));
+    int result = zc_wait(buffer, NULL);
+    CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
+    memset(buffer, 1, BIG);
+    result = zc_send(buffer, BIG, 1, 2, comm);
+    CHECKF((result == -ECONNRESET || result == -EIO) && strstr(zc_errmsg(), "rank 1 is lost"), "%d: %s", result,
+           zc_errmsg());
+    CHECK_OK(zc_send(buffer, BIG, 0, 3, comm));
+    CHECK_OK(zc_recv(buffer, BIG, 0, 3, comm, NULL));
+    CHECK_OK(zc_close(comm));
+    CHECK_OK(zc_free(buffer));
+}
+
 /* ---- killed while the other only waits ---- */
 
 static void waiter(int rank)

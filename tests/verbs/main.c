@@ -8,7 +8,7 @@
 
 #include "cases.h"
 
-enum { LIMIT_SECONDS = 100, PORT = 19000 };
+enum { LIMIT_SECONDS = 200, PORT = 19000 };
 
 struct verbs_case {
     const char *name;
@@ -16,7 +16,14 @@ struct verbs_case {
 };
 
 #define ENTRY(name) {#name, case_##name},
-static const struct verbs_case plain[] = {CASES(ENTRY)}, cable[] = {CABLE_CASES(ENTRY)};
+#define SET(set) (sizeof(set) / sizeof(set)[0]), set
+static const struct verbs_case plain[] = {CASES(ENTRY)}, cable[] = {CABLE_CASES(ENTRY)}, nodes[] = {NODE_CASES(ENTRY)};
+
+static const struct set {
+    const char *option;
+    size_t n;
+    const struct verbs_case *cases;
+} sets[] = {{"--cable", SET(cable)}, {"--nodes", SET(nodes)}, {"", SET(plain)}};
 
 zc_comm *open_rank(int rank, int size)
 {
@@ -73,25 +80,27 @@ static void run(const struct verbs_case *which)
     CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s ended with status %#x", which->name, (unsigned)status);
 }
 
-/* verbs_cases [--cable] [CASE…] */
+/* verbs_cases [--cable | --nodes] [CASE…] */
 int main(int argc, char *argv[])
 {
-    bool with_cable = argc > 1 && strcmp(argv[1], "--cable") == 0;
-    const struct verbs_case *cases = with_cable ? cable : plain;
-    size_t n = with_cable ? sizeof cable / sizeof *cable : sizeof plain / sizeof *plain;
-    int first = 1 + with_cable;
+    const struct set *set = sets;
+    int first = 2;
     unsigned ran = 0;
 
-    for (size_t i = 0; i < n; i++) {
+    while (*set->option && (argc < 2 || strcmp(argv[1], set->option) != 0))
+        set++;
+    if (!*set->option)
+        first = 1;
+    for (size_t i = 0; i < set->n; i++) {
         bool wanted = argc == first;
 
         for (int a = first; a < argc; a++)
-            wanted |= strcmp(argv[a], cases[i].name) == 0;
+            wanted |= strcmp(argv[a], set->cases[i].name) == 0;
         if (!wanted)
             continue;
-        printf("verbs: %s\n", cases[i].name);
+        printf("verbs: %s\n", set->cases[i].name);
         fflush(stdout);
-        run(&cases[i]);
+        run(&set->cases[i]);
         ran++;
     }
     CHECKF(ran > 0, "there is no such case");

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases: a device that has too little of something, and ranks that do not belong together. */
+#include <errno.h>
+#include <infiniband/verbs.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cases.h"
+
+static void few_connections(struct ibv_device_attr *device)
+{
+    device->max_qp = 1;
+}
+
+static void short_queues(struct ibv_device_attr *device)
+{
+    device->max_qp_wr = 8;
+}
+
+static void short_completions(struct ibv_device_attr *device)
+{
+    device->max_cqe = 40;
+}
+
+static void short_receives(struct ibv_device_attr *device)
+{
+    device->max_srq_wr = 4;
+}
+
+/* Half of all that zc would like. */
+static void modest(struct ibv_device_attr *device)
+{
+    device->max_qp_wr = 64;
+    device->max_cqe = 300;
+    device->max_srq_wr = 70;
+    device->max_qp_rd_atom = device->max_qp_init_rd_atom = 1;
+}
+
+struct comer {
+    char address[96];
+    int result;
+    char message[512];
+    zc_comm *comm;
+};
+
+static void *come(void *argument)
+{
+    struct comer *comer = argument;
+
+    comer->result = zc_open(comer->address, NULL, &comer->comm);
+    if (comer->result)
+        snprintf(comer->message, sizeof comer->message, "%s", zc_errmsg());
+    return NULL;
+}
+
+/* They come together, each with this after its address; a root of its own for each time. */
+static void meet(struct comer comers[], int n, int size, const char *const ranks[])
+{
+    static int port = 21000;
+    pthread_t threads[4];
+
+    port++;
+    for (int i = 0; i < n; i++) {
+        comers[i] = (struct comer){.result = 1};
+        snprintf(comers[i].address, sizeof comers[i].address, "verbs:?size=%d&root=127.0.0.1:%d&wait=10&%s", size, port,
+                 ranks[i]);
+        threads[i] = thread_start(come, &comers[i]);
+    }
+    for (int i = 0; i < n; i++)
+        thread_join(threads[i]);
+}
+
+static void expect(const struct comer *comer, int result, const char *text)
+{
+    CHECKF(comer->result == result && strstr(comer->message, text), "%s: %d, \"%s\"", comer->address, comer->result,
+           comer->message);
+}
+
+void case_device_too_small(void)
+{
+    static void (*const small[])(struct ibv_device_attr *) = {few_connections, short_queues, short_completions,
+                                                              short_receives};
+    static const char *const ranks[] = {"rank=0", "rank=1", "rank=2"};
+    struct comer comers[3];
+
+    for (size_t i = 0; i < sizeof small / sizeof small[0]; i++) {
+        shrink_device = small[i];
+        meet(comers, 3, 3, ranks);
+        for (int r = 0; r < 3; r++)
+            expect(&comers[r], -ENOSPC, "too few for 3 ranks");
+    }
+    CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
+    shrink_device = modest;
+    meet(comers, 3, 3, ranks);
+    char byte = 0;
+    for (int r = 0; r < 3; r++) {
+        expect(&comers[r], 0, "");
+        CHECK_OK(zc_send("x", 1, (r + 1) % 3, 7, comers[r].comm));
+    }
+    for (int r = 0; r < 3; r++) {
+        CHECK_OK(zc_recv(&byte, 1, ZC_ANY_SOURCE, 7, comers[r].comm, NULL));
+        CHECK(byte == 'x');
+    }
+    /* More in flight than any of its queues has room for. */
+    for (int i = 0; i < 300; i++)
+        CHECK_OK(zc_send("y", 1, 1, 8, comers[0].comm));
+    for (int i = 0; i < 300; i++) {
+        CHECK_OK(zc_progress(comers[0].comm));
+        for (int found = 0; !found;) {
+            CHECK_OK(zc_progress(comers[0].comm));
+            CHECK_OK(zc_iprobe(0, 8, comers[1].comm, &found, NULL));
+        }
+        CHECK_OK(zc_recv(&byte, 1, 0, 8, comers[1].comm, NULL));
+    }
+}
+
+/* Growth fails with the reason, or goes without by option. What is there goes on. */
+void case_regions_run_out(void)
+{
+    zc_comm *comm[2];
+
+    ranks_open(comm, 2, NULL);
+    char *small = ALLOC(100), in[100];
+    regions_most = registered;
+    CHECK(zc_alloc(64 * MIB) == NULL);
+    CHECKF(strstr(zc_errmsg(), "regions of at most") && strstr(zc_errmsg(), "unregistered=copy"), "%s", zc_errmsg());
+    memset(small, 'z', 100);
+    CHECK_OK(zc_send(small, 100, 1, 1, comm[0]));
+    CHECK_OK(zc_recv(in, 100, 0, 1, comm[1], NULL));
+    CHECK(memcmp(in, small, 100) == 0);
+    ranks_close(comm, 2);
+}
+
+static void close_all(const struct comer comers[], int n)
+{
+    for (int i = 0; i < n; i++)
+        if (comers[i].result == 0)
+            CHECK_OK(zc_close(comers[i].comm));
+}
+
+/* Who does not belong is told why, and those who do find each other all the same. */
+void case_strangers(void)
+{
+    struct comer comers[3];
+    zc_comm *comm = NULL;
+
+    meet(comers, 3, 2, (const char *const[]){"rank=0", "rank=1", "rank=1"});
+    expect(&comers[0], 0, "");
+    CHECK((comers[1].result == 0) != (comers[2].result == 0));
+    const struct comer *refused = &comers[comers[1].result ? 1 : 2];
+    /* It came when all were there, or before. */
+    CHECKF(refused->result == -EEXIST || refused->result == -ETIMEDOUT, "%d: %s", refused->result, refused->message);
+    close_all(comers, 3);
+    meet(comers, 2, 2, (const char *const[]){"rank=0", "rank=0"});
+    CHECK(comers[0].result == -EADDRINUSE || comers[1].result == -EADDRINUSE);
+    CHECK(comers[0].result == -ETIMEDOUT || comers[1].result == -ETIMEDOUT);
+    CHECK_FAILS(zc_open("verbs:?rank=1&size=2&root=nowhere.invalid:21000&wait=1", NULL, &comm), -EINVAL,
+                "nowhere.invalid");
+    CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
+}
