@@ -137,9 +137,13 @@ static struct range code_of_zc(pid_t pid)
     snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
     FILE *maps = fopen(path, "r");
     CHECK(maps);
-    while (fgets(line, sizeof line, maps))
-        if (strstr(line, "/libzc.so") && strstr(line, " r-xp "))
-            CHECK(sscanf(line, "%lx-%lx", &range.start, &range.end) == 2);
+    while (fgets(line, sizeof line, maps)) {
+        if (!strstr(line, "/libzc.so") || !strstr(line, " r-xp "))
+            continue;
+        char *dash;
+        range.start = strtoul(line, &dash, 16);
+        range.end = strtoul(dash + 1, NULL, 16);
+    }
     fclose(maps);
     CHECKF(range.end, "no code of libzc.so");
     return range;
