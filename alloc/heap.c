@@ -169,9 +169,14 @@ int heap_open(void)
     return 0;
 }
 
+bool heap_opened(void)
+{
+    return atomic_load_explicit(&opened, memory_order_acquire);
+}
+
 struct zc_pool *heap_pool(size_t size, size_t alignment)
 {
-    int error = atomic_load_explicit(&opened, memory_order_acquire) ? 0 : heap_open();
+    int error = heap_opened() ? 0 : heap_open();
     if (error) {
         errno = -error;
         return NULL;

@@ -10,6 +10,9 @@
 /* Opens the pools of ZC_POOLS, once. 0 or -errno with a message, always the same. */
 int heap_open(void);
 
+/* Was it opened? */
+bool heap_opened(void);
+
 /* The pool whose slots are the smallest that hold `size` bytes at `alignment` (a power of two up to 2 MiB).
  * NULL with errno and a message. */
 struct zc_pool *heap_pool(size_t size, size_t alignment);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/cache.h"
+#include "alloc/hooks.h"
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
@@ -260,6 +261,8 @@ static int check(const zc_pool_options *options)
         return fail(-EINVAL, "zc_pool_open: huge %d, expected one of enum zc_huge", (int)options->huge);
     if ((unsigned)options->full > ZC_FULL_FAIL)
         return fail(-EINVAL, "zc_pool_open: full %d, expected one of enum zc_full", (int)options->full);
+    if ((unsigned)options->protect > ZC_PROTECT_USERFAULTFD)
+        return fail(-EINVAL, "zc_pool_open: protect %d, expected one of enum zc_protect", (int)options->protect);
     return 0;
 }
 
@@ -348,6 +351,7 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     if (!pool)
         return -ENOMEM;
 
+    error = pool_hooks()->choose(pool, options->protect);
     for (size_t ready = 0; ready < options->initial && !error;) {
         size_t left = options->initial - ready;
         int made = grow(pool, left > INT32_MAX ? INT32_MAX : (uint32_t)left);
@@ -364,13 +368,6 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     }
     *out = pool;
     return 0;
-}
-
-int zc_pool_open(const zc_pool_options *options, zc_pool **pool)
-{
-    if (!pool)
-        return fail(-EINVAL, "zc_pool_open: pool is NULL");
-    return pool_open(options, pool);
 }
 
 static int check_open(const struct zc_pool *pool, const char *call)

@@ -29,9 +29,10 @@ struct zc_pool {
     bool huge;
     bool open;
     enum zc_full full;
-    size_t cap;          /* live slots */
-    uint32_t index;      /* of its caches, in struct thread */
-    uint32_t cache_most; /* slots that a thread may keep (alloc/cache.h) */
+    enum zc_protect protect; /* never the default */
+    size_t cap;              /* live slots */
+    uint32_t index;          /* of its caches, in struct thread */
+    uint32_t cache_most;     /* slots that a thread may keep (alloc/cache.h) */
     _Alignas(64) _Atomic uint64_t head;
     _Atomic long spare;
     _Atomic size_t taken; /* slots that are live or in the caches of threads */
@@ -90,10 +91,6 @@ void pool_raise_peak(struct zc_pool *pool, size_t live);
 /* Gives whole segments of which nothing is in use back to the system. 0 or -errno with a message; *released says how
  * many bytes of address space, on failure too. */
 int pool_trim(struct zc_pool *pool, size_t *released);
-
-/* Protection uses up mappings, of which protect/ keeps the account. A trim that makes a slot anew calls this with
- * what the slot uses no more (sign -1) and with what it uses then (+1). */
-extern void (*_Atomic pool_account)(struct slot *slot, int sign);
 
 static inline struct zc_pool *slot_pool(const struct slot *slot)
 {

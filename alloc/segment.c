@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "alloc/hooks.h"
 #include "alloc/pool.h"
 #include "core/error.h"
 #include "core/stats.h"
@@ -192,6 +193,7 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
             collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
         if (populate(wire, length) || populate(user, length))
             return i;
+        pool_hooks()->mapped(segment->pool, user, length);
     }
     return n;
 }

@@ -4,16 +4,9 @@
 #include <string.h>
 
 #include "alloc/cache.h"
+#include "alloc/hooks.h"
 #include "alloc/pool.h"
 #include "core/error.h"
-
-static void no_account(struct slot *slot, int sign)
-{
-    (void)slot;
-    (void)sign;
-}
-
-void (*_Atomic pool_account)(struct slot *slot, int sign) = no_account;
 
 /* Takes all spare slots out of the pool, marked, and returns them as a list by `next`. */
 static uint32_t collect(struct zc_pool *pool)
@@ -58,12 +51,13 @@ static int map_under(struct slot *slot, const struct backing *backing)
         return -errno;
     sys_madvise(user, size, MADV_DODUMP); /* the wire mapping's flag came along */
     sys_madvise(user, size, MADV_POPULATE_WRITE);
+    pool_hooks()->mapped(slot_pool(slot), user, size);
     return 0;
 }
 
 static void renew(struct slot *slot, struct backing *backing, enum slot_state state)
 {
-    void (*account)(struct slot *, int) = atomic_load(&pool_account);
+    void (*account)(struct slot *, int) = pool_hooks()->account;
     account(slot, -1);
     slot_init(slot, backing);
     slot->state = (uint8_t)state;

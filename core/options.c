@@ -49,6 +49,8 @@ static const struct row rows[] = {
      "what a pool does at its cap"},
     {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO, ZC_HUGE_AUTO,
      "huge pages for slots of 2 MiB and more"},
+    {"ZC_PROTECT", KIND_NAME, FIELD(protect), NAMES("mprotect", "userfaultfd"), ZC_PROTECT_MPROTECT,
+     ZC_PROTECT_MPROTECT, "how buffers in flight are protected"},
     {"ZC_MAPS", KIND_NUMBER, FIELD(maps), NULL, 0, 0, "mappings that zc may use up"},
     {"ZC_MALLOC_THRESHOLD", KIND_NUMBER, FIELD(malloc_threshold), NULL, 0, 64 << 10,
      "bytes from which libzc-malloc.so allocates from pools"},

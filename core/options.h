@@ -18,6 +18,7 @@ struct options {
     enum zc_on_timeout on_timeout;
     enum zc_full full;
     enum zc_huge huge;
+    enum zc_protect protect;
     uint64_t fault_timeout_ms;
     uint64_t max_in_flight;    /* 0: no bound */
     uint64_t maps;             /* mappings that zc may use up; 0: what the kernel allows */

@@ -117,6 +117,14 @@ enum zc_full {
     ZC_FULL_FAIL      /* ENOMEM */
 };
 
+/* How the pages of buffers in flight are protected (ZC_PROTECT). */
+enum zc_protect {
+    ZC_PROTECT_DEFAULT,
+    ZC_PROTECT_MPROTECT,   /* page protection and SIGSEGV; the default */
+    ZC_PROTECT_USERFAULTFD /* userfaultfd(2), Linux 6.4: a system call on a guarded buffer waits instead of failing, and
+                              any number of buffers can be protected; each fault costs two changes of threads */
+};
+
 typedef struct zc_pool_options {
     size_t size;      /* sizeof(zc_pool_options) */
     size_t slot_size; /* bytes a slot, 1..; rounded up to whole pages */
@@ -124,10 +132,12 @@ typedef struct zc_pool_options {
     size_t cap;       /* most live slots, 1..ZC_UNLIMITED; spares and bounces are not counted */
     enum zc_huge huge;
     enum zc_full full;
+    enum zc_protect protect;
 } zc_pool_options;
 
 // clang-format off
-#define ZC_POOL_OPTIONS_INIT {sizeof(zc_pool_options), 0, 0, ZC_UNLIMITED, ZC_HUGE_AUTO, ZC_FULL_DEFAULT}
+#define ZC_POOL_OPTIONS_INIT {sizeof(zc_pool_options), 0, 0, ZC_UNLIMITED, ZC_HUGE_AUTO, ZC_FULL_DEFAULT, \
+     ZC_PROTECT_DEFAULT}
 // clang-format on
 
 typedef struct zc_pool_stats {
@@ -142,7 +152,10 @@ typedef struct zc_pool_stats {
     size_t cached; /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
 } zc_pool_stats;
 
-/* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. */
+/* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. -ENOTSUP:
+ * ZC_PROTECT_USERFAULTFD was asked for here and cannot be had. (If ZC_PROTECT asks for it, mprotect serves, which is said
+ * once on stderr.) Where only faults of user mode can be caught, it is opened, system calls on a guarded buffer fail
+ * with EFAULT as with mprotect, and zc_errmsg() says so. */
 ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);
 
 /* A slot of the pool; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
@@ -248,10 +261,7 @@ typedef struct zc_options {
  *                              mtu=BYTES of the device; wait=SECONDS for the others (60); unregistered=copy:
  *                              a pool that the device does not register is sent by copy (it cannot grow
  *                              otherwise). Returns when all are connected
- *   "shm:NAME?rank=R&size=N"   N processes of one user on this host; NAME is 1 to 48 letters, digits, '_', '-'
- *                              or '.'. They meet in $XDG_RUNTIME_DIR/zc, else /tmp/zc-UID. wait=SECONDS for the
- *                              others (60). Returns when all are there. A peer can read every pool that a message to
- *                              it was sent from. A process that is killed can be replaced: by one that opens its rank
+ *   "shm:..."                  reserved: -ENOTSUP
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
  *   -EINVAL   malformed address or options; a rank outside 0..size-1
  *   -EEXIST   that rank is taken
@@ -259,9 +269,6 @@ typedef struct zc_options {
  *   -ENODEV   verbs: no such device, or none that is up; -ENOTSUP: built without that transport
  *   -ETIMEDOUT, -ECONNRESET, -EADDRINUSE, -EPROTO
  *             verbs: not all ranks came, one left again, the port is taken, something else answers there
- *   -ETIMEDOUT, -EPROTO, -EPERM
- *             shm: not all ranks came; one is of another version of zc or page size; the directory or a peer is
- *             another user's, or the peer is in another pid namespace
  *   -ENOMEM   also: what is mapped already cannot be registered */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
@@ -290,7 +297,7 @@ typedef struct zc_status {
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
  *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`
- *   -EIO      the transport failed;  -ECONNRESET: verbs, shm: `dst` is gone. What was in flight with it has
+ *   -EIO      the transport failed;  -ECONNRESET: verbs: `dst` is gone. What was in flight with it has
  *             failed, what is with other ranks goes on */
 ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
@@ -305,7 +312,7 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight
- *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator
+ *   -ECANCELED zc_close or, verbs: `src` has closed its communicator
  *   -EINVAL    src, tag or range;  -EBADF, -EPERM, -EIO, -ECONNRESET, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
 

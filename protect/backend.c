@@ -1,15 +1,47 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/backend.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/error.h"
+#include "core/options.h"
 #include "protect/maps.h"
+
+static const struct backend *const backends[] = {
+    [ZC_PROTECT_MPROTECT] = &mprotect_backend,
+    [ZC_PROTECT_USERFAULTFD] = &userfaultfd_backend,
+};
 
 const struct backend *backend_of(const struct zc_pool *pool)
 {
-    (void)pool;
-    return &mprotect_backend;
+    return backends[pool->protect];
+}
+
+int backend_choose(struct zc_pool *pool, enum zc_protect wanted)
+{
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    const struct options *options;
+    int error = options_get(&options);
+    if (error)
+        return error;
+    enum zc_protect protect = wanted ? wanted : options->protect;
+    error = backends[protect]->open ? backends[protect]->open() : 0;
+    if (error && wanted)
+        return error;
+    if (error && !atomic_flag_test_and_set(&told)) {
+        error_say("%s; mprotect serves instead", zc_errmsg());
+        error_print();
+    }
+    pool->protect = error ? ZC_PROTECT_MPROTECT : protect;
+    return 0;
+}
+
+void backend_mapped(struct zc_pool *pool, char *user, size_t length)
+{
+    const struct backend *backend = backend_of(pool);
+    if (backend->mapped)
+        backend->mapped(user, length);
 }
 
 int backend_protect(const struct zc_pool *pool, char *at, size_t length, int prot, bool closed)

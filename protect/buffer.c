@@ -12,6 +12,14 @@
 #include "protect/fallback.h"
 #include "protect/fault.h"
 
+int zc_pool_open(const zc_pool_options *options, zc_pool **pool)
+{
+    if (!pool)
+        return fail(-EINVAL, "zc_pool_open: pool is NULL");
+    int error = fault_open();
+    return error ? error : pool_open(options, pool);
+}
+
 /* At the cap of a pool that does not grow. */
 static void *alloc_past(struct zc_pool *pool, size_t size)
 {
@@ -47,6 +55,11 @@ void *zc_aligned_alloc(size_t alignment, size_t size)
     if (alignment == 0 || (alignment & (alignment - 1)) || alignment > HUGE_BYTES)
         return fail_null(-EINVAL, "zc_aligned_alloc: alignment %zu, expected a power of two up to %zu", alignment,
                          HUGE_BYTES);
+    int error = heap_opened() ? 0 : fault_open(); /* which pools need to know of */
+    if (error) {
+        errno = -error;
+        return NULL;
+    }
     struct zc_pool *pool = heap_pool(size, alignment);
     return pool ? alloc_from(pool, size) : NULL;
 }

@@ -20,22 +20,23 @@ static void no_progress(void) {}
 
 void (*_Atomic conflict_progress)(void) = no_progress;
 
-static void describe_access(struct text *text, const struct slot *slot, size_t offset)
+static void describe_access(struct text *text, const struct conflict *c, const struct slot *slot, size_t offset)
 {
     text_add(text, "thread ");
-    text_add_number(text, (uint64_t)sys_tid(), 10);
+    text_add_number(text, (uint64_t)(c->thread ? c->thread : sys_tid()), 10);
     text_add(text, " touches byte ");
     text_add_number(text, offset, 10);
     text_add(text, " of the buffer at ");
     text_add_number(text, (uint64_t)(uintptr_t)slot_user(slot), 16);
 }
 
-static void tell(const char *what, const struct slot *slot, size_t offset, const struct hold *hold)
+static void tell(const char *what, const struct conflict *c, const struct slot *slot, size_t offset,
+                 const struct hold *hold)
 {
     struct text text = {0};
     text_add(&text, "zc: ");
     text_add(&text, what);
-    describe_access(&text, slot, offset);
+    describe_access(&text, c, slot, offset);
     text_add(&text, " while it ");
     hold->rules->describe(hold, &text);
     text_add(&text, "\n");
@@ -43,12 +44,12 @@ static void tell(const char *what, const struct slot *slot, size_t offset, const
 }
 
 /* The access will not end well: hands it to the communicator's error handler. Drops the lock. */
-static void refuse(struct slot *slot, struct backing *backing, const struct hold *hold, size_t offset, int error,
-                   const char *why)
+static void refuse(const struct conflict *c, struct slot *slot, struct backing *backing, const struct hold *hold,
+                   size_t offset, int error, const char *why)
 {
     const struct hold_rules *rules = hold->rules;
     struct text text = {0};
-    describe_access(&text, slot, offset);
+    describe_access(&text, c, slot, offset);
     text_add(&text, why);
     hold->rules->describe(hold, &text);
     text.bytes[text.length < sizeof text.bytes ? text.length : sizeof text.bytes - 1] = 0;
@@ -81,13 +82,13 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         int error = hold->error;
         hold->shown = true;
         if (!c->call)
-            refuse(slot, backing, hold, offset, error, ", where nothing was received: it ");
+            refuse(c, slot, backing, hold, offset, error, ", where nothing was received: it ");
         else
             lock_drop(&backing->lock);
         return error;
     }
     if (receive && !c->call && !rules->helper) {
-        refuse(slot, backing, hold, offset, -EPERM,
+        refuse(c, slot, backing, hold, offset, -EPERM,
                ", and below MPI_THREAD_MULTIPLE nobody can wait for it here (zc_wait first): it ");
         abort(); /* what is touched is not there */
     }
@@ -98,14 +99,14 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         if (!receive) {
             count(conflicts);
             if (rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
-                tell("conflict: ", slot, offset, hold);
+                tell("conflict: ", c, slot, offset, hold);
             if (rules->on_conflict == ZC_ON_CONFLICT_ABORT)
                 abort();
             policy_written(slot_pool(slot), slot);
         }
         count(waits);
     }
-    bool rename = !receive && slot->reserved && !slot->pinned && rules->conflict != ZC_CONFLICT_WAIT;
+    bool rename = !receive && slot_can_rename(slot) && rules->conflict != ZC_CONFLICT_WAIT;
     bool alone = !c->call && !rules->helper; /* nobody makes progress meanwhile */
     bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= c->deadline;
     if (rename && late) {
@@ -114,7 +115,7 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
     }
     if (now - c->start > rules->timeout_ns && !c->told) {
         c->told = true;
-        tell("still waiting: ", slot, offset, hold);
+        tell("still waiting: ", c, slot, offset, hold);
         if (rules->on_timeout == ZC_ON_TIMEOUT_ABORT)
             abort();
     }
@@ -131,6 +132,10 @@ enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t of
         return CONFLICT_DEAD;
     }
     struct hold *hold = slot_denies(slot, backing, page, store);
+    if (hold && hold->landed && c->asleep) { /* only who does touch a failed receive is refused */
+        lock_drop(&backing->lock);
+        return CONFLICT_AGAIN;
+    }
     if (hold) {
         step(slot, backing, hold, offset, c);
         return CONFLICT_GOES_ON;

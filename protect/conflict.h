@@ -10,6 +10,8 @@
 struct conflict {
     bool call;         /* a zc call, which makes progress itself; else an access, for which the helper does */
     bool told;         /* that it takes long */
+    int thread;        /* that touches; 0: the one that runs this */
+    bool asleep;       /* it was put to sleep, and a signal may have taken it elsewhere since */
     unsigned spins;    /* of a call */
     uint64_t start;    /* clock at the first wait; 0: none yet */
     uint64_t deadline; /* when a send is renamed away */
@@ -20,6 +22,7 @@ struct conflict {
 
 enum conflict_end {
     CONFLICT_GOES_ON, /* there is more to do */
+    CONFLICT_AGAIN,   /* the access has to be tried again for going on */
     CONFLICT_ENDED,   /* the page is accessible now, or was made so */
     CONFLICT_NONE,    /* no hold and no protection of ours was in the way */
     CONFLICT_DEAD     /* the slot is not live */

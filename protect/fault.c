@@ -7,9 +7,11 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "alloc/hooks.h"
 #include "core/clock.h"
 #include "core/options.h"
 #include "core/stats.h"
+#include "protect/backend.h"
 #include "protect/conflict.h"
 #include "protect/maps.h"
 #include "protect/policy.h"
@@ -193,6 +195,8 @@ static void open_once(void)
         memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
         return;
     }
+    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account};
+    pool_hooks_set(&hooks);
     maps_open(options->maps);
     policy_open();
     fault_reinstall();

@@ -3,13 +3,11 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <string.h>
 
 #include "core/clock.h"
-#include "core/error.h"
 #include "core/sys.h"
+#include "core/thread.h"
 
 enum { POLL_NS = 100000, SPINS = 200, NAP_NS = 20000 };
 
@@ -63,20 +61,6 @@ static void *help(void *unused)
     return NULL;
 }
 
-static int start(void)
-{
-    sigset_t all, before;
-    pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the application's threads' */
-    int error = pthread_create(&thread, NULL, help, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (error)
-        return fail(-ENOMEM, "zc: the helper thread cannot be started: %s", strerror(error));
-    pthread_detach(thread);
-    return 0;
-}
-
 static void update_polling(void)
 {
     bool poll = false;
@@ -92,7 +76,7 @@ int helper_attach(struct progressor *progressor)
     int error = 0;
     pthread_mutex_lock(&progressors_lock);
     if (!started)
-        error = start();
+        error = thread_spawn(help, "helper");
     started |= !error;
     if (!error) {
         progressor->next = progressors;

@@ -7,6 +7,7 @@
 #include "alloc/cache.h"
 #include "core/clock.h"
 #include "core/stats.h"
+#include "protect/backend.h"
 #include "protect/exchange.h"
 #include "protect/maps.h"
 #include "protect/pages.h"
@@ -14,12 +15,17 @@
 
 /* ---- what a rename needs ---- */
 
+static int rename_claim(const struct slot *slot)
+{
+    return backend_of(slot_pool(slot))->rename;
+}
+
 static void unreserve(struct slot *slot)
 {
     if (!slot->reserved)
         return;
     slot->reserved = false;
-    maps_unclaim(MAPS_RENAME);
+    maps_unclaim(rename_claim(slot));
     pool_unclaim(slot_pool(slot));
 }
 
@@ -47,7 +53,7 @@ static struct backing *reserve(struct slot *slot, struct backing *backing)
     bool claimed = false;
     if (!slot->reserved && !claim_now(pool, &claimed))
         backing = claim_unlocked(slot, backing, &claimed);
-    if (!slot->reserved && claimed && maps_claim(MAPS_RENAME)) {
+    if (!slot->reserved && claimed && maps_claim(rename_claim(slot))) {
         slot->reserved = true;
         claimed = false;
     }
@@ -172,32 +178,32 @@ const char *hold_send_tentative(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
     const char *wire = NULL;
-    if (protectable(hold)) {
+    if (protectable(hold))
+        backing = reserve(slot, backing);
+    if (slot->reserved && protectable(hold)) {
         link_send(hold, backing, false);
         wire = backing_wire(backing) + hold->offset;
+    } else if (!backing->sends) {
+        unreserve(slot);
     }
     lock_drop(&backing->lock);
     return wire;
 }
 
-bool hold_send_keep(struct hold *hold)
+void hold_send_keep(struct hold *hold)
 {
     /* Stores that came since the message was posted raced with the call. A rename by another thread has
      * already taken the pages out of the slot: then there is nothing to guard. */
     struct slot *slot = hold->slot;
-    struct backing *backing = reserve(slot, slot_lock(slot));
-    if (backing == hold->backing && slot->reserved) {
+    struct backing *backing = slot_lock(slot);
+    if (backing == hold->backing) {
         hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold) != SEND_COPY;
         if (!hold->guarded) {
             slot_rename(slot, backing);
-            return true;
+            return;
         }
     }
-    bool kept = backing != hold->backing || hold->guarded;
-    if (!backing->sends)
-        unreserve(slot);
     lock_drop(&backing->lock);
-    return kept;
 }
 
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
@@ -437,6 +443,15 @@ void hold_report(struct hold *hold, struct backing *backing)
 
 /* ---- the slot as a whole ---- */
 
+bool slot_can_rename(const struct slot *slot)
+{
+    int more = MAPS_RENAME - rename_claim(slot); /* not claimed before */
+    if (!slot->reserved || slot->pinned || !maps_claim(more))
+        return false;
+    maps_unclaim(more);
+    return true;
+}
+
 void slot_rename(struct slot *slot, struct backing *backing)
 {
     struct zc_pool *pool = slot_pool(slot);
@@ -444,7 +459,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     struct slot *spare = pool_pop(pool);
     struct backing *fresh = exchange_backings(slot, backing, spare, 0, 0);
     slot->reserved = false; /* spent */
-    maps_unclaim(MAPS_RENAME);
+    maps_unclaim(rename_claim(slot));
     slot_settle(slot, fresh);
     slot->awaited = slot->awaited && slot_receiving(slot);
     slot_announce(slot);

@@ -91,13 +91,12 @@ enum send_way hold_send(struct hold *hold, const char **wire);
  * receives are in flight: then copy. */
 const char *hold_send_given(struct hold *hold);
 
-/* The same for a message that the transport is likely to take at once, so that nothing needs to be reserved for a
- * guard. NULL also where the slot may not be guarded. */
+/* The same for a message that the transport is likely to take at once: reserves what guarding it later needs.
+ * NULL if that cannot be had, or receives are in flight: then copy. */
 const char *hold_send_tentative(struct hold *hold);
 
-/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. False
- * if neither spares nor mappings are left for that. */
-bool hold_send_keep(struct hold *hold);
+/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. */
+void hold_send_keep(struct hold *hold);
 
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);
@@ -134,6 +133,9 @@ bool slot_receiving(const struct slot *slot);
 /* Are pages closed to loads, too: by receives in flight, or by one that failed and was not told of? Protecting them
  * for a send would open them. */
 bool slot_closed(const struct slot *slot);
+
+/* Is everything there that renaming it needs? */
+bool slot_can_rename(const struct slot *slot);
 
 /* Makes the slot show fresh pages with the same contents; what is in flight keeps the old ones. The slot must
  * be reserved. Drops the lock. */

@@ -36,7 +36,7 @@ static long limit(void)
     return most - MARGIN;
 }
 
-static void account(struct slot *slot, int sign)
+void maps_account(struct slot *slot, int sign)
 {
     bool displaced = atomic_load(&slot->backing) != slot_home(slot);
     maps_force(sign * (slot->maps + (displaced ? MAPS_SPLIT : 0)));
@@ -44,7 +44,6 @@ static void account(struct slot *slot, int sign)
 
 void maps_open(unsigned long override)
 {
-    atomic_store(&pool_account, account);
     long most = override ? (long) override : limit();
     /* A limit too small for a ballast is too small for protection: nothing can be claimed then. */
     if (!override && most > 4 * BALLAST_PAGES) {

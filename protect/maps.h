@@ -8,6 +8,8 @@
 
 #include <stdbool.h>
 
+#include "alloc/slot.h"
+
 enum {
     MAPS_SPLIT = 2, /* a range of another protection inside a mapping */
     MAPS_RENAME = 4 /* two slots whose backings are not where their neighbours' are */
@@ -16,6 +18,9 @@ enum {
 /* Reads the kernel's limit, less what the process has, and lays out the ballast; or takes `override` (ZC_MAPS, if
  * not 0) for the limit, without ballast. */
 void maps_open(unsigned long override);
+
+/* Adds what the slot uses up to the account (sign 1), or takes it off (-1). */
+void maps_account(struct slot *slot, int sign);
 
 bool maps_claim(int n); /* signal-safe, as are: */
 void maps_force(int n); /* where refusing is no choice; negative gives back */

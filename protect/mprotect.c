@@ -11,4 +11,4 @@ static int protect(char *at, size_t length, int prot, bool closed)
     return sys_mprotect(at, length, prot);
 }
 
-const struct backend mprotect_backend = {.protect = protect, .split = MAPS_SPLIT};
+const struct backend mprotect_backend = {.protect = protect, .split = MAPS_SPLIT, .rename = MAPS_RENAME};

@@ -26,8 +26,11 @@ static bool covers_page(const struct hold *hold, uint32_t page)
 void slot_announce(struct slot *slot)
 {
     atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
+    const struct backend *backend = backend_of(slot_pool(slot));
     if (slot->awaited)
         futex_wake(&slot->event);
+    if (slot->awaited && backend->announce)
+        backend->announce();
 }
 
 /* Changes the protection of pages. Protection may be refused (-errno), its end, with `must`, may not. */
@@ -159,6 +162,16 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         slot->maps = (uint16_t)maps;
         slot->guard_closed = closed;
     }
+}
+
+void pages_show(struct slot *slot, uint32_t page)
+{
+    uint32_t end = page + 1;
+    struct backing *backing = slot_lock(slot);
+    int need = page_need(slot, backing, page, &end);
+    if (need != PROT_NONE)
+        backend_must_protect(slot_pool(slot), slot_user(slot) + ((size_t)page << PAGE_SHIFT), PAGE_BYTES, need, true);
+    lock_drop(&backing->lock);
 }
 
 struct hold *backing_denies(const struct backing *backing, uint32_t page)

@@ -18,6 +18,9 @@ bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
 /* Is every page from `first` to before `end` protected? */
 bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end);
 
+/* Puts a page back that is not in the user mapping, as protected as its holds need. */
+void pages_show(struct slot *slot, uint32_t page);
+
 /* The send that denies stores to the page, or NULL. */
 struct hold *backing_denies(const struct backing *backing, uint32_t page);
 

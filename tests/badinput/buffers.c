@@ -171,8 +171,10 @@ Test(buffers, realloc)
 
 Test(buffers, pool_options)
 {
-    static const zc_pool_options good = {sizeof good, 4096, 0, ZC_UNLIMITED, ZC_HUGE_AUTO, ZC_FULL_DEFAULT};
+    zc_pool_options good = ZC_POOL_OPTIONS_INIT;
     zc_pool *untouched = (zc_pool *)&good, *pool = untouched;
+
+    good.slot_size = 4096;
     zc_pool_options o = good;
 
     o.slot_size = 0;
@@ -194,6 +196,9 @@ Test(buffers, pool_options)
     o = good;
     o.full = (enum zc_full)98;
     CHECK_FAILS(zc_pool_open(&o, &pool), -EINVAL, "98");
+    o = good;
+    o.protect = (enum zc_protect)97;
+    CHECK_FAILS(zc_pool_open(&o, &pool), -EINVAL, "97");
     o = good;
     o.size = 3;
     CHECK_FAILS(zc_pool_open(&o, &pool), -EINVAL, "3");

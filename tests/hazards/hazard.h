@@ -6,6 +6,9 @@
 #ifndef TESTS_HAZARD_H
 #define TESTS_HAZARD_H
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "check.h"
 #include "pattern.h"
 #include "ranks.h"
@@ -90,6 +93,14 @@ DEADLY(HAZARD_DECLARE)
 /* "loop", to oneself, with each send protected. How conflicts end and what completion does are taken from
  * ZC_CONFLICT and ZC_RELEASE, so that hazards.c can run a hazard over all of them. */
 zc_comm *open_self(void);
+
+/* Does ZC_PROTECT ask for userfaultfd? */
+static inline bool on_userfaultfd(void)
+{
+    const char *protect = getenv("ZC_PROTECT");
+
+    return protect && strcmp(protect, "userfaultfd") == 0;
+}
 
 /* One message that has been sent, matched, and is held on the wire. */
 struct flight {

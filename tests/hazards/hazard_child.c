@@ -52,7 +52,10 @@ void expect_conflict(const zc_stats *before)
 {
     zc_stats now = stats_now();
 
-    CHECK(now.faults > before->faults && now.conflicts > before->conflicts && now.renames > before->renames);
+    CHECKF(now.faults > before->faults && now.conflicts > before->conflicts && now.renames > before->renames,
+           "%llu faults, %llu conflicts, %llu renames", (unsigned long long)(now.faults - before->faults),
+           (unsigned long long)(now.conflicts - before->conflicts),
+           (unsigned long long)(now.renames - before->renames));
 }
 
 static const struct {

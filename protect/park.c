@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/park.h"
+
+#include <linux/userfaultfd.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/stats.h"
+#include "core/thread.h"
+#include "protect/backend.h"
+#include "protect/conflict.h"
+#include "protect/helper.h"
+#include "protect/pages.h"
+
+struct fault {
+    char *address;
+    struct slot *slot; /* once looked for; NULL: none */
+    bool store;
+    bool minor;     /* the page is not in the user mapping */
+    bool asked;     /* woken, to see whether it comes again */
+    uint64_t since; /* clock at its arrival */
+    uint64_t due;   /* of the next step, or of its coming again */
+    struct conflict conflict;
+};
+
+enum {
+    FAULTS_MOST = 1 << 16,  /* a thread has one at a time */
+    PATIENCE_NS = 10000000, /* after which a thread is asked whether it is still there */
+    REPEATS_MOST = 8        /* touches of a dead buffer that may be late news */
+};
+
+static int fd;
+
+/* From the reader to the parker: places [taken, arrived) modulo their number. */
+static struct fault *queue;
+static _Atomic uint32_t arrived, taken;
+
+static struct fault *parked; /* of the parker alone */
+static uint32_t parked_count;
+
+/* A futex: changes when there is something to look at. */
+static _Atomic uint32_t bell;
+static _Atomic bool sleeping;
+
+void park_announce(void)
+{
+    atomic_fetch_add(&bell, 1);
+    if (atomic_load(&sleeping))
+        futex_wake(&bell);
+}
+
+static char *page_of(const char *address)
+{
+    return (char *)((uintptr_t)address & ~(PAGE_BYTES - 1));
+}
+
+/* Wakes all who wait for the page. */
+static void wake(const char *address)
+{
+    struct uffdio_range range = {(uintptr_t)page_of(address), PAGE_BYTES};
+    syscall(SYS_ioctl, fd, UFFDIO_WAKE, &range);
+}
+
+static void enqueue(const struct uffd_msg *message)
+{
+    char *address = (char *)(uintptr_t)message->arg.pagefault.address;
+    uint64_t flags = message->arg.pagefault.flags;
+    uint32_t at = atomic_load_explicit(&arrived, memory_order_relaxed);
+    if (at - atomic_load_explicit(&taken, memory_order_acquire) == FAULTS_MOST) {
+        wake(address); /* it faults again */
+        return;
+    }
+    queue[at % FAULTS_MOST] = (struct fault){.address = address,
+                                             .store = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP),
+                                             .minor = flags & UFFD_PAGEFAULT_FLAG_MINOR,
+                                             .conflict = {.thread = (int)message->arg.pagefault.feat.ptid}};
+    atomic_store_explicit(&arrived, at + 1, memory_order_release);
+    park_announce();
+}
+
+static void *read_messages(void *unused)
+{
+    (void)unused;
+    for (struct uffd_msg message;;)
+        if (syscall(SYS_read, fd, &message, sizeof message) == (long)sizeof message &&
+            message.event == UFFD_EVENT_PAGEFAULT)
+            enqueue(&message);
+    return NULL;
+}
+
+/* The buffer is not live. Whoever touched it may have gone on, and freed it, before this was looked at; who comes again
+ * and again ends as without userfaultfd: by SIGSEGV. */
+static void refuse(char *address, int thread)
+{
+    static char *last;
+    static int by, times;
+    times = last == address && by == thread ? times + 1 : 1;
+    last = address;
+    by = thread;
+    if (times == REPEATS_MOST)
+        sys_mprotect(page_of(address), PAGE_BYTES, PROT_NONE);
+}
+
+/* Takes a step. True if whoever faulted can go on. */
+static bool step(struct fault *fault, uint64_t now)
+{
+    struct slot *slot = fault->slot = slot_find(fault->address);
+    size_t offset = slot ? (size_t)(fault->address - slot_user(slot)) : 0;
+    switch (slot ? conflict_step(&fault->conflict, slot, offset, fault->store) : CONFLICT_DEAD) {
+    case CONFLICT_GOES_ON:
+        fault->conflict.asleep = true;
+        fault->due = now + fault->conflict.sleep_ns;
+        if (fault->conflict.sleep_ns)
+            helper_kick(fault->due + fault->conflict.sleep_ns);
+        return false;
+    case CONFLICT_AGAIN:
+        break;
+    case CONFLICT_DEAD:
+        refuse(fault->address, fault->conflict.thread);
+        break;
+    case CONFLICT_NONE:
+        count(faults_spurious);
+        /* fall through */
+    case CONFLICT_ENDED:
+        if (fault->minor)
+            pages_show(slot, (uint32_t)(offset >> PAGE_SHIFT));
+    }
+    return true;
+}
+
+/* Takes all faults on the page off the list, and only then wakes those who wait: what is on the list does wait. */
+static void let_go(const char *address)
+{
+    for (uint32_t i = parked_count; i-- > 0;)
+        if (page_of(parked[i].address) == page_of(address))
+            parked[i] = parked[--parked_count];
+    wake(address);
+}
+
+/* Wakes all who wait for the page, to see who comes again: a signal handler may have left an access by a long jump,
+ * which nobody tells. */
+static void ask(const char *address, uint64_t now)
+{
+    for (struct fault *fault = parked; fault < parked + parked_count; fault++)
+        if (page_of(fault->address) == page_of(address)) {
+            fault->asked = true;
+            fault->due = now + PATIENCE_NS;
+        }
+    wake(address);
+}
+
+/* It was asked, and did not come again; or it went on, since something has changed. */
+static bool gone(const struct fault *fault, uint64_t now)
+{
+    return now >= fault->due || atomic_load(&fault->slot->event) != fault->conflict.event;
+}
+
+/* Sees to the faults in turn. Returns when to look again at the latest. */
+static uint64_t look_after(void)
+{
+    uint64_t due = UINT64_MAX;
+    for (uint32_t i = 0; i < parked_count; i++) {
+        struct fault *fault = &parked[i];
+        uint64_t now = clock_ns();
+        if (fault->asked ? gone(fault, now) : step(fault, now)) {
+            let_go(fault->address);
+            return 0; /* others have taken its place */
+        }
+        if (!fault->asked && fault->conflict.sleep_ns && now - fault->since >= PATIENCE_NS)
+            ask(fault->address, now);
+        due = fault->due < due ? fault->due : due;
+    }
+    return due;
+}
+
+/* A thread has one fault at a time: an older one of it is over, or comes again. */
+static void admit(const struct fault *fault)
+{
+    uint32_t at = 0;
+    while (at < parked_count && parked[at].conflict.thread != fault->conflict.thread)
+        at++;
+    struct conflict before = parked[at].conflict;
+    bool again = at < parked_count && parked[at].asked && parked[at].address == fault->address;
+    parked[at] = *fault;
+    parked[at].since = clock_ns();
+    if (again) {
+        parked[at].conflict = before;
+        parked[at].conflict.asleep = false;
+    } else {
+        count(faults);
+    }
+    parked_count += at == parked_count;
+}
+
+static void *park(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        uint32_t seen = atomic_load(&bell);
+        uint32_t next = atomic_load_explicit(&taken, memory_order_relaxed);
+        while (next != atomic_load_explicit(&arrived, memory_order_acquire) && parked_count < FAULTS_MOST) {
+            admit(&queue[next % FAULTS_MOST]);
+            atomic_store_explicit(&taken, ++next, memory_order_release);
+        }
+        uint64_t due = look_after();
+        atomic_store(&sleeping, true);
+        uint64_t now = clock_ns();
+        if (due > now)
+            futex_wait(&bell, seen, due == UINT64_MAX ? due : due - now);
+        atomic_store(&sleeping, false);
+    }
+    return NULL;
+}
+
+int park_open(int descriptor)
+{
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+    fd = descriptor;
+    queue = sys_mmap(NULL, (2 * FAULTS_MOST + 1) * sizeof *queue, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    if (!queue)
+        return fail(-ENOMEM, "zc: no memory for parking faults");
+    parked = queue + FAULTS_MOST;
+    int error = thread_spawn(park, "fault parking");
+    return error ? error : thread_spawn(read_messages, "fault reading");
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Protection by userfaultfd(2): a fault, of the kernel too, is a message to a thread of the library (protect/park.c),
+ * and whoever faulted sleeps until its page is there or writable. No mapping is split.
+ *
+ * Read-only pages are write-protected. Pages closed to loads are taken out of the user mapping; the kernel finds them
+ * in the memfd when they are touched, and asks (a *minor* fault). Mappings keep their registration where a rename
+ * moves them, for which the kernel waits until its message has been read. */
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "core/error.h"
+#include "protect/backend.h"
+#include "protect/park.h"
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef UFFDIO_CONTINUE_MODE_WP
+#define UFFDIO_CONTINUE_MODE_WP 2
+#endif
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13) /* came with UFFDIO_CONTINUE_MODE_WP, in Linux 6.4 */
+#endif
+
+static int fd = -1;
+static bool user_mode_only;
+
+static int control(unsigned long request, void *argument)
+{
+    return sys_result(syscall(SYS_ioctl, fd, request, argument));
+}
+
+/* With faults of the kernel by privilege or by the device, else with those of user mode. The fd, or -errno. */
+static int acquire(void)
+{
+    int new = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    if (new >= 0 || errno != EPERM)
+        return new >= 0 ? new : -errno;
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        new = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC);
+        close(device);
+    }
+    if (new >= 0)
+        return new;
+    user_mode_only = true;
+    new = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    return new >= 0 ? new : -errno;
+}
+
+static int set_up(void)
+{
+    enum {
+        KEEPS = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_THREAD_ID,
+        NEEDS = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED | KEEPS
+    };
+    fd = acquire();
+    if (fd < 0)
+        return fail(-ENOTSUP, "userfaultfd cannot be had: %s", strerror(-fd));
+    struct uffdio_api api = {.api = UFFD_API, .features = NEEDS};
+    int error = control(UFFDIO_API, &api);
+    if (error)
+        error = fail(-ENOTSUP, "userfaultfd lacks features that zc needs: Linux 6.4 has them");
+    else if (park_open(fd))
+        error = -ENOTSUP;
+    if (error) {
+        close(fd);
+        fd = -1;
+    }
+    return error;
+}
+
+static int open_error;
+static char open_message[160];
+
+static void open_once(void)
+{
+    open_error = set_up();
+    if (open_error)
+        memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
+}
+
+static int open_backend(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_once);
+    if (open_error)
+        return fail(open_error, "%s", open_message);
+    if (user_mode_only)
+        error_say("userfaultfd is restricted to faults of user mode (vm.unprivileged_userfaultfd, /dev/userfaultfd): a "
+                  "system call on a guarded buffer fails with EFAULT instead of waiting");
+    return 0;
+}
+
+static void mapped(char *at, size_t length)
+{
+    struct uffdio_register registration = {.range = {(uintptr_t)at, length},
+                                           .mode = UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR};
+    control(UFFDIO_REGISTER, &registration); /* pages that are not registered cannot be protected: they are copied */
+}
+
+/* Nothing here wakes a thread: whoever sleeps is on the list of protect/park.c, and is woken when it comes off. */
+
+/* Puts pages back into the user mapping, those that are there excepted. */
+static int show(char *at, size_t length, bool store)
+{
+    for (char *end = at + length; at < end;) {
+        struct uffdio_continue arguments = {.range = {(uintptr_t)at, (size_t)(end - at)},
+                                            .mode =
+                                                UFFDIO_CONTINUE_MODE_DONTWAKE | (store ? 0 : UFFDIO_CONTINUE_MODE_WP)};
+        int error = control(UFFDIO_CONTINUE, &arguments);
+        if (error && error != -EEXIST && error != -EAGAIN)
+            return error;
+        if (!error || arguments.mapped > 0)
+            at += arguments.mapped;
+        else if (error == -EEXIST)
+            at += PAGE_BYTES;
+        else /* -EAGAIN: mappings are being changed */
+            sched_yield();
+    }
+    return 0;
+}
+
+static int write_protect(char *at, size_t length, bool on)
+{
+    struct uffdio_writeprotect arguments = {
+        .range = {(uintptr_t)at, length}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
+    int error;
+    while ((error = control(UFFDIO_WRITEPROTECT, &arguments)) == -EAGAIN)
+        sched_yield();
+    return error;
+}
+
+static int protect(char *at, size_t length, int prot, bool closed)
+{
+    if (prot == PROT_NONE)
+        return sys_madvise(at, length, MADV_DONTNEED);
+    bool store = prot & PROT_WRITE;
+    int error = closed ? show(at, length, store) : 0;
+    return error ? error : write_protect(at, length, !store);
+}
+
+const struct backend userfaultfd_backend = {
+    .open = open_backend, .mapped = mapped, .protect = protect, .announce = park_announce};
