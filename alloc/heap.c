@@ -194,3 +194,22 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
             return configured[i];
     return class_pool(class);
 }
+
+static size_t idle_bytes(struct zc_pool *pool)
+{
+    long spare = pool ? atomic_load_explicit(&pool->spare, memory_order_relaxed) : 0;
+    return spare > 0 ? (size_t)spare * pool->slot_size : 0;
+}
+
+void heap_trim(size_t most)
+{
+    size_t idle = 0;
+    for (int i = 0; i < CLASSES; i++)
+        idle += idle_bytes(atomic_load_explicit(&classes[i], memory_order_acquire));
+    for (int i = CLASSES - 1; i >= 0 && idle > most; i--) {
+        struct zc_pool *pool = atomic_load_explicit(&classes[i], memory_order_acquire);
+        size_t before = idle_bytes(pool);
+        if (before && zc_pool_trim(pool, NULL) == 0)
+            idle -= before - idle_bytes(pool);
+    }
+}

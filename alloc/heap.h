@@ -20,4 +20,8 @@ struct zc_pool *heap_pool(size_t size, size_t alignment);
 /* Slot size of the class that holds `size`: four to each doubling, so that less than a quarter is wasted. */
 size_t heap_class_size(size_t size);
 
+/* Where the class pools (not those of ZC_POOLS) keep more than `most` bytes of free slots, gives what it can of them back
+ * to the system. */
+void heap_trim(size_t most);
+
 #endif

@@ -104,6 +104,20 @@ static void reserve_again(struct segment *segment)
     sys_mmap(arena_wire_of(segment->user), segment->length, PROT_NONE, FLAGS, -1, 0);
 }
 
+static _Atomic bool hidden;
+
+void segment_hide(void)
+{
+    atomic_store(&hidden, true);
+}
+
+static void close_fd(struct segment *segment)
+{
+    if (segment->fd >= 0)
+        close(segment->fd);
+    segment->fd = -1;
+}
+
 int segment_map(struct segment *segment)
 {
     char *user = segment->user, *wire = arena_wire_of(user);
@@ -122,9 +136,10 @@ int segment_map(struct segment *segment)
                      length, strerror(errno));
     if (!error)
         error = register_segment(segment);
+    if (error || atomic_load(&hidden))
+        close_fd(segment);
     if (error) {
         reserve_again(segment);
-        close(segment->fd);
         return error;
     }
     segment->mapped = true;
@@ -140,7 +155,7 @@ void segment_unmap(struct segment *segment)
         registrar->remove(registrar->context, segment);
     pthread_mutex_unlock(&registry);
     reserve_again(segment);
-    close(segment->fd);
+    close_fd(segment);
     atomic_store(&segment->carved, 0);
     segment->mapped = false;
 }

@@ -22,8 +22,8 @@ struct segment {
     uint32_t slots;
     _Atomic uint32_t carved; /* slots that were set up, from the front */
     bool mapped;
-    _Atomic bool huge; /* until the kernel refuses */
-    int fd;
+    _Atomic bool huge;    /* until the kernel refuses */
+    int fd;               /* -1: hidden */
     struct segment *next; /* of the pool */
 };
 
@@ -42,6 +42,10 @@ int registrar_attach(struct registrar *registrar);
 
 /* Removes every segment from it, and tells it of no more. Without effect if it is not attached. */
 void registrar_detach(struct registrar *registrar);
+
+/* Segments to come keep no file descriptor: they will be shown to no other process. For a process that does not know
+ * that it has zc, takes the numbers of its descriptors for its own, and closes others. */
+void segment_hide(void);
 
 /* Maps and publishes `segment`, whose first lines up to `slots` are filled in. 0 or -errno with a message. */
 int segment_map(struct segment *segment);

@@ -23,6 +23,7 @@ struct options {
     uint64_t max_in_flight;    /* 0: no bound */
     uint64_t maps;             /* mappings that zc may use up; 0: what the kernel allows */
     uint64_t malloc_threshold; /* of the malloc preload: bytes from which it uses pools */
+    uint64_t malloc_most;      /* and up to which it does */
     const char *transport;     /* ZC_TRANSPORT, not parsed here; "" */
     const char *pools;         /* ZC_POOLS, not parsed here; "" */
 };

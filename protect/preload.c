@@ -11,7 +11,11 @@
 #include "protect/hold.h"
 #include "protect/inherit.h"
 
-static int threshold(size_t *bytes)
+/* What the pools may keep free when one of them grows: a program that needs other sizes than before shall not keep
+ * the memory of both. */
+enum { IDLE_MOST = 32 << 20 };
+
+static int sizes(size_t *least, size_t *most)
 {
     const struct options *options;
     int error = options_get(&options);
@@ -19,11 +23,12 @@ static int threshold(size_t *bytes)
         error_print();
         return error;
     }
-    *bytes = options->malloc_threshold;
+    *least = options->malloc_threshold;
+    *most = options->malloc_most;
     return 0;
 }
 
-static int open_pools(char **start, size_t *length)
+static int open_pools(bool hidden, char **start, size_t *length)
 {
     /* The arena's reservation would use up what the program was given. */
     struct rlimit limit;
@@ -34,6 +39,8 @@ static int open_pools(char **start, size_t *length)
         error_print();
     if (error)
         return error;
+    if (hidden)
+        segment_hide();
     inherit_open();
     *start = arena.user;
     *length = arena.span;
@@ -44,6 +51,8 @@ static void *alloc(size_t size, size_t alignment)
 {
     struct zc_pool *pool = arena.forked ? NULL : heap_pool(size, alignment);
     struct slot *slot = pool ? cache_pop(pool) : NULL;
+    if (pool && !slot && atomic_load_explicit(&pool->spare, memory_order_relaxed) <= 0)
+        heap_trim(IDLE_MOST);
     if (!slot && (!pool || cache_refill(pool, &slot)))
         return NULL;
     slot_acquire(slot);
@@ -68,7 +77,7 @@ static void free_buffer(void *ptr)
 }
 
 const struct preload preload = {.size = sizeof preload,
-                                .threshold = threshold,
+                                .sizes = sizes,
                                 .open = open_pools,
                                 .alloc = alloc,
                                 .free = free_buffer,

@@ -10,6 +10,7 @@
 #ifndef ZC_PROTECT_PRELOAD_H
 #define ZC_PROTECT_PRELOAD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "zc.h"
@@ -17,11 +18,13 @@
 struct preload {
     size_t size; /* of this struct: another version's is not used */
 
-    /* Option ZC_MALLOC_THRESHOLD. 0, or -EINVAL with the message printed: an ill-formed ZC_... variable. */
-    int (*threshold)(size_t *bytes);
+    /* Options ZC_MALLOC_THRESHOLD and ZC_MALLOC_MOST. 0, or -EINVAL with the message printed: an ill-formed ZC_...
+     * variable. */
+    int (*sizes)(size_t *least, size_t *most);
 
-    /* Opens the pools; all buffers will lie in *start..*start + *length. 0 or -errno. */
-    int (*open)(char **start, size_t *length);
+    /* Opens the pools; all buffers will lie in *start..*start + *length. `hidden`: without file descriptors that the
+     * program might see. 0 or -errno. */
+    int (*open)(bool hidden, char **start, size_t *length);
 
     /* At least `size` bytes, aligned to `alignment`, a power of two up to 2 MiB. NULL where the
      * pools have none, and in a forked child. */

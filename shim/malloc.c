@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * libzc-malloc.so, a preload that replaces malloc: LD_PRELOAD=libzc-malloc.so PROGRAM. Allocations from
- * ZC_MALLOC_THRESHOLD bytes up are buffers of zc's pools, so that messages of an unmodified program lie where zc can
- * protect them; all others are mimalloc's.
+ * libzc-malloc.so, a preload that replaces malloc: LD_PRELOAD=libzc-malloc.so PROGRAM. Allocations of
+ * ZC_MALLOC_THRESHOLD to ZC_MALLOC_MOST bytes are buffers of zc's pools, so that messages of an unmodified program lie
+ * where zc can protect them; all others are mimalloc's.
  *
  * mimalloc is linked. Its library replaces malloc too, but it is loaded after this one, so these names are found first.
- * There is no constructor and no other moment of start-up that must come before the first call: the threshold is read
+ * There is no constructor and no other moment of start-up that must come before the first call: the sizes are read
  * by the first allocation, the pools are opened by the first large one. */
 #include <errno.h>
 #include <mimalloc.h>
@@ -27,6 +27,7 @@ static const size_t PAGE = 4096, ALIGNMENT_MOST = 2 << 20;
 
 static const struct preload *pools = &preload;
 static _Atomic size_t threshold; /* 0 until it was read */
+static size_t most;              /* bytes that come from the pools; stored before */
 
 /* Where all buffers of the pools lie. `length` is stored last; 0: there are none. */
 static char *start;
@@ -37,8 +38,8 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) bool inside;
 
 static bool pooled(const void *ptr)
 {
-    size_t most = atomic_load_explicit(&length, memory_order_acquire);
-    return (size_t)((const char *)ptr - start) < most;
+    size_t bytes = atomic_load_explicit(&length, memory_order_acquire);
+    return (size_t)((const char *)ptr - start) < bytes;
 }
 
 static bool small(size_t size)
@@ -48,7 +49,7 @@ static bool small(size_t size)
 
 /* False before the program's start-up code has set the environment. Meanwhile mimalloc serves all threads, so none
  * waits. */
-static bool read_threshold(void)
+static bool read_sizes(void)
 {
     size_t unread = 0, bytes;
     if (atomic_load(&threshold))
@@ -57,7 +58,7 @@ static bool read_threshold(void)
         return false;
     if (&zc_preload && zc_preload->size == sizeof *zc_preload)
         pools = zc_preload;
-    if (pools->threshold(&bytes) == 0)
+    if (pools->sizes(&bytes, &most) == 0)
         atomic_store(&threshold, bytes > PAGE ? bytes : PAGE);
     return true;
 }
@@ -72,7 +73,7 @@ static bool opened(void)
         return false;
     char *first;
     size_t bytes;
-    if (pools->open(&first, &bytes)) {
+    if (pools->open(pools == &preload, &first, &bytes)) {
         atomic_store(&threshold, SIZE_MAX);
         return false;
     }
@@ -88,7 +89,7 @@ static void *from_pools(size_t alignment, size_t size)
         return NULL;
     int error = errno;
     inside = true;
-    bool large = read_threshold() && !small(size) && opened();
+    bool large = read_sizes() && !small(size) && size <= most && opened();
     void *ptr = large ? pools->alloc(size, alignment) : NULL;
     inside = false;
     errno = error;
@@ -216,33 +217,53 @@ void *__libc_valloc(size_t size) ALSO(valloc);
 void *__libc_pvalloc(size_t size) ALSO(pvalloc);
 int __posix_memalign(void **out, size_t alignment, size_t size) ALSO(posix_memalign);
 
-/* ---- C++'s operators, or mimalloc's would be found where a program does not itself link the C++ library ---- */
+/* ---- C++'s operators ----
+ *
+ * The C++ library's would do, since they call malloc; but where a program does not itself link that library, mimalloc's
+ * are found before it. */
 
-/* Its new-handlers and exceptions are mimalloc's affair. */
+typedef void new_handler(void);
+extern new_handler *_ZSt15get_new_handlerv(void) __attribute__((weak));     /* std::get_new_handler */
+extern _Noreturn void _ZSt17__throw_bad_allocv(void) __attribute__((weak)); /* std::__throw_bad_alloc */
+
+/* Returns if it is worth trying again. */
+static void no_memory(void)
+{
+    new_handler *handler = &_ZSt15get_new_handlerv ? _ZSt15get_new_handlerv() : NULL;
+    if (handler)
+        handler();
+    else if (&_ZSt17__throw_bad_allocv)
+        _ZSt17__throw_bad_allocv();
+    else
+        __builtin_abort();
+}
+
 SHOWN void *_Znwm(size_t size)
 {
-    void *ptr = small(size) ? NULL : from_pools(1, size);
-    return ptr ? ptr : mi_new(size);
+    void *ptr;
+    while (!(ptr = malloc(size)))
+        no_memory();
+    return ptr;
+}
+
+SHOWN void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
+{
+    void *ptr;
+    while (!(ptr = memalign(alignment, size)))
+        no_memory();
+    return ptr;
 }
 
 SHOWN void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
 {
     (void)nothrow;
-    void *ptr = small(size) ? NULL : from_pools(1, size);
-    return ptr ? ptr : mi_new_nothrow(size);
-}
-
-SHOWN void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
-{
-    void *ptr = memalign(alignment, size);
-    return ptr ? ptr : mi_new_aligned(size, alignment);
+    return malloc(size);
 }
 
 SHOWN void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
 {
     (void)nothrow;
-    void *ptr = memalign(alignment, size);
-    return ptr ? ptr : mi_new_aligned_nothrow(size, alignment);
+    return memalign(alignment, size);
 }
 
 void *_Znam(size_t size) ALSO(_Znwm);

@@ -16,6 +16,7 @@
 
 #include "child.h"
 #include "preload.h"
+#include "system.h"
 
 bool pooled(const void *ptr)
 {
@@ -274,6 +275,51 @@ static void threshold(void)
     run_threads(1);
 }
 
+static void most(void)
+{
+    char *p = allocate(64 * MIB), *q = allocate(64 * MIB + 1);
+
+    CHECK(pooled(p) && !pooled(q));
+    free(p);
+    free(q);
+}
+
+/* A script or a server counts on the numbers of its descriptors, and closes those that it does not know. */
+static void hidden_descriptors(void)
+{
+    int before = dup(0);
+    char *p = allocate(MIB);
+    int after = dup(0);
+
+    CHECK(pooled(p) && after == before + 1);
+    free(p);
+}
+
+static unsigned long long resident_pools(void)
+{
+    return system_number("/proc/self/status", "RssShmem:") * KIB;
+}
+
+/* Sizes that a program has left behind do not keep their memory for ever. */
+static void idle_memory(void)
+{
+    size_t sum = 0;
+
+    for (size_t size = MIB; size < 64 * MIB; size += size / 4) {
+        char *p = allocate(size);
+        CHECK(pooled(p));
+        memset(p, 1, size);
+        free(p);
+        sum += size;
+        CHECKF(resident_pools() < size + size / 4 + 100 * MIB, "%llu resident after %zu", resident_pools(), size);
+    }
+    CHECK(sum > 200 * (size_t)MIB);
+    char *small = allocate(MIB), *other = allocate(MIB); /* what was given back is there again */
+    CHECK(pooled(small) && pooled(other));
+    free(small);
+    free(other);
+}
+
 /* A pool at its cap leaves the rest to mimalloc. */
 static void capped(void)
 {
@@ -344,6 +390,9 @@ static const struct {
                {"before_constructors", before_constructors},
                {"no_handler", no_handler},
                {"threshold", threshold},
+               {"most", most},
+               {"hidden_descriptors", hidden_descriptors},
+               {"idle_memory", idle_memory},
                {"capped", capped},
                {"address_space", address_space},
                {"address_space_of_child", address_space_of_child},

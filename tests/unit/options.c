@@ -71,7 +71,8 @@ static uint64_t value_of(const struct options *o, const char *variable)
                {"ZC_FULL", o->full},
                {"ZC_HUGE", o->huge},
                {"ZC_MAPS", o->maps},
-               {"ZC_MALLOC_THRESHOLD", o->malloc_threshold}};
+               {"ZC_MALLOC_THRESHOLD", o->malloc_threshold},
+               {"ZC_MALLOC_MOST", o->malloc_most}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i].variable, variable) == 0)
             return all[i].value;
@@ -92,6 +93,7 @@ static const struct option_case defaults[] = {
     {"ZC_HUGE", NULL, ZC_HUGE_AUTO, NULL},
     {"ZC_MAPS", NULL, 0, NULL},
     {"ZC_MALLOC_THRESHOLD", NULL, 64 << 10, NULL},
+    {"ZC_MALLOC_MOST", NULL, 64 << 20, NULL},
 };
 
 enum { DEFAULTS = sizeof defaults / sizeof defaults[0] };
