@@ -36,6 +36,7 @@ struct mpi {
     MPI_Comm comm;
     lock lock;
     struct requests sends, receives;
+    _Atomic int in_flight; /* of both: where it is 0, a poll has nothing to do */
 };
 
 static int mpi_failed(int code, const char *what)
@@ -241,6 +242,11 @@ static int make_room(struct requests *requests)
     return 0;
 }
 
+static void count_requests(struct mpi *mpi)
+{
+    atomic_store_explicit(&mpi->in_flight, mpi->sends.count + mpi->receives.count, memory_order_relaxed);
+}
+
 /* There is room. Locked, as is untrack. */
 static void track(struct requests *requests, struct op *op, MPI_Request request)
 {
@@ -255,6 +261,15 @@ static void untrack(struct requests *requests, struct op *op)
     requests->native[at] = requests->native[--requests->count];
     requests->ops[at] = requests->ops[requests->count];
     requests->ops[at]->in.index = at;
+}
+
+/* Past what was tested and is not over; back to the start at the end, now rather than later: what is posted meanwhile
+ * would always be tested first, and the older ones never again. */
+static void move_on(struct requests *requests, int tested)
+{
+    requests->cursor += tested;
+    if (requests->cursor >= requests->count)
+        requests->cursor = 0;
 }
 
 static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
@@ -275,38 +290,13 @@ static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, 
     int error = make_room(&mpi->sends);
     if (!error)
         track(&mpi->sends, op, request);
+    count_requests(mpi);
     lock_drop(&mpi->lock);
     if (!error)
         return 0;
     /* Posted, and no memory to remember it by: the one send that waits. */
     code = MPI_Wait(&request, MPI_STATUS_IGNORE);
     return code == MPI_SUCCESS ? 1 : mpi_failed(code, "MPI_Wait");
-}
-
-static int track_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request)
-{
-    if (code == MPI_SUCCESS)
-        track(&mpi->receives, op, request);
-    lock_drop(&mpi->lock);
-    return code == MPI_SUCCESS ? 0 : mpi_failed(code, "MPI_Irecv");
-}
-
-static int mpi_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
-{
-    struct mpi *mpi = endpoint->state;
-    MPI_Request request;
-    int count;
-    lock_take(&mpi->lock);
-    int error = make_room(&mpi->receives);
-    if (error) {
-        lock_drop(&mpi->lock);
-        return error;
-    }
-    MPI_Datatype type = type_for(cap, &count);
-    int code = MPI_Irecv(wire, count, type, src == ZC_ANY_SOURCE ? MPI_ANY_SOURCE : src,
-                         tag == ZC_ANY_TAG ? MPI_ANY_TAG : tag, mpi->comm, &request);
-    type_done(type);
-    return track_receive(mpi, op, code, request);
 }
 
 static void complete(struct op *op, int code, const MPI_Status *status)
@@ -324,6 +314,49 @@ static void complete(struct op *op, int code, const MPI_Status *status)
     op_received(op, cancelled ? op->peer : status->MPI_SOURCE, cancelled ? op->tag : status->MPI_TAG, length, error);
 }
 
+/* A call that waits for its message takes it at once if it is there already. Locked; drops the lock. */
+static int start_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request)
+{
+    MPI_Status status;
+    int over = 0;
+    if (code != MPI_SUCCESS) {
+        lock_drop(&mpi->lock);
+        return mpi_failed(code, "MPI_Irecv");
+    }
+    if (!op->hold.named) {
+        testing = true;
+        code = MPI_Test(&request, &over, &status);
+        testing = false;
+    }
+    if (!over && code == MPI_SUCCESS) {
+        track(&mpi->receives, op, request);
+        count_requests(mpi);
+        lock_drop(&mpi->lock);
+        return 0;
+    }
+    lock_drop(&mpi->lock);
+    complete(op, code, &status);
+    return 0;
+}
+
+static int mpi_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    struct mpi *mpi = endpoint->state;
+    MPI_Request request;
+    int count;
+    lock_take(&mpi->lock);
+    int error = make_room(&mpi->receives);
+    if (error) {
+        lock_drop(&mpi->lock);
+        return error;
+    }
+    MPI_Datatype type = type_for(cap, &count);
+    int code = MPI_Irecv(wire, count, type, src == ZC_ANY_SOURCE ? MPI_ANY_SOURCE : src,
+                         tag == ZC_ANY_TAG ? MPI_ANY_TAG : tag, mpi->comm, &request);
+    type_done(type);
+    return start_receive(mpi, op, code, request);
+}
+
 struct over {
     struct op *op;
     int code;
@@ -335,8 +368,6 @@ static int harvest_sends(struct requests *sends, struct over over[WINDOW])
 {
     int indices[WINDOW], n = 0;
     MPI_Status statuses[WINDOW];
-    if (sends->cursor >= sends->count)
-        sends->cursor = 0;
     int window = sends->count - sends->cursor < WINDOW ? sends->count - sends->cursor : WINDOW;
     int code = MPI_Testsome(window, sends->native + sends->cursor, &n, indices, statuses);
     if (n == MPI_UNDEFINED || n < 0)
@@ -346,7 +377,7 @@ static int harvest_sends(struct requests *sends, struct over over[WINDOW])
                                 .code = code == MPI_ERR_IN_STATUS ? statuses[i].MPI_ERROR : MPI_SUCCESS};
     for (int i = 0; i < n; i++)
         untrack(sends, over[i].op);
-    sends->cursor += window - n;
+    move_on(sends, window - n);
     return n;
 }
 
@@ -369,23 +400,23 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
     struct requests *receives = &mpi->receives;
     struct over over[WINDOW + RECEIVES + 1];
     int n = 0;
-    if (!lock_try(&mpi->lock))
+    if (atomic_load_explicit(&mpi->in_flight, memory_order_relaxed) == 0 || !lock_try(&mpi->lock))
         return;
     testing = true;
     /* The urgent one is in its own place, unless another thread has ended it. */
     if (urgent && urgent->in.index < (size_t)receives->count && receives->ops[urgent->in.index] == urgent)
         n += harvest_receive(receives, (int)urgent->in.index, &over[n]);
+    move_on(receives, 0);
     for (int i = 0; i < RECEIVES && i < receives->count; i++) {
-        if (receives->cursor >= receives->count)
-            receives->cursor = 0;
-        if (receives->ops[receives->cursor] != urgent && harvest_receive(receives, receives->cursor, &over[n]))
-            n++;
-        else
-            receives->cursor++;
+        bool over_now =
+            receives->ops[receives->cursor] != urgent && harvest_receive(receives, receives->cursor, &over[n]);
+        n += over_now;
+        move_on(receives, !over_now);
     }
     if (mpi->sends.count)
         n += harvest_sends(&mpi->sends, over + n);
     testing = false;
+    count_requests(mpi);
     lock_drop(&mpi->lock);
     for (int i = 0; i < n; i++)
         complete(over[i].op, over[i].code, &over[i].status);
@@ -457,7 +488,7 @@ static int mpi_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
     MPI_Datatype type = type_for(cap, &count);
     int code = MPI_Imrecv(wire, count, type, &message, &request);
     type_done(type);
-    return track_receive(mpi, op, code, request);
+    return start_receive(mpi, op, code, request);
 }
 
 const struct transport mpi_transport = {.scheme = "mpi",
