@@ -178,32 +178,32 @@ const char *hold_send_tentative(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
     const char *wire = NULL;
-    if (protectable(hold))
-        backing = reserve(slot, backing);
-    if (slot->reserved && protectable(hold)) {
+    if (protectable(hold)) {
         link_send(hold, backing, false);
         wire = backing_wire(backing) + hold->offset;
-    } else if (!backing->sends) {
-        unreserve(slot);
     }
     lock_drop(&backing->lock);
     return wire;
 }
 
-void hold_send_keep(struct hold *hold)
+bool hold_send_keep(struct hold *hold)
 {
     /* Stores that came since the message was posted raced with the call. A rename by another thread has
      * already taken the pages out of the slot: then there is nothing to guard. */
     struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock(slot);
-    if (backing == hold->backing) {
+    struct backing *backing = reserve(slot, slot_lock(slot));
+    if (backing == hold->backing && slot->reserved) {
         hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold) != SEND_COPY;
         if (!hold->guarded) {
             slot_rename(slot, backing);
-            return;
+            return true;
         }
     }
+    bool kept = backing != hold->backing || hold->guarded;
+    if (!backing->sends)
+        unreserve(slot);
     lock_drop(&backing->lock);
+    return kept;
 }
 
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)

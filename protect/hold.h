@@ -91,12 +91,13 @@ enum send_way hold_send(struct hold *hold, const char **wire);
  * receives are in flight: then copy. */
 const char *hold_send_given(struct hold *hold);
 
-/* The same for a message that the transport is likely to take at once: reserves what guarding it later needs.
- * NULL if that cannot be had, or receives are in flight: then copy. */
+/* The same for a message that the transport is likely to take at once, so that nothing needs to be reserved for a
+ * guard. NULL also where the slot may not be guarded. */
 const char *hold_send_tentative(struct hold *hold);
 
-/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. */
-void hold_send_keep(struct hold *hold);
+/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. False
+ * if neither spares nor mappings are left for that. */
+bool hold_send_keep(struct hold *hold);
 
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);

@@ -10,13 +10,15 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
 {
     lock_take(&comm->ops);
     struct op *op = comm->free_ops;
-    if (op)
+    if (op) {
         comm->free_ops = op->next;
-    lock_drop(&comm->ops);
-    if (!op)
+    } else {
+        lock_drop(&comm->ops);
         op = malloc(sizeof *op);
-    if (!op)
-        return fail_null(-ENOMEM, "zc: no memory for an operation");
+        if (!op)
+            return fail_null(-ENOMEM, "zc: no memory for an operation");
+        lock_take(&comm->ops);
+    }
     op->hold = *hold;
     op->hold.rules = &comm->rules;
     op->comm = comm;
@@ -28,14 +30,13 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
     op->tag = tag;
     atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
     atomic_store_explicit(&op->users, 1, memory_order_relaxed);
-    if (sends)
-        return op;
-    lock_take(&comm->ops);
-    op->next = comm->receives;
-    op->link = &comm->receives;
-    if (op->next)
-        op->next->link = &op->next;
-    comm->receives = op;
+    if (!sends) {
+        op->next = comm->receives;
+        op->link = &comm->receives;
+        if (op->next)
+            op->next->link = &op->next;
+        comm->receives = op;
+    }
     lock_drop(&comm->ops);
     return op;
 }
@@ -43,7 +44,7 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
 void op_free(struct op *op)
 {
     struct zc_comm *comm = op->comm;
-    if (atomic_fetch_sub(&op->users, 1) > 1)
+    if (atomic_load_explicit(&op->users, memory_order_acquire) > 1 && atomic_fetch_sub(&op->users, 1) > 1)
         return;
     lock_take(&comm->ops);
     if (!op->sends) {
@@ -56,6 +57,16 @@ void op_free(struct op *op)
     lock_drop(&comm->ops);
 }
 
+void op_end_send(struct op *op)
+{
+    if (op->held)
+        hold_end(&op->hold);
+    if (op->bounce)
+        pool_push(op->bounce);
+    free(op->spill);
+    op_free(op);
+}
+
 void op_sent(struct op *op, int error)
 {
     struct zc_comm *comm = op->comm;
@@ -64,12 +75,7 @@ void op_sent(struct op *op, int error)
         atomic_compare_exchange_strong(&comm->send_error, &none, error);
     if (atomic_exchange(&op->phase, OP_OVER) == OP_TENTATIVE)
         return; /* its sender is not through with it */
-    if (op->held)
-        hold_end(&op->hold);
-    if (op->bounce)
-        pool_push(op->bounce);
-    free(op->spill);
-    op_free(op);
+    op_end_send(op);
     atomic_fetch_sub_explicit(&comm->sending, 1, memory_order_release); /* last: the communicator may be closed now */
 }
 

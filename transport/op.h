@@ -21,7 +21,8 @@ struct op {
     bool sends;          /* else it receives */
     bool held;           /* a send whose hold is in force */
     struct slot *bounce; /* a send's copy, or */
-    void *spill;         /* one on the heap, where no slot could be had */
+    void *spill;         /* one on the heap, where no slot could be had, or */
+    char small[64];      /* one of a few bytes */
     int peer, tag;       /* as given to the call */
     _Atomic int phase;   /* enum op_phase */
     _Atomic int users;   /* who still look at it; the last op_free ends it */
@@ -51,6 +52,9 @@ void op_received(struct op *op, int source, int tag, size_t length, int error);
 /* For the layer above. */
 struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag);
 void op_free(struct op *op);
+
+/* Ends a send that is over or was never posted, and whatever it holds. */
+void op_end_send(struct op *op);
 
 static inline bool op_over(struct op *op)
 {

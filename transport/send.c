@@ -32,9 +32,12 @@ static int copy(struct op *op, const void *buf, const char **wire)
         return fail(error, "zc_send: the receive into %p failed", buf);
     if (slot)
         lock_drop(&backing->lock);
-    struct zc_pool *pool = heap_pool(length, 1);
+    bool small = length <= sizeof op->small;
+    struct zc_pool *pool = small ? NULL : heap_pool(length, 1);
     char *to;
-    if (pool && pool_claim(pool) == 0) {
+    if (small) {
+        to = op->small;
+    } else if (pool && pool_claim(pool) == 0) {
         op->bounce = pool_pop(pool);
         to = backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
     } else {
@@ -65,8 +68,6 @@ static int secure(struct op *op, const void *buf, bool eager, const char **out)
     if (op->hold.slot && eager) {
         wire = hold_send_tentative(&op->hold);
         op->held = wire != NULL;
-        if (wire)
-            atomic_store_explicit(&op->phase, OP_TENTATIVE, memory_order_relaxed);
     } else if (op->hold.slot) {
         switch (hold_send(&op->hold, &wire)) {
         case SEND_PROTECTED:
@@ -86,34 +87,45 @@ static int secure(struct op *op, const void *buf, bool eager, const char **out)
     return 0;
 }
 
-/* The transport did not take the message while it was posted: its pages are guarded only now. */
+/* The transport did not take the message while it was posted: it is in flight, and its pages are guarded only now. */
 static void keep(struct op *op)
 {
+    zc_comm *comm = op->comm;
     int tentative = OP_TENTATIVE;
-    count(sends_protected);
-    hold_send_keep(&op->hold);
+    struct waiting waiting = {0};
+    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    if (op->held && hold_send_keep(&op->hold))
+        count(sends_protected);
+    else if (op->held) /* spares or mappings have run out since: the one send that waits */
+        while (!op_over(op))
+            comm_poll_waiting(comm, NULL, &waiting);
     if (!atomic_compare_exchange_strong(&op->phase, &tentative, OP_STARTED))
         op_sent(op, 0); /* it left meanwhile, and that was told (with its error) already */
+}
+
+/* Posts a message that is likely to be taken at once, and then is over without having been in flight. */
+static int post_eager(struct op *op, const char *wire)
+{
+    zc_comm *comm = op->comm;
+    atomic_store_explicit(&op->phase, OP_TENTATIVE, memory_order_relaxed);
+    int posted = comm->transport->send(&comm->endpoint, op, wire_checked(wire), op->hold.length, op->peer, op->tag);
+    if (posted == 0) {
+        keep(op);
+    } else {
+        if (posted > 0 && op->held)
+            count(sends_inline);
+        op_end_send(op);
+    }
+    return posted < 0 ? posted : 0;
 }
 
 static int post(struct op *op, const char *wire)
 {
     zc_comm *comm = op->comm;
-    bool tentative = atomic_load_explicit(&op->phase, memory_order_relaxed) == OP_TENTATIVE;
     atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
     int posted = comm->transport->send(&comm->endpoint, op, wire_checked(wire), op->hold.length, op->peer, op->tag);
-    if (posted == 0) {
-        if (tentative)
-            keep(op);
-        poll_sometimes(comm);
-        return 0;
-    }
-    if (tentative) {
-        atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
-        if (posted > 0)
-            count(sends_inline);
-    }
-    op_sent(op, 0); /* over already, or undone */
+    if (posted != 0)
+        op_sent(op, 0); /* over already, or undone */
     return posted < 0 ? posted : 0;
 }
 
@@ -141,13 +153,16 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (!op)
         return -ENOMEM;
     const char *wire;
-    error = secure(op, buf, len <= comm->endpoint.eager, &wire);
+    bool eager = len <= comm->endpoint.eager;
+    error = secure(op, buf, eager, &wire);
     if (error) {
         op_free(op);
         return error;
     }
     count(sends);
-    return post(op, wire);
+    error = eager ? post_eager(op, wire) : post(op, wire);
+    poll_sometimes(comm);
+    return error;
 }
 
 int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
@@ -182,5 +197,6 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
         count(sends_free);
     count(sends);
     error = post(op, wire);
+    poll_sometimes(comm);
     return error ? error : zc_free(buf);
 }
