@@ -261,7 +261,10 @@ typedef struct zc_options {
  *                              mtu=BYTES of the device; wait=SECONDS for the others (60); unregistered=copy:
  *                              a pool that the device does not register is sent by copy (it cannot grow
  *                              otherwise). Returns when all are connected
- *   "shm:..."                  reserved: -ENOTSUP
+ *   "shm:NAME?rank=R&size=N"   N processes of one user on this host; NAME is 1 to 48 letters, digits, '_', '-'
+ *                              or '.'. They meet in $XDG_RUNTIME_DIR/zc, else /tmp/zc-UID. wait=SECONDS for the
+ *                              others (60). Returns when all are there. A peer can read every pool that a message to
+ *                              it was sent from. A process that is killed can be replaced: by one that opens its rank
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
  *   -EINVAL   malformed address or options; a rank outside 0..size-1
  *   -EEXIST   that rank is taken
@@ -269,6 +272,9 @@ typedef struct zc_options {
  *   -ENODEV   verbs: no such device, or none that is up; -ENOTSUP: built without that transport
  *   -ETIMEDOUT, -ECONNRESET, -EADDRINUSE, -EPROTO
  *             verbs: not all ranks came, one left again, the port is taken, something else answers there
+ *   -ETIMEDOUT, -EPROTO, -EPERM
+ *             shm: not all ranks came; one is of another version of zc or page size; the directory or a peer is
+ *             another user's, or the peer is in another pid namespace
  *   -ENOMEM   also: what is mapped already cannot be registered */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
@@ -297,7 +303,7 @@ typedef struct zc_status {
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
  *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`
- *   -EIO      the transport failed;  -ECONNRESET: verbs: `dst` is gone. What was in flight with it has
+ *   -EIO      the transport failed;  -ECONNRESET: verbs, shm: `dst` is gone. What was in flight with it has
  *             failed, what is with other ranks goes on */
 ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
@@ -312,7 +318,7 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight
- *   -ECANCELED zc_close or, verbs: `src` has closed its communicator
+ *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator
  *   -EINVAL    src, tag or range;  -EBADF, -EPERM, -EIO, -ECONNRESET, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
 

@@ -17,6 +17,7 @@ enum { SPINS = 2000 };
 static const struct transport *const transports[] = {
     &loop_transport,
     &mpi_transport,
+    &shm_transport,
 #if ZC_WITH_VERBS
     &verbs_transport,
 #endif
@@ -275,9 +276,9 @@ int comm_find_transport(const char *scheme, const struct transport **transport)
             *transport = transports[i];
             return 0;
         }
-    if (strcmp(scheme, "shm") == 0 || strcmp(scheme, "verbs") == 0)
+    if (strcmp(scheme, "verbs") == 0)
         return fail(-ENOTSUP, "zc_open: this libzc was built without the transport \"%s\"", scheme);
-    return fail(-EINVAL, "zc_open: there is no transport \"%s\"; known are mpi, loop and verbs", scheme);
+    return fail(-EINVAL, "zc_open: there is no transport \"%s\"; known are mpi, loop, shm and verbs", scheme);
 }
 
 int zc_open(const char *text, const zc_options *options, zc_comm **comm)

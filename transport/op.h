@@ -37,8 +37,9 @@ struct op {
         size_t index;
         struct op *with;
         unsigned delay;
-        size_t asked, done; /* bytes that the peer asked for, and that went to it */
-        uint32_t reply;     /* by this name */
+        size_t asked, done;     /* bytes that the peer asked for, and that went to it */
+        uint32_t reply;         /* by this name */
+        struct message *passed; /* a message of another rank that is sent on */
     } in;
 };
 

@@ -71,6 +71,6 @@ struct transport {
     int (*receive_taken)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
 };
 
-extern const struct transport loop_transport, mpi_transport, verbs_transport;
+extern const struct transport loop_transport, mpi_transport, shm_transport, verbs_transport;
 
 #endif

@@ -209,7 +209,12 @@ Test(messages, addresses)
         {"nonsense", -EINVAL, "nonsense"},
         {"foo:bar", -EINVAL, "foo"},
         {"Loop", -EINVAL, "Loop"},
-        {"shm:x", -ENOTSUP, "shm"},
+        {"shm:", -EINVAL, "name"},
+        {"shm:a/b", -EINVAL, "a/b"},
+        {"shm:.hidden", -EINVAL, ".hidden"},
+        {"shm:x?size=257", -EINVAL, "257"},
+        {"shm:x?rank=2&size=2", -EINVAL, "rank"},
+        {"shm:x?root=y", -EINVAL, "root"},
 #if ZC_WITH_VERBS /* no test of this suite runs where there is a device */
         {"verbs:x?rank=0&size=1", -ENODEV, "RDMA device"},
         {"verbs:", -ENODEV, "RDMA device"},

@@ -10,6 +10,7 @@
 
 const char *ranks_transport = "loop";
 const char *ranks_parameters = "";
+int ranks_process;
 
 enum { FIRST_PORT = 20000 };
 
@@ -62,8 +63,9 @@ static void *run_one(void *argument)
 
 void ranks_address(char *address, size_t room, unsigned number, int rank, int size)
 {
-    if (strcmp(ranks_transport, "loop") == 0) {
-        snprintf(address, room, "loop:test%u?rank=%d&size=%d%s", number, rank, size, ranks_parameters);
+    if (strncmp(ranks_transport, "verbs", 5) != 0) {
+        snprintf(address, room, "%s:test%d-%u?rank=%d&size=%d%s", ranks_transport,
+                 ranks_process ? ranks_process : (int)getpid(), number, rank, size, ranks_parameters);
     } else {
         snprintf(address, room, "%s?rank=%d&size=%d&root=127.0.0.1:%u%s", ranks_transport, rank, size,
                  FIRST_PORT + number, ranks_parameters);

@@ -10,11 +10,14 @@
 
 #define RANKS_MAX 8
 
-/* What they talk over: "loop", or "verbs[:DEVICE]", where a * in DEVICE stands for 0 or 1 by the rank's parity. */
+/* What they talk over: "loop", "shm", or "verbs[:DEVICE]", where a * in DEVICE stands for 0 or 1 by the rank's parity. */
 extern const char *ranks_transport;
 
 /* What is added to their addresses: "&key=value…". */
 extern const char *ranks_parameters;
+
+/* Names communicators, where ranks are processes: of all of them the same. 0: this process. */
+extern int ranks_process;
 
 /* The address of a rank of the communicator with that number. Those of the functions below are numbered from 0. */
 void ranks_address(char *address, size_t room, unsigned number, int rank, int size);

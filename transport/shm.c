@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+#include "transport/shm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "transport/transport.h"
+
+enum {
+    WAIT_SECONDS = 60,
+    ATTEND_EVERY = 256 /* polls that found nothing, of one that does not sleep */
+};
+
+/* ---- operations that are over ---- */
+
+void shm_lock(struct shm *shm)
+{
+    lock_take(&shm->lock);
+}
+
+void shm_over(struct shm *shm, struct op *op, int error)
+{
+    op->status.error = error;
+    op->in.next = NULL;
+    *shm->over_end = op;
+    shm->over_end = &op->in.next;
+}
+
+/* Copies the messages to where they are to land, without the lock: that may take long. */
+static void land(struct shm *shm, struct message *landing)
+{
+    for (const struct message *message = landing; message; message = message->next)
+        memcpy(message->receive->in.wire, message->bytes, message->kept);
+    shm_lock(shm);
+    for (struct message *message = landing, *next; message; message = next) {
+        struct link *link = message->link;
+        next = message->next;
+        shm_over(shm, message->receive, message->error);
+        shm_done(message);
+        link_push(link);
+    }
+    shm_unlock(shm);
+}
+
+void shm_unlock(struct shm *shm)
+{
+    struct op *over = shm->over;
+    struct message *landing = shm->landing;
+    shm->over = NULL;
+    shm->over_end = &shm->over;
+    shm->landing = NULL;
+    shm->landing_end = &shm->landing;
+    lock_drop(&shm->lock);
+    /* An operation may be used for another one as soon as it was told. */
+    for (struct op *op = over, *next; op; op = next) {
+        next = op->in.next;
+        zc_status status = op->status;
+        if (op->sends)
+            op_sent(op, status.error);
+        else
+            op_received(op, status.source, status.tag, status.length, status.error);
+    }
+    if (over)
+        shm_happened(shm);
+    if (landing)
+        land(shm, landing);
+}
+
+/* ---- messages ---- */
+
+struct message *shm_new_message(struct shm *shm, struct link *link)
+{
+    struct message *message = shm->free_messages;
+    if (message)
+        shm->free_messages = message->next;
+    else
+        message = malloc(sizeof *message);
+    if (!message)
+        return NULL;
+    message->next = NULL;
+    message->link = link;
+    message->step = STEP_UNMATCHED;
+    message->own = NULL;
+    message->mapping = NULL;
+    message->receive = NULL;
+    message->kept = message->landed = 0;
+    message->error = 0;
+    return message;
+}
+
+void shm_free_message(struct message *message)
+{
+    struct shm *shm = message->link->shm;
+    free(message->own);
+    if (message->mapping)
+        mapping_put(shm, message->mapping);
+    message->next = shm->free_messages;
+    shm->free_messages = message;
+}
+
+void shm_done(struct message *message)
+{
+    if (message->offered && !message->link->error)
+        link_answer(message->link, message, STEP_DONE);
+    else
+        shm_free_message(message);
+}
+
+/* Delivers a message that came whole. */
+static void deliver(struct shm *shm, struct op *receive, struct message *message)
+{
+    if (message->kept)
+        memcpy(receive->in.wire, message->bytes, message->kept);
+    shm_over(shm, receive, message->error);
+    shm_free_message(message);
+}
+
+void shm_pair(struct shm *shm, struct op *receive, struct message *message)
+{
+    struct link *link = message->link;
+    size_t cap = receive->in.length;
+    message->receive = receive;
+    message->kept = message->length < cap ? message->length : cap;
+    message->error = message->length > cap ? -EMSGSIZE : 0;
+    receive->status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->kept};
+    if (!message->offered) {
+        deliver(shm, receive, message);
+    } else if (message->kept == 0) {
+        shm_over(shm, receive, message->error);
+        shm_done(message);
+    } else if (message->bytes) {
+        message->step = STEP_LAND;
+        message->next = NULL;
+        *shm->landing_end = message;
+        shm->landing_end = &message->next;
+    } else if (!link->error && ids_take(&link->pulls, message, &message->reply) == 0) {
+        link_answer(link, message, STEP_PULL);
+    } else {
+        receive->status.length = 0;
+        shm_over(shm, receive, link->error ? link->error : -ENOMEM);
+        shm_done(message);
+    }
+}
+
+static struct message *message_of(struct match *match)
+{
+    return (struct message *)match; /* its first member */
+}
+
+/* ---- the table ---- */
+
+static int shm_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
+{
+    struct shm *shm = endpoint->state;
+    (void)tag; /* the operation has it */
+    op->in.wire = (char *)(uintptr_t)wire;
+    op->in.length = length;
+    op->in.passed = NULL;
+    shm_lock(shm);
+    struct link *link = shm->peers[dst];
+    int sent = link->error ? shm_gone(shm, dst, -ECONNRESET) : link_send(link, op);
+    shm_unlock(shm);
+    return sent;
+}
+
+static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    op->in.wire = wire;
+    op->in.length = cap;
+    op->in.match = (struct match){.source = src, .tag = tag};
+    op->status = (zc_status){.source = src, .tag = tag};
+}
+
+static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    struct shm *shm = endpoint->state;
+    int error = 0;
+    set_receive(op, wire, cap, src, tag);
+    shm_lock(shm);
+    struct match *match = match_receive(&shm->queue, &op->in.match);
+    if (match) {
+        struct link *link = message_of(match)->link;
+        shm_pair(shm, op, message_of(match));
+        link_push(link);
+    } else if ((error = shm_hopeless(shm, src))) {
+        match_remove(&shm->queue, &op->in.match);
+        if (error == -ECANCELED) {
+            shm_over(shm, op, error); /* as one that was there before the peer left */
+            error = 0;
+        } else {
+            shm_gone(shm, src, error);
+        }
+    }
+    shm_unlock(shm);
+    return error;
+}
+
+static void shm_cancel(struct endpoint *endpoint, struct op *op)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    if (match_remove(&shm->queue, &op->in.match))
+        shm_over(shm, op, -ECANCELED);
+    shm_unlock(shm);
+}
+
+static void shm_poll(struct endpoint *endpoint, struct op *urgent)
+{
+    (void)urgent;
+    struct shm *shm = endpoint->state;
+    bool any = false, attend = shm->watched;
+    if (!lock_try(&shm->lock))
+        return;
+    for (struct link *link = shm->links; link; link = link->next)
+        if (link->greeted && !link->error)
+            any |= link_take(link);
+    if (any) {
+        if (shm->polls && shm->patience < SHM_PATIENCE_MOST)
+            shm->patience *= 2;
+        shm->polls = 0;
+    } else {
+        attend |= ++shm->polls % ATTEND_EVERY == 0;
+    }
+    if (attend)
+        shm_attend(shm);
+    if (shm->watched)
+        shm_doze(shm);
+    shm_unlock(shm);
+    if (any || attend)
+        shm_happened(shm); /* a thread that sleeps may wait for just this message, or its packet */
+}
+
+/* ---- probing ---- */
+
+/* A message that matches, described, or NULL with *error if there will be none. The lock is held. */
+static struct message *find_message(struct shm *shm, int src, int tag, zc_status *status, int *error)
+{
+    struct match *match = match_probe(&shm->queue, src, tag);
+    *error = match ? 0 : shm_hopeless(shm, src);
+    if (*error)
+        shm_gone(shm, src, *error);
+    if (match)
+        *status = (zc_status){.source = match->source, .tag = match->tag, .length = message_of(match)->length};
+    return match ? message_of(match) : NULL;
+}
+
+static int shm_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
+{
+    struct shm *shm = endpoint->state;
+    int error;
+    shm_lock(shm);
+    struct message *message = find_message(shm, src, tag, status, &error);
+    shm_unlock(shm);
+    return message ? 1 : error;
+}
+
+static int shm_take(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken)
+{
+    struct shm *shm = endpoint->state;
+    int error;
+    shm_lock(shm);
+    struct message *message = find_message(shm, src, tag, status, &error);
+    if (message) {
+        match_remove(&shm->queue, &message->match);
+        taken->native = (uintptr_t)message;
+    }
+    shm_unlock(shm);
+    return message ? 1 : error;
+}
+
+static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken)
+{
+    struct shm *shm = endpoint->state;
+    struct message *message = (struct message *)taken->native;
+    struct link *link = message->link;
+    set_receive(op, wire, cap, message->match.source, message->match.tag);
+    shm_lock(shm);
+    shm_pair(shm, op, message);
+    link_push(link);
+    shm_unlock(shm);
+    return 0;
+}
+
+/* ---- opening and closing ---- */
+
+static int check_name(const char *name)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    size_t length = strlen(name);
+    if (length < 1 || length > SHM_NAME_MOST || *name == '.' || strspn(name, letters) != length)
+        return fail(-EINVAL,
+                    "zc_open: shm: the name \"%s\", expected 1 to %d letters, digits, '_', '-' and, not at its "
+                    "start, '.'",
+                    name, SHM_NAME_MOST);
+    return 0;
+}
+
+static void release(struct shm *shm)
+{
+    shm_part(shm);
+    for (struct message *message; (message = shm->free_messages);) {
+        shm->free_messages = message->next;
+        free(message);
+    }
+    free(shm->peers);
+    free(shm);
+}
+
+static int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint)
+{
+    static const char *const keys[] = {"rank", "size", "wait", NULL};
+    uint64_t rank, size, wait;
+    int error;
+    if (native)
+        return fail(-ENOTSUP, "zc_open_mpi: options.transport is shm, which is not there yet");
+    if ((error = address_check_keys(address, keys)) || (error = check_name(address->name)) ||
+        (error = address_number(address, "wait", 1, 86400, WAIT_SECONDS, &wait)) ||
+        (error = address_number(address, "size", 1, SHM_RANKS_MOST, 1, &size)) ||
+        (error = address_number(address, "rank", 0, size - 1, 0, &rank)))
+        return error;
+    struct shm *shm = calloc(1, sizeof *shm);
+    if (!shm || !(shm->peers = calloc(size, sizeof(struct link *)))) {
+        free(shm);
+        return fail(-ENOMEM, "zc_open: no memory");
+    }
+    memcpy(shm->name, address->name, strlen(address->name));
+    shm->rank = (int)rank;
+    shm->size = (int)size;
+    shm->patience = SHM_PATIENCE_MOST;
+    shm->over_end = &shm->over;
+    shm->landing_end = &shm->landing;
+    error = shm_meet(shm, wait * 1000000000);
+    if (error) {
+        release(shm);
+        return error;
+    }
+    *endpoint = (struct endpoint){.state = shm,
+                                  .rank = shm->rank,
+                                  .size = shm->size,
+                                  .tag_most = INT32_MAX,
+                                  .eager = RING_EAGER,
+                                  .any_thread = true};
+    return 0;
+}
+
+static void shm_close(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    for (struct match *match; (match = shm->queue.messages.first);) {
+        match_remove(&shm->queue, match);
+        shm_done(message_of(match));
+    }
+    shm_unlock(shm);
+    release(shm);
+}
+
+const struct transport shm_transport = {.scheme = "shm",
+                                        .open = shm_open_endpoint,
+                                        .close = shm_close,
+                                        .send = shm_send,
+                                        .receive = shm_receive,
+                                        .poll = shm_poll,
+                                        .sleep = shm_sleep,
+                                        .cancel = shm_cancel,
+                                        .probe = shm_probe,
+                                        .take = shm_take,
+                                        .receive_taken = shm_receive_taken};

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The shm transport inside: ranks are processes of one host. Each pair of ranks has a *link*: a Unix socket, and a board
+ * of each (shm_ring.h), so that a process stores to no memory that another one stores to.
+ *
+ * Messages of at most RING_EAGER bytes go through the board. Of a longer one an *offer* goes: the segment, by a number
+ * that the receiver has been *shown* over the socket, memfd included, and where in it. The receiver maps segments
+ * read-only, copies once from there to where the message is to land, or lends a *view* of them, and says *done* when it
+ * needs the bytes no more. Where the sender's bytes are in no segment, or the receiver cannot map it, it *pulls* the
+ * message instead, and the sender sends *parts*.
+ *
+ * The socket also wakes: a rank that is about to sleep says so on its boards, and who puts something there for it sends
+ * a byte. A rank sleeps on one descriptor for all its sockets, so that it notices at once when a peer dies, too; that is
+ * also what zc_fd hands out. */
+#ifndef ZC_TRANSPORT_SHM_H
+#define ZC_TRANSPORT_SHM_H
+
+#include <stdint.h>
+
+#include "alloc/segment.h"
+#include "core/lock.h"
+#include "transport/ids.h"
+#include "transport/op.h"
+#include "transport/shm_ring.h"
+
+#define SHM_PROTOCOL "zc shm 1" /* to be changed with what is on boards and sockets */
+
+enum {
+    SHM_RANKS_MOST = 256,
+    SHM_NAME_MOST = 48,
+    SHM_SEGMENTS_MOST = 4096, /* that a rank shows at a time */
+    SHM_PATIENCE_LEAST = 64,  /* polls before one that waits sleeps: fewer where that was in vain */
+    SHM_PATIENCE_MOST = 4096
+};
+
+#define NO_SEGMENT UINT32_MAX
+
+/* ---- segments ---- */
+
+/* A segment that a peer shows, mapped here. Lives as long as the link shows it or a message refers to it. */
+struct mapping {
+    const char *at;
+    size_t length, slot_size, stride;
+    uint32_t generation;
+    int fd;          /* to show it on */
+    uint32_t users;  /* the link, messages */
+    uint32_t number; /* by which it is shown on, or NO_SEGMENT */
+};
+
+/* A segment that this rank shows: one of its own, or one that it passes on. */
+struct show {
+    const struct segment *segment;
+    struct mapping *mapping;
+    uint32_t generation; /* a number is used again with another one */
+};
+
+/* ---- messages that have arrived, and what became of them ---- */
+
+enum step {
+    STEP_UNMATCHED,
+    STEP_LAND, /* met its receive: is being copied, or to be */
+    STEP_LENT, /* as a view */
+    STEP_PULL, /* is being pulled, or to be */
+    STEP_DONE  /* the sender is to be told */
+};
+
+struct message {
+    struct match match;
+    struct message *next; /* of those to land, or of its link's answers */
+    struct link *link;
+    enum step step;
+    bool offered;
+    size_t length;
+    const char *bytes; /* NULL: to be pulled */
+    char *own;         /* where they are, if they came whole and are not tiny */
+    char tiny[RING_TINY];
+    struct mapping *mapping; /* where they are, if offered */
+    uint32_t id, reply;
+    uint32_t users; /* of a view: its holder, and operations that pass it on */
+    struct op *receive;
+    size_t kept, landed;
+    int error;
+};
+
+/* ---- links ---- */
+
+struct link {
+    struct shm *shm;
+    int rank; /* of the peer; -1: not known yet */
+    int sock;
+    int answers_on;  /* where the peer's packets come: sock, but for the link of a rank to itself */
+    bool greeted;    /* the peer has said who it is, and its board is mapped */
+    bool ended;      /* nothing comes on the socket any more */
+    int broken;      /* to be lost with this error as soon as nobody is at its lists, */
+    int error;       /* or lost with it, */
+    const char *why; /* because; NULL: it has closed its communicator */
+    struct ring ring;
+    uint32_t woken; /* the number of its sleep that it was woken from */
+    uint64_t shown[SHM_SEGMENTS_MOST / 64];
+    struct mapping **mappings;              /* by number */
+    struct ids offers;                      /* struct op: told to the peer */
+    struct ids pulls;                       /* struct message */
+    struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */
+    struct message *answers, **answers_end; /* to offers, that wait for room */
+    struct link *next;                      /* of all, lost ones included */
+};
+
+struct shm {
+    lock lock;
+    char name[SHM_NAME_MOST + 1];
+    int rank, size;
+    int directory, listener, epoll, bell;
+    struct link **peers; /* by rank: the last one; NULL before it has come */
+    struct link *links;
+    struct match_queue queue;
+    struct message *free_messages;
+    struct registrar registrar;
+    struct ids shows;
+    uint32_t *show_of;                      /* by granule: 1 + number; 0: not shown */
+    unsigned polls;                         /* that found nothing */
+    unsigned patience;                      /* polls of one that waits, before it sleeps */
+    bool watched;                           /* zc_fd was handed out: always asleep */
+    _Atomic bool sleeping;                  /* a thread sleeps in epoll, */
+    _Atomic uint32_t followers;             /* and these wait for what it finds */
+    uint32_t sleeps;                        /* the number of the last */
+    _Atomic uint32_t events;                /* futex: operations have ended since it was looked at */
+    struct op *over, **over_end;            /* operations that are to be told when the lock is dropped */
+    struct message *landing, **landing_end; /* messages to be copied then */
+    struct shm *next;                       /* of the process, for its children */
+};
+
+/* ---- shm.c ---- */
+
+void shm_lock(struct shm *shm);
+
+/* Drops the lock, copies what is to land, and ends the operations that are over. */
+void shm_unlock(struct shm *shm);
+
+/* The operation is over, a receive as its status says. Its memory is not touched any more. */
+void shm_over(struct shm *shm, struct op *op, int error);
+
+/* ---- all of the following under the lock ---- */
+
+/* The receive has met the message: delivers it or starts to. */
+void shm_pair(struct shm *shm, struct op *receive, struct message *message);
+
+struct message *shm_new_message(struct shm *shm, struct link *link);
+void shm_free_message(struct message *message);
+
+/* Nobody needs the message any more: the sender is told, if it waits for that. */
+void shm_done(struct message *message);
+
+/* ---- shm_link.c ---- */
+
+/* Takes cells of the peer. True if there were any. */
+bool link_take(struct link *link);
+
+/* Puts as much as there is room for of all that waits for the peer, and wakes it. */
+void link_push(struct link *link);
+
+/* Starts to send. As the transport's send. */
+int link_send(struct link *link, struct op *op);
+
+/* Puts an answer where link_push finds it. */
+void link_answer(struct link *link, struct message *message, enum step step);
+
+/* ---- shm_lose.c ---- */
+
+/* The peer failed with `error`, or left in good order (`why` NULL): ends all that is in flight with it. Not for a
+ * function that is at its lists. */
+void link_lose(struct link *link, int error, const char *why);
+
+/* It is to be lost. */
+void link_break(struct link *link, int error, const char *why);
+
+/* Why a receive from `src` that meets no message never will: 0 if it may; -ECANCELED where the peer has left. */
+int shm_hopeless(const struct shm *shm, int src);
+
+/* Says why nothing goes to `rank`, or comes from it. Returns `error`. */
+int shm_gone(const struct shm *shm, int rank, int error);
+
+/* ---- shm_place.c: where ranks meet ---- */
+
+/* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
+ * error of the file system. */
+int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
+
+/* Removes this rank's socket, or that of a rank whose process is gone. */
+void place_leave(struct shm *shm);
+void place_sweep(struct shm *shm, int rank);
+
+/* ---- shm_meet.c: how they do ---- */
+
+/* Takes the rank, and waits until all others are there. On failure shm_part undoes what was done. */
+int shm_meet(struct shm *shm, uint64_t timeout_ns);
+void shm_part(struct shm *shm);
+
+/* Deals with what sockets tell. */
+void shm_attend(struct shm *shm);
+
+/* The same for one link, as far as a cell may refer to it. */
+void link_hear(struct link *link);
+
+/* ---- shm_packet.c ---- */
+
+enum packet_kind { PACKET_HELLO, PACKET_WAKE, PACKET_SHOW, PACKET_FORGET };
+
+/* On a socket, perhaps with a descriptor. */
+struct packet {
+    uint32_t kind;
+    uint32_t page_bytes; /* hello */
+    int32_t rank, size;
+    char protocol[16];
+    uint32_t number, generation; /* show, forget */
+    uint64_t length, slot_size, stride;
+};
+
+/* 0 or -errno; -EAGAIN: no room. `fd` -1: none. */
+int packet_send(int sock, const struct packet *packet, int fd);
+
+/* 1 and *fd, perhaps -1; 0: nothing there; -ECONNRESET: the end; -EPROTO: something else. */
+int packet_receive(int sock, struct packet *packet, int *fd);
+
+/* ---- shm_segments.c ---- */
+
+int segments_open(struct shm *shm);
+void segments_close(struct shm *shm);
+
+/* Says in the cell where `wire` is in a segment that the peer is shown, if it is in one and that can be. */
+void segments_locate(struct link *link, const char *wire, struct cell *cell);
+
+/* The same for bytes of a peer's segment. */
+void segments_locate_on(struct link *link, struct mapping *mapping, const char *bytes, struct cell *cell);
+
+/* The peer shows a segment, or a board, or forgets a segment. `fd` is taken over. 0 or -EPROTO. */
+int segments_shown(struct link *link, const struct packet *packet, int fd);
+int segments_forgotten(struct link *link, const struct packet *packet);
+void segments_drop(struct link *link); /* all of them */
+
+/* Where offered bytes are. False if the cell cannot be true. *mapping is NULL where they are to be pulled, else it is
+ * used once more. */
+bool segments_find(struct link *link, const struct cell *cell, struct mapping **mapping, const char **bytes);
+void mapping_put(struct shm *shm, struct mapping *mapping);
+
+/* A board of this process, with a descriptor for the peer; and the peer's. NULL, with errno and a message. */
+struct board *board_create(int *fd);
+const struct board *board_map(int fd);
+void board_unmap(const struct board *board);
+
+/* ---- shm_sleep.c ---- */
+
+void shm_sleep(struct endpoint *endpoint, struct waiting *waiting);
+
+/* Something has happened that threads may be sleeping for. Without the lock. */
+void shm_happened(struct shm *shm);
+
+/* Tells peers that they are to wake this rank. False if there is something to take already. */
+bool shm_doze(struct shm *shm);
+
+/* Wakes the peer if it is asleep; or only if it waits for room, too. */
+void link_wake(struct link *link);
+void link_wake_for_room(struct link *link);
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What ends when a peer fails or leaves. What is in flight with others goes on, and so does what the peer has sent
+ * before and is still there: whole messages, and segments of it that are mapped here. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "transport/shm.h"
+
+static void fail_receive(struct shm *shm, struct op *receive, int error)
+{
+    receive->status.length = 0;
+    shm_over(shm, receive, error);
+}
+
+static void lose_sends(struct link *link)
+{
+    for (struct op *op = link->sends, *next; op; op = next) {
+        next = op->in.next;
+        if (!op->in.asked) /* others have been offered */
+            shm_over(link->shm, op, link->error);
+    }
+    link->sends = NULL;
+    link->sends_end = &link->sends;
+    for (uint32_t id = 0; id < link->offers.room; id++) {
+        struct op *op = ids_find(&link->offers, id);
+        if (op) {
+            ids_drop(&link->offers, id);
+            shm_over(link->shm, op, link->error);
+        }
+    }
+}
+
+static void lose_answers(struct link *link)
+{
+    for (struct message *message = link->answers, *next; message; message = next) {
+        next = message->next;
+        if (message->step == STEP_DONE)
+            shm_free_message(message);
+    }
+    link->answers = NULL;
+    link->answers_end = &link->answers;
+    for (uint32_t id = 0; id < link->pulls.room; id++) {
+        struct message *message = ids_find(&link->pulls, id);
+        if (message) {
+            ids_drop(&link->pulls, id);
+            fail_receive(link->shm, message->receive, link->error);
+            shm_free_message(message);
+        }
+    }
+}
+
+int shm_hopeless(const struct shm *shm, int src)
+{
+    if (src != ZC_ANY_SOURCE) {
+        const struct link *link = shm->peers[src];
+        return !link->error ? 0 : link->why ? link->error : -ECANCELED;
+    }
+    /* A message from this rank itself could still come, but who waits for any waits for others. */
+    int error = 0;
+    for (int i = 0; i < shm->size; i++) {
+        const struct link *link = shm->peers[i];
+        if (i != shm->rank && !link->error)
+            return 0;
+        if (i != shm->rank && link->why)
+            error = link->error;
+    }
+    return error;
+}
+
+static void lose_receives(struct shm *shm)
+{
+    for (struct match *match = shm->queue.receives.first, *next; match; match = next) {
+        next = match->next;
+        int error = shm_hopeless(shm, match->source);
+        if (!error)
+            continue;
+        match_remove(&shm->queue, match);
+        fail_receive(shm, op_of_match(match), error);
+    }
+}
+
+void link_break(struct link *link, int error, const char *why)
+{
+    if (link->broken)
+        return;
+    link->broken = error;
+    link->why = why;
+}
+
+void link_lose(struct link *link, int error, const char *why)
+{
+    struct shm *shm = link->shm;
+    if (link->error)
+        return;
+    link->error = error;
+    link->why = why;
+    if (link->answers_on != link->sock)
+        close(link->answers_on);
+    close(link->sock);
+    lose_sends(link);
+    lose_answers(link);
+    if (link->rank >= 0 && shm->peers[link->rank] == link)
+        lose_receives(shm);
+    segments_drop(link);
+    board_unmap(link->ring.mine);
+    board_unmap(link->ring.theirs);
+    link->ring = (struct ring){0};
+    if (link->rank >= 0 && why)
+        place_sweep(shm, link->rank);
+}
+
+int shm_gone(const struct shm *shm, int rank, int error)
+{
+    if (rank == ZC_ANY_SOURCE)
+        return fail(error, "zc: all other ranks are lost or have closed their communicators");
+    const char *why = shm->peers[rank]->why;
+    return fail(error, "zc: rank %d %s%s", rank, why ? "is lost: " : "has closed its communicator", why ? why : "");
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How ranks come to be linked. Who comes later connects, each says hello and hands over its board, and from then on
+ * the socket tells of segments, wakes, and ends when the peer does. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "transport/shm.h"
+
+enum { EVENTS = 16, PACKETS_MOST = 64 /* of a link at a time */ };
+
+/* ---- a child shares nothing ---- */
+
+static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shm *opened;
+
+/* A socket that a child kept open would hide its parent's death. */
+static void close_in_child(void)
+{
+    for (struct shm *shm = opened; shm; shm = shm->next) {
+        close(shm->listener);
+        close(shm->directory);
+        close(shm->epoll);
+        close(shm->bell);
+        for (struct link *link = shm->links; link; link = link->next)
+            if (!link->error)
+                close(link->sock);
+    }
+    opened = NULL;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, close_in_child);
+}
+
+static void enlist(struct shm *shm)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&opened_lock);
+    shm->next = opened;
+    opened = shm;
+    pthread_mutex_unlock(&opened_lock);
+}
+
+static void delist(struct shm *shm)
+{
+    pthread_mutex_lock(&opened_lock);
+    struct shm **at = &opened;
+    while (*at && *at != shm)
+        at = &(*at)->next;
+    if (*at)
+        *at = shm->next;
+    pthread_mutex_unlock(&opened_lock);
+}
+
+/* ---- links ---- */
+
+static int attend_to(struct shm *shm, int fd, void *what)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = what}};
+    return epoll_ctl(shm->epoll, EPOLL_CTL_ADD, fd, &event) ? fail(-errno, "zc_open: shm: epoll: %s", strerror(errno))
+                                                            : 0;
+}
+
+/* Adds a link over `sock`, which is taken over, and says hello there. Packets come on `answers_on`. */
+static int link_open(struct shm *shm, int rank, int sock, int answers_on)
+{
+    int board;
+    struct link *link = calloc(1, sizeof *link);
+    struct board *mine = link ? board_create(&board) : NULL;
+    if (!mine || attend_to(shm, answers_on, link)) {
+        board_unmap(mine);
+        free(link);
+        close(sock);
+        return fail(-ENOMEM, "zc_open: shm: no memory or descriptors for another peer");
+    }
+    link->shm = shm;
+    link->rank = rank;
+    link->sock = sock;
+    link->answers_on = answers_on;
+    link->ring.mine = mine;
+    link->sends_end = &link->sends;
+    link->answers_end = &link->answers;
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = (uint32_t)PAGE_BYTES,
+                           .rank = shm->rank,
+                           .size = shm->size,
+                           .protocol = SHM_PROTOCOL};
+    packet_send(sock, &hello, board); /* should that fail, the peer is gone, which the socket tells */
+    close(board);
+    link->next = shm->links;
+    shm->links = link;
+    return 0;
+}
+
+static int met(struct shm *shm, int rank, int sock)
+{
+    return link_open(shm, rank, sock, sock);
+}
+
+static void accept_peers(struct shm *shm)
+{
+    int sock;
+    while ((sock = accept4(shm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
+        link_open(shm, -1, sock, sock);
+}
+
+/* Is the process at the other end one of this user, which this one can see? */
+static int check_process(const struct link *link, const char **why)
+{
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(link->sock, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid())
+        return *why = "its process belongs to another user", -EPERM;
+    if (!peer.pid)
+        return *why = "its process is in another pid namespace", -EPERM;
+    return 0;
+}
+
+static int check_hello(const struct link *link, const struct packet *hello, const char **why)
+{
+    const struct shm *shm = link->shm;
+    if (memcmp(hello->protocol, SHM_PROTOCOL, sizeof SHM_PROTOCOL) != 0)
+        return *why = "it speaks another version of zc", -EPROTO;
+    if (hello->page_bytes != PAGE_BYTES)
+        return *why = "its pages have another size", -EPROTO;
+    if (hello->size != shm->size)
+        return *why = "it was opened with another size", -EINVAL;
+    if (hello->rank < 0 || hello->rank >= shm->size || (link->rank >= 0 && link->rank != hello->rank))
+        return *why = "it says that it is another rank", -EPROTO;
+    const struct link *before = shm->peers[hello->rank];
+    if (before && !before->error && before != link)
+        return *why = "it is there already", -EEXIST;
+    return 0;
+}
+
+/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello. */
+static int greet(struct link *link, const struct packet *hello, int board, const char **why)
+{
+    struct shm *shm = link->shm;
+    int error = check_process(link, why);
+    if (!error)
+        error = check_hello(link, hello, why);
+    if (error)
+        return error;
+    link->ring.theirs = board < 0 ? NULL : board_map(board);
+    if (!link->ring.theirs)
+        return *why = "its board did not come, or is not sealed (limit: RLIMIT_NOFILE)", -EPROTO;
+    link->rank = hello->rank;
+    link->greeted = true;
+    shm->peers[link->rank] = link;
+    return 0;
+}
+
+/* ---- packets ---- */
+
+/* 0 or an error, for which the link is to be lost. */
+static int hear(struct link *link, const struct packet *packet, int fd, const char **why)
+{
+    if (packet->kind == PACKET_SHOW && link->greeted)
+        return segments_shown(link, packet, fd);
+    int error = 0;
+    if (packet->kind == PACKET_HELLO && !link->greeted) {
+        error = greet(link, packet, fd, why);
+    } else if (packet->kind == PACKET_FORGET && link->greeted) {
+        error = segments_forgotten(link, packet);
+    } else if (packet->kind != PACKET_WAKE) {
+        error = -EPROTO;
+    }
+    if (fd >= 0)
+        close(fd);
+    return error;
+}
+
+void link_hear(struct link *link)
+{
+    struct packet packet;
+    int fd, got = 1;
+    const char *why = "it has sent a packet that cannot be";
+    for (int i = 0; i < PACKETS_MOST && got == 1; i++) {
+        got = packet_receive(link->answers_on, &packet, &fd);
+        if (got == 1)
+            got = (got = hear(link, &packet, fd, &why)) ? got : 1;
+        if (got == -ECONNRESET)
+            link->ended = true;
+        else if (got < 0)
+            link_break(link, got, why);
+    }
+}
+
+/* What the peer put on its board before it went is still there. */
+static void end_link(struct link *link)
+{
+    for (int i = 0; i < RING_CELLS && link->greeted && link_take(link); i++)
+        ;
+    bool left = link->greeted && !link->error && atomic_load(&link->ring.theirs->left);
+    link_lose(link, -ECONNRESET, left ? NULL : "its process has ended");
+}
+
+static void attend_link(struct link *link)
+{
+    if (link->error)
+        return;
+    link_hear(link);
+    if (link->broken)
+        link_lose(link, link->broken, link->why);
+    else if (link->ended)
+        end_link(link);
+}
+
+void shm_attend(struct shm *shm)
+{
+    struct epoll_event events[EVENTS];
+    uint64_t bells;
+    int n = epoll_wait(shm->epoll, events, EVENTS, 0);
+    for (int i = 0; i < n; i++) {
+        if (events[i].data.ptr == &shm->listener)
+            accept_peers(shm);
+        else if (events[i].data.ptr != &shm->bell)
+            attend_link(events[i].data.ptr);
+        else if (read(shm->bell, &bells, sizeof bells) < 0)
+            continue; /* another thread was here before */
+    }
+}
+
+/* ---- opening and closing ---- */
+
+static int link_to_self(struct shm *shm)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends))
+        return fail(-errno, "zc_open: shm: a socket pair: %s", strerror(errno));
+    int error = link_open(shm, shm->rank, ends[0], ends[1]);
+    if (error)
+        close(ends[1]);
+    return error;
+}
+
+/* The first rank that is not there; `size`: all are. */
+static int missing(const struct shm *shm)
+{
+    int rank = 0;
+    while (rank < shm->size && shm->peers[rank])
+        rank++;
+    return rank;
+}
+
+/* A rank that this one has connected to, and that cannot be linked with. */
+static const struct link *refused(const struct shm *shm)
+{
+    const struct link *link = shm->links;
+    while (link && (link->greeted || link->rank < 0 || !link->error || link->error == -ECONNRESET))
+        link = link->next;
+    return link;
+}
+
+static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
+{
+    uint64_t deadline = clock_ns() + timeout_ns;
+    while (missing(shm) < shm->size) {
+        struct epoll_event event;
+        const struct link *other = refused(shm);
+        if (other)
+            return fail(other->error, "zc_open: shm:%s: rank %d cannot be linked with rank %d of %d: %s", shm->name,
+                        other->rank, shm->rank, shm->size, other->why);
+        uint64_t now = clock_ns();
+        if (now >= deadline)
+            return fail(-ETIMEDOUT, "zc_open: shm:%s: rank %d of %d has not come within %llu seconds", shm->name,
+                        missing(shm), shm->size, (unsigned long long)(timeout_ns / 1000000000));
+        epoll_wait(shm->epoll, &event, 1, (int)((deadline - now) / 1000000) + 1);
+        shm_lock(shm);
+        shm_attend(shm);
+        shm_unlock(shm);
+    }
+    return 0;
+}
+
+int shm_meet(struct shm *shm, uint64_t timeout_ns)
+{
+    int error;
+    shm->directory = shm->listener = -1;
+    shm->epoll = epoll_create1(EPOLL_CLOEXEC);
+    shm->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    enlist(shm);
+    if (shm->epoll < 0 || shm->bell < 0)
+        return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
+    if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, &shm->bell)) ||
+        (error = link_to_self(shm)) || (error = place_take(shm, met)) ||
+        (error = attend_to(shm, shm->listener, &shm->listener)))
+        return error;
+    return wait_for_all(shm, timeout_ns);
+}
+
+void shm_part(struct shm *shm)
+{
+    place_leave(shm);
+    delist(shm);
+    segments_close(shm);
+    for (struct link *link; (link = shm->links);) {
+        if (!link->error)
+            atomic_store(&link->ring.mine->left, 1);
+        link_lose(link, -ECANCELED, NULL);
+        shm->links = link->next;
+        free(link->offers.all);
+        free(link->pulls.all);
+        free(link);
+    }
+    close(shm->bell);
+    close(shm->epoll);
+}

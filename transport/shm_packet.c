@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Packets on the socket of a link, and descriptors with them. */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "transport/shm.h"
+
+int packet_send(int sock, const struct packet *packet, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof fd)];
+    } control = {0};
+    struct iovec bytes = {(void *)(uintptr_t)packet, sizeof *packet};
+    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1};
+    if (fd >= 0) {
+        control.header =
+            (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+        message.msg_control = control.room;
+        message.msg_controllen = sizeof control.room;
+    }
+    return sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int packet_receive(int sock, struct packet *packet, int *fd)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof *fd)]; /* for one: the kernel closes what does not fit */
+    } control;
+    struct iovec bytes = {packet, sizeof *packet};
+    struct msghdr message = {
+        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    ssize_t length;
+    do
+        length = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (length < 0 && errno == EINTR);
+    if (length < 0)
+        return errno == EAGAIN ? 0 : -ECONNRESET;
+    if (length == 0)
+        return -ECONNRESET;
+    *fd = -1;
+    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof *fd))
+        memcpy(fd, CMSG_DATA(header), sizeof *fd);
+    if (length == sizeof *packet && !(message.msg_flags & MSG_TRUNC))
+        return 1;
+    if (*fd >= 0)
+        close(*fd);
+    return -EPROTO;
+}

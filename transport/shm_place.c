@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The directory where ranks meet: each listens at the socket NAME.RANK in it. A socket on which nobody listens was left
+ * behind by a process that was killed; who comes across it removes it. All changes are made under a lock of the
+ * directory, so that of each two ranks exactly one finds the other there. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "transport/shm.h"
+
+enum { BACKLOG = SHM_RANKS_MOST + 16 };
+
+/* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. */
+static int open_directory(int *out)
+{
+    char path[256];
+    const char *run = getenv("XDG_RUNTIME_DIR");
+    struct stat stat;
+    unsigned user = (unsigned)geteuid();
+    int length = run && *run == '/' ? snprintf(path, sizeof path, "%s/zc", run)
+                                    : snprintf(path, sizeof path, "/tmp/zc-%u", user);
+    if ((size_t)length >= sizeof path)
+        return fail(-ENAMETOOLONG, "zc_open: shm: XDG_RUNTIME_DIR is longer than %zu characters", sizeof path - 4);
+    if (mkdir(path, 0700) && errno != EEXIST)
+        return fail(-errno, "zc_open: shm: the directory %s cannot be made: %s (set XDG_RUNTIME_DIR to one of yours)",
+                    path, strerror(errno));
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &stat))
+        return fail(-errno, "zc_open: shm: %s cannot be opened as a directory: %s", path, strerror(errno));
+    if (stat.st_uid != user || (stat.st_mode & 077)) {
+        close(fd);
+        return fail(-EPERM, "zc_open: shm: %s belongs to user %u with mode %03o, expected user %u and 700", path,
+                    (unsigned)stat.st_uid, (unsigned)stat.st_mode & 0777, user);
+    }
+    *out = fd;
+    return 0;
+}
+
+/* Through the descriptor of the directory, the name is short enough for a socket whatever the path. */
+static struct sockaddr_un address_of(const struct shm *shm, int rank)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s.%d", shm->directory, shm->name, rank);
+    return address;
+}
+
+static int open_socket(void)
+{
+    return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+/* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0,
+ * or another error. */
+static int connect_to(const struct shm *shm, int rank, int *error)
+{
+    struct sockaddr_un address = address_of(shm, rank);
+    int sock = open_socket();
+    *error = 0;
+    if (sock >= 0 && connect(sock, (struct sockaddr *)&address, sizeof address) == 0)
+        return sock;
+    if (sock >= 0 && errno == ECONNREFUSED)
+        unlink(address.sun_path);
+    else if (sock < 0 || errno != ENOENT)
+        *error = -errno;
+    if (sock >= 0)
+        close(sock);
+    return -1;
+}
+
+static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
+{
+    int error, there = connect_to(shm, shm->rank, &error);
+    if (there >= 0) {
+        close(there);
+        return fail(-EEXIST, "zc_open: shm:%s: rank %d is taken", shm->name, shm->rank);
+    }
+    struct sockaddr_un address = address_of(shm, shm->rank);
+    int sock = error ? -1 : open_socket();
+    if (!error && (sock < 0 || bind(sock, (struct sockaddr *)&address, sizeof address) || listen(sock, BACKLOG)))
+        error = -errno;
+    shm->listener = sock;
+    for (int rank = 0; rank < shm->size && !error; rank++) {
+        int peer = rank == shm->rank ? -1 : connect_to(shm, rank, &error);
+        if (peer >= 0 && (error = met(shm, rank, peer)))
+            return error;
+    }
+    return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, strerror(-error)) : 0;
+}
+
+int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
+{
+    int error = open_directory(&shm->directory);
+    if (error)
+        return error;
+    flock(shm->directory, LOCK_EX);
+    error = take(shm, met);
+    flock(shm->directory, LOCK_UN);
+    return error;
+}
+
+void place_leave(struct shm *shm)
+{
+    if (shm->directory < 0)
+        return;
+    if (shm->listener >= 0) {
+        struct sockaddr_un address = address_of(shm, shm->rank);
+        flock(shm->directory, LOCK_EX);
+        close(shm->listener);
+        unlink(address.sun_path);
+        flock(shm->directory, LOCK_UN);
+    }
+    close(shm->directory);
+}
+
+void place_sweep(struct shm *shm, int rank)
+{
+    int error;
+    flock(shm->directory, LOCK_EX);
+    int sock = connect_to(shm, rank, &error);
+    flock(shm->directory, LOCK_UN);
+    if (sock >= 0)
+        close(sock);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Boards: what a process shows to one peer, and writes alone; the peer maps it read-only. On it is a ring of cells for
+ * the peer to take, with an area of letters for bytes that do not fit into a cell, and how far this process has taken
+ * the cells of the peer's board.
+ *
+ * Nothing on the peer's board is trusted. A cell is copied before it is looked at, and how much the peer says it has
+ * taken is believed only as far as it can be true. That is why this is no ring of a library: those of Concurrency Kit
+ * keep their mask beside the counters that the peer writes. */
+#ifndef ZC_TRANSPORT_SHM_RING_H
+#define ZC_TRANSPORT_SHM_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    RING_CELLS = 256,
+    RING_LETTERS = 64 << 10, /* bytes */
+    RING_EAGER = 8192,       /* a letter has at most so many */
+    RING_TINY = 40,          /* fit into the cell itself */
+    CELL_WORDS = 8
+};
+
+enum cell_kind {
+    CELL_WHOLE, /* a message: length, tag; its bytes, or where its letter is */
+    CELL_OFFER, /* a message: length, tag, id; where it is in the segment of that number and generation, or in none */
+    CELL_DONE,  /* has been read or is not wanted any more: id */
+    CELL_PULL,  /* is to be sent in parts: id, length (as much as is wanted), reply */
+    CELL_PART   /* the next bytes of it: reply, length, where its letter is */
+};
+
+/* A cache line. */
+struct cell {
+    uint64_t stamp; /* 1 + its place in the sequence of all cells: it is there */
+    uint32_t kind;
+    int32_t tag;
+    uint64_t length;
+    union {
+        char tiny[RING_TINY];
+        struct {
+            uint64_t at;
+            uint32_t id;    /* the sender's name for an offered message */
+            uint32_t reply; /* the receiver's */
+            uint32_t segment, generation;
+        };
+    };
+};
+
+struct board {
+    _Alignas(64) _Atomic uint64_t taken;  /* cells of the peer's board */
+    _Alignas(64) _Atomic uint32_t asleep; /* odd: wants to be woken, each time with another number */
+    _Atomic uint32_t waits;               /* for room on this board */
+    _Atomic uint32_t left;                /* nothing comes after what is here */
+    _Alignas(64) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];
+    _Alignas(64) char letters[RING_LETTERS];
+};
+
+/* The two ends of the pair of boards that this process shares with a peer. */
+struct ring {
+    struct board *mine;
+    const struct board *theirs;
+    uint64_t put, taken;                 /* cells on mine, and of these those that the peer has taken */
+    uint64_t letters_put, letters_taken; /* bytes */
+    uint64_t letters_end[RING_CELLS];    /* with each cell */
+    uint64_t got;                        /* cells of theirs */
+};
+
+enum ring_put { RING_PUT, RING_FULL, RING_BROKEN /* the peer says what cannot be */ };
+
+/* Puts a cell, with `length` bytes (of at most RING_EAGER) of a letter if they do not fit into it. */
+enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, size_t length);
+
+/* Copies the next cell of the peer, if there is one. It stays until ring_take. */
+bool ring_get(const struct ring *ring, struct cell *cell);
+void ring_take(struct ring *ring);
+
+/* Where the bytes of a cell are, that has `length` of them: in itself, or in its letter. NULL: it has no such bytes. */
+const char *ring_bytes(const struct ring *ring, const struct cell *cell);
+
+/* Is there a cell? */
+static inline bool ring_ready(const struct ring *ring)
+{
+    return atomic_load_explicit(&ring->theirs->cells[ring->got % RING_CELLS][0], memory_order_acquire) == ring->got + 1;
+}
+
+#endif
