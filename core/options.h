@@ -21,6 +21,7 @@ struct options {
     enum zc_protect protect;
     uint64_t fault_timeout_ms;
     uint64_t max_in_flight;    /* 0: no bound */
+    uint64_t max_views;        /* 0: no bound */
     uint64_t maps;             /* mappings that zc may use up; 0: what the kernel allows */
     uint64_t malloc_threshold; /* of the malloc preload: bytes from which it uses pools */
     uint64_t malloc_most;      /* and up to which it does */

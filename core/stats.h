@@ -16,7 +16,8 @@
     X(sends) X(sends_empty) X(sends_inline) X(sends_protected) X(sends_free) X(sends_copied) X(sends_foreign)          \
     X(receives) X(receives_bounced)                                                                                    \
     X(faults) X(faults_idle) X(faults_spurious) X(waits) X(conflicts) X(renames)                                       \
-    X(protects) X(unprotects) X(remaps) X(segments) X(registrations) X(unreserved)
+    X(protects) X(unprotects) X(remaps) X(segments) X(registrations) X(unreserved)         \
+    X(views_lent)
 // clang-format on
 
 struct counters {

@@ -239,13 +239,15 @@ typedef struct zc_options {
     uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so; 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
+    uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
+                                  release them cannot keep all memory of its peers. 0: ZC_MAX_VIEWS, else no bound */
     const char *transport;     /* of zc_open_mpi: "mpi", or "verbs[:DEVICE][?...]" between its processes,
                                   without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
 } zc_options;
 
 // clang-format off
 #define ZC_OPTIONS_INIT {sizeof(zc_options), ZC_CONFLICT_DEFAULT, ZC_ON_CONFLICT_DEFAULT, ZC_POLICY_DEFAULT, \
-     ZC_RELEASE_DEFAULT, ZC_PROGRESS_DEFAULT, ZC_ON_TIMEOUT_DEFAULT, 0, 0, NULL}
+     ZC_RELEASE_DEFAULT, ZC_PROGRESS_DEFAULT, ZC_ON_TIMEOUT_DEFAULT, 0, 0, 0, NULL}
 // clang-format on
 
 /* Opens a communicator; `options` may be NULL. Addresses:
@@ -330,6 +332,37 @@ ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status 
  * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory: -EINVAL otherwise. A receive that fails is never shown as data: zc_wait returns its error, and a bare
  * touch calls the error handler. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
+
+/* A received message that is read where it is. Plain data, of the communicator that it came over. */
+typedef struct zc_view {
+    const void *data; /* until zc_release */
+    size_t length;    /* bytes */
+    zc_status status;
+    void *lease; /* zc's own, as is: */
+    uint64_t turn;
+} zc_view;
+
+/* Receives as zc_recv_alloc, but lends the message instead of giving it away. Over shm, messages of more than 8 KiB are
+ * then not copied at all: `data` is the sender's memory, mapped read-only, and for the sender the message is in flight
+ * until zc_release: it may store to its buffer (which then gets fresh pages), send it again, or free it, but its
+ * zc_flush and zc_close wait. Should the sender die, `data` stays. A sender that circumvents zc can change what it has
+ * lent: copy what is to be checked first. Once max_views are lent, messages are copied; as they always are over other
+ * transports. Errors as zc_recv_alloc; *view is untouched then. */
+ZC_API int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm);
+
+/* Gives it back, and makes *view empty; from any thread; NULL is fine. zc_close gives back what was not.
+ * -EINVAL: empty, or released already, by way of a copy of *view, too;  -EBADF: its communicator is closed */
+ZC_API int zc_release(zc_view *view);
+
+/* zc_send of what `view` shows, which may be released at once. Over shm, and where `comm` is the communicator that it
+ * came over, without a copy: `dst` is then shown the pool of the first sender. Errors as zc_send and zc_release. */
+ZC_API int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm);
+
+/* A descriptor that is readable when there may be something to do for `comm`, for poll(2), epoll and event loops: then
+ * call zc_progress, take what has come (zc_iprobe tells), and poll again. It belongs to `comm`. From then on nothing
+ * is spun for, so that each message costs its sender a system call when this process is idle.
+ *   -ENOTSUP  not over this transport (over shm it is);  -EBADF */
+ZC_API int zc_fd(zc_comm *comm);
 
 /* zc_send, then zc_recv. The buffers may be the same. */
 ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void *recvbuf, size_t cap, int src,
@@ -420,7 +453,7 @@ typedef struct zc_stats {
     uint64_t sends_empty;      /* of length 0 */
     uint64_t sends_inline;     /* taken by the transport before zc_send returned: no copy, no protection */
     uint64_t sends_protected;  /* protected by a system call */
-    uint64_t sends_free;       /* already protected, or given up: no copy, no system call */
+    uint64_t sends_free;       /* already protected, given up, or forwarded: no copy, no system call */
     uint64_t sends_copied;     /* through a bounce slot; includes foreign memory */
     uint64_t sends_foreign;    /* memory that is not zc's */
     uint64_t receives;         /* all */
@@ -437,6 +470,7 @@ typedef struct zc_stats {
     uint64_t segments;      /* mapped so far */
     uint64_t registrations; /* of segments with transports */
     uint64_t unreserved;    /* sends copied because spares or mappings ran out */
+    uint64_t views_lent;    /* by zc_recv_view, without a copy */
 } zc_stats;
 
 ZC_API int zc_stats_get(zc_stats *stats);

@@ -11,6 +11,7 @@
 #include "core/options.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
+#include "transport/view.h"
 
 enum { SPINS = 2000 };
 
@@ -108,6 +109,14 @@ int zc_progress(zc_comm *comm)
     if (!error)
         comm_poll(comm, NULL);
     return error;
+}
+
+int zc_fd(zc_comm *comm)
+{
+    int error = comm_check(comm, "zc_fd");
+    if (!error && !comm->transport->fd)
+        error = fail(-ENOTSUP, "zc_fd: over %s there is no descriptor to wait for", comm->transport->scheme);
+    return error ? error : comm->transport->fd(&comm->endpoint);
 }
 
 /* ---- checks ---- */
@@ -225,6 +234,7 @@ static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll
                             .touched = touched,
                             .dropped = dropped};
     comm->max_in_flight = options->max_in_flight ? options->max_in_flight : (uint32_t)defaults->max_in_flight;
+    comm->max_views = options->max_views ? options->max_views : (uint32_t)defaults->max_views;
     *poll = (options->progress ? options->progress : defaults->progress) == ZC_PROGRESS_THREAD;
     return 0;
 }
@@ -341,6 +351,7 @@ static struct op *pending_receive(zc_comm *comm)
 static bool close_comm(zc_comm *comm, bool patient)
 {
     struct waiting waiting = {0};
+    lease_end_all(comm); /* a peer that is closing, too, waits for them */
     if (!flush(comm, patient))
         return false;
     for (struct op *op; (op = pending_receive(comm));) {

@@ -24,9 +24,12 @@ struct zc_comm {
     _Atomic int send_error; /* the first that nobody was told of */
     zc_error_handler *handler;
     void *handler_arg;
-    lock ops; /* the two lists */
+    lock ops; /* the three lists */
     struct op *free_ops;
     struct op *receives;
+    struct lease *leases;
+    uint32_t max_views; /* 0: no bound */
+    _Atomic long views; /* of others' memory, with the program */
     struct progressor progressor;
     struct zc_comm *next; /* of all communicators ever; none is freed, so that a closed one is known */
 };
@@ -44,6 +47,17 @@ int comm_check(const zc_comm *comm, const char *call);
 /* The same, and for the peer and tag of a send or a receive. */
 int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag);
 int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag);
+
+/* Waits for a message that matches, and takes it out of matching. 0 or an error. */
+int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *taken);
+
+/* Receives it into a new buffer. On failure the message is lost. */
+int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, struct taken *taken, void **buf,
+                       zc_status *status);
+
+/* Sends bytes that are lent; a user of the lease goes over to the operation, unless there is an error. */
+int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
+                   int dst, int tag);
 
 /* Transports are given wire addresses and foreign memory: a debug build checks that no user mapping slips through,
  * whose protection would make a system call fail and a library fault. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "transport/comm.h"
+#include "transport/view.h"
 
 struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag)
 {
@@ -26,6 +27,7 @@ struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int
     op->held = false;
     op->bounce = NULL;
     op->spill = NULL;
+    op->lease = NULL;
     op->peer = peer;
     op->tag = tag;
     atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
@@ -64,6 +66,8 @@ void op_end_send(struct op *op)
     if (op->bounce)
         pool_push(op->bounce);
     free(op->spill);
+    if (op->lease)
+        lease_end(op->lease);
     op_free(op);
 }
 

@@ -23,6 +23,7 @@ struct op {
     struct slot *bounce; /* a send's copy, or */
     void *spill;         /* one on the heap, where no slot could be had, or */
     char small[64];      /* one of a few bytes */
+    struct lease *lease; /* of a send that passes on what another process lends */
     int peer, tag;       /* as given to the call */
     _Atomic int phase;   /* enum op_phase */
     _Atomic int users;   /* who still look at it; the last op_free ends it */

@@ -117,53 +117,60 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
     return error;
 }
 
-int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status)
+int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *taken)
 {
-    int error = comm_check_receive(comm, "zc_recv_alloc", src, tag);
-    if (error)
-        return error;
-    if (!buf)
-        return fail(-EINVAL, "zc_recv_alloc: buf is NULL");
-    zc_status found;
-    struct taken taken;
     struct waiting waiting = {0};
     int there;
-    while ((there = comm->transport->take(&comm->endpoint, src, tag, &found, &taken)) == 0)
+    while ((there = comm->transport->take(&comm->endpoint, src, tag, found, taken)) == 0)
         comm_poll_waiting(comm, NULL, &waiting);
-    if (there < 0)
-        return there;
+    return there < 0 ? there : 0;
+}
+
+int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, struct taken *taken, void **buf,
+                       zc_status *status)
+{
     /* A message that was taken must be received, be it into nothing. */
-    void *target = zc_alloc(found.length);
+    void *target = zc_alloc(found->length);
     struct range range = {0};
     if (target)
-        range_find(target, found.length, "zc_recv_alloc", &range);
-    struct hold hold = {.slot = range.slot, .length = target ? found.length : 0};
-    struct op *op = op_new(comm, false, &hold, src, tag);
+        range_find(target, found->length, call, &range);
+    struct hold hold = {.slot = range.slot, .length = target ? found->length : 0};
+    struct op *op = op_new(comm, false, &hold, found->source, found->tag);
     char *wire = target;
-    if (op && range.slot)
-        error = hold_receive(&op->hold, false, &wire);
+    int error = op && range.slot ? hold_receive(&op->hold, false, &wire) : 0;
     if (!op || error) {
         if (op)
             op_free(op);
         zc_free(target);
-        return fail(-ENOMEM, "zc_recv_alloc: no memory to receive %zu bytes; the message is lost", found.length);
+        return fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
     }
     count(receives);
-    error = comm->transport->receive_taken(&comm->endpoint, op, wire, hold.length, &taken);
+    error = comm->transport->receive_taken(&comm->endpoint, op, wire, hold.length, taken);
     if (error) {
         if (range.slot)
             hold_withdraw(&op->hold);
         op_free(op);
     } else {
-        error = finish(op, "zc_recv_alloc", status);
+        error = finish(op, call, status);
     }
     if (error || !target) {
         zc_free(target);
-        return target ? error
-                      : fail(-ENOMEM, "zc_recv_alloc: no memory for %zu bytes; the message is lost", found.length);
+        return target ? error : fail(-ENOMEM, "%s: no memory for %zu bytes; the message is lost", call, found->length);
     }
     *buf = target;
     return 0;
+}
+
+int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status)
+{
+    int error = comm_check_receive(comm, "zc_recv_alloc", src, tag);
+    if (!error && !buf)
+        error = fail(-EINVAL, "zc_recv_alloc: buf is NULL");
+    zc_status found;
+    struct taken taken;
+    if (!error)
+        error = comm_take(comm, src, tag, &found, &taken);
+    return error ? error : comm_receive_taken(comm, "zc_recv_alloc", &found, &taken, buf, status);
 }
 
 int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void *recvbuf, size_t cap, int src,

@@ -165,6 +165,28 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     return error;
 }
 
+int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
+                   int dst, int tag)
+{
+    struct hold none = {.length = length};
+    make_room(comm);
+    struct op *op = op_new(comm, true, &none, dst, tag);
+    if (!op)
+        return -ENOMEM;
+    op->lease = lease;
+    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    int posted = comm->transport->send_lent(&comm->endpoint, op, taken, bytes, length, dst, tag);
+    if (posted < 0)
+        op->lease = NULL;
+    if (posted)
+        op_sent(op, 0); /* over already, or undone */
+    if (posted < 0)
+        return posted;
+    count(sends);
+    count(sends_free);
+    return 0;
+}
+
 int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
 {
     struct range range;

@@ -151,18 +151,23 @@ static struct message *message_of(struct match *match)
 
 /* ---- the table ---- */
 
-static int shm_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
+/* The lock is not held. As the table's send. */
+static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t length, struct message *passed)
 {
-    struct shm *shm = endpoint->state;
-    (void)tag; /* the operation has it */
-    op->in.wire = (char *)(uintptr_t)wire;
+    op->in.wire = (char *)(uintptr_t)bytes;
     op->in.length = length;
-    op->in.passed = NULL;
+    op->in.passed = passed;
     shm_lock(shm);
-    struct link *link = shm->peers[dst];
-    int sent = link->error ? shm_gone(shm, dst, -ECONNRESET) : link_send(link, op);
+    struct link *link = shm->peers[op->peer];
+    int sent = link->error ? shm_gone(shm, op->peer, -ECONNRESET) : link_send(link, op);
     shm_unlock(shm);
     return sent;
+}
+
+static int shm_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
+{
+    (void)dst, (void)tag; /* the operation has them */
+    return start_send(endpoint->state, op, wire, length, NULL);
 }
 
 static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
@@ -283,6 +288,38 @@ static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
     return 0;
 }
 
+/* ---- lending ---- */
+
+static bool shm_lend(struct endpoint *endpoint, const struct taken *taken, const void **bytes)
+{
+    struct shm *shm = endpoint->state;
+    struct message *message = (struct message *)taken->native;
+    shm_lock(shm);
+    message->step = message->bytes ? STEP_LENT : STEP_UNMATCHED;
+    shm_unlock(shm);
+    *bytes = message->bytes;
+    return message->bytes;
+}
+
+static void shm_give_back(struct endpoint *endpoint, const struct taken *taken)
+{
+    struct shm *shm = endpoint->state;
+    struct message *message = (struct message *)taken->native;
+    struct link *link = message->link;
+    shm_lock(shm);
+    shm_done(message);
+    link_push(link);
+    shm_unlock(shm);
+}
+
+static int shm_send_lent(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
+                         size_t length, int dst, int tag)
+{
+    struct message *message = (struct message *)taken->native;
+    (void)dst, (void)tag; /* the operation has them */
+    return start_send(endpoint->state, op, bytes, length, message->mapping ? message : NULL);
+}
+
 /* ---- opening and closing ---- */
 
 static int check_name(const char *name)
@@ -345,9 +382,26 @@ static int shm_open_endpoint(const struct address *address, void *native, struct
     return 0;
 }
 
+/* Is a peer still to be told of something? */
+static bool owes(struct shm *shm)
+{
+    bool owes = false;
+    shm_lock(shm);
+    for (struct link *link = shm->links; link; link = link->next)
+        owes |= link->answers != NULL;
+    shm_unlock(shm);
+    return owes;
+}
+
 static void shm_close(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
+    struct waiting waiting = {0};
+    while (owes(shm)) {
+        shm_poll(endpoint, NULL);
+        waiting.polls++;
+        shm_sleep(endpoint, &waiting);
+    }
     shm_lock(shm);
     for (struct match *match; (match = shm->queue.messages.first);) {
         match_remove(&shm->queue, match);
@@ -364,7 +418,11 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .receive = shm_receive,
                                         .poll = shm_poll,
                                         .sleep = shm_sleep,
+                                        .fd = shm_fd,
                                         .cancel = shm_cancel,
                                         .probe = shm_probe,
                                         .take = shm_take,
-                                        .receive_taken = shm_receive_taken};
+                                        .receive_taken = shm_receive_taken,
+                                        .lend = shm_lend,
+                                        .give_back = shm_give_back,
+                                        .send_lent = shm_send_lent};

@@ -76,7 +76,6 @@ struct message {
     char tiny[RING_TINY];
     struct mapping *mapping; /* where they are, if offered */
     uint32_t id, reply;
-    uint32_t users; /* of a view: its holder, and operations that pass it on */
     struct op *receive;
     size_t kept, landed;
     int error;
@@ -250,6 +249,9 @@ void board_unmap(const struct board *board);
 /* ---- shm_sleep.c ---- */
 
 void shm_sleep(struct endpoint *endpoint, struct waiting *waiting);
+
+/* The descriptor to wait on. From now on peers wake this rank, whatever it does. */
+int shm_fd(struct endpoint *endpoint);
 
 /* Something has happened that threads may be sleeping for. Without the lock. */
 void shm_happened(struct shm *shm);

@@ -126,3 +126,13 @@ void shm_sleep(struct endpoint *endpoint, struct waiting *waiting)
         futex_wait(&shm->events, events, most < 0 ? UINT64_MAX : (uint64_t)most * 1000000);
     atomic_fetch_sub(&shm->followers, 1);
 }
+
+int shm_fd(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    shm->watched = true;
+    shm_doze(shm);
+    shm_unlock(shm);
+    return shm->epoll;
+}

@@ -60,6 +60,9 @@ struct transport {
      * happens that had not when it was called last. NULL: there is only polling. */
     void (*sleep)(struct endpoint *endpoint, struct waiting *waiting);
 
+    /* From now on, a descriptor that is readable when there may be something to poll for. NULL: there is none. */
+    int (*fd)(struct endpoint *endpoint);
+
     /* Asks to cancel a receive; op_received will say whether it was. */
     void (*cancel)(struct endpoint *endpoint, struct op *op);
 
@@ -69,6 +72,16 @@ struct transport {
     /* The same, and it is reserved for receive_taken. */
     int (*take)(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken);
     int (*receive_taken)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
+
+    /* ---- for those that can show a message where it is; else NULL ---- */
+
+    /* Shows what was taken: *bytes may be read until give_back. False: not this one, it is still to be received. */
+    bool (*lend)(struct endpoint *endpoint, const struct taken *taken, const void **bytes);
+    void (*give_back)(struct endpoint *endpoint, const struct taken *taken);
+
+    /* As `send`, of what is lent, which stays so until the operation is over. */
+    int (*send_lent)(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
+                     size_t length, int dst, int tag);
 };
 
 extern const struct transport loop_transport, mpi_transport, shm_transport, verbs_transport;

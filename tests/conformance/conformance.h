@@ -80,6 +80,12 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(write_in_flight)                                                                                                 \
     X(write_from_own_buffer)                                                                                           \
     X(writable_for_system_calls)                                                                                       \
+    X(view)                                                                                                            \
+    X(view_stays)                                                                                                      \
+    X(view_shared)                                                                                                     \
+    X(view_forward)                                                                                                    \
+    X(view_misuse)                                                                                                     \
+    X(view_after_close)                                                                                                \
     X(guard_stores)                                                                                                    \
     X(guard_all)                                                                                                       \
     X(pin)                                                                                                             \

@@ -68,6 +68,7 @@ static uint64_t value_of(const struct options *o, const char *variable)
                {"ZC_ON_TIMEOUT", o->on_timeout},
                {"ZC_FAULT_TIMEOUT", o->fault_timeout_ms},
                {"ZC_MAX_IN_FLIGHT", o->max_in_flight},
+               {"ZC_MAX_VIEWS", o->max_views},
                {"ZC_FULL", o->full},
                {"ZC_HUGE", o->huge},
                {"ZC_MAPS", o->maps},
