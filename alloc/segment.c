@@ -22,8 +22,23 @@ static void publish(struct segment *segment, struct segment *value)
         atomic_store_explicit(&arena.segments[first + i], value, memory_order_release);
 }
 
+/* Huge pages of a memfd come from collapsing: one touched page in each 2 MiB is enough for it. Where the
+ * kernel refuses, small pages serve. */
+static void collapse(struct segment *segment, char *wire, size_t length)
+{
+    char *first = (char *)(((uintptr_t)wire + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    char *end = (char *)((uintptr_t)(wire + length) & ~(HUGE_BYTES - 1));
+    for (char *at = first; at < end; at += HUGE_BYTES)
+        if (sys_madvise(at, PAGE_BYTES, MADV_POPULATE_WRITE))
+            return;
+    if (first < end && sys_madvise(first, (size_t)(end - first), MADV_COLLAPSE))
+        segment->huge = false;
+}
+
 static int registrar_add(struct registrar *registrar, struct segment *segment)
 {
+    if (registrar->pins && segment->huge)
+        collapse(segment, arena_wire_of(segment->user), segment->length); /* pinned pages cannot be any more */
     int result = registrar->add(registrar->context, segment);
     if (result == 0)
         count(registrations);
@@ -158,19 +173,6 @@ void segment_unmap(struct segment *segment)
     close_fd(segment);
     atomic_store(&segment->carved, 0);
     segment->mapped = false;
-}
-
-/* Huge pages of a memfd come from collapsing: one touched page in each 2 MiB is enough for it. Where the
- * kernel refuses, small pages serve. */
-static void collapse(struct segment *segment, char *wire, size_t length)
-{
-    char *first = (char *)(((uintptr_t)wire + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
-    char *end = (char *)((uintptr_t)(wire + length) & ~(HUGE_BYTES - 1));
-    for (char *at = first; at < end; at += HUGE_BYTES)
-        if (sys_madvise(at, PAGE_BYTES, MADV_POPULATE_WRITE))
-            return;
-    if (first < end && sys_madvise(first, (size_t)(end - first), MADV_COLLAPSE))
-        segment->huge = false;
 }
 
 static int populate(char *at, size_t length)

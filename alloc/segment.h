@@ -34,6 +34,7 @@ struct registrar {
     int (*add)(void *context, struct segment *segment);
     void (*remove)(void *context, struct segment *segment);
     void *context;
+    bool pins; /* `add` may pin all pages, used or not */
     struct registrar *next;
 };
 

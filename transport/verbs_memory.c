@@ -75,7 +75,7 @@ static void remove_segment(void *context, struct segment *segment)
 
 int memory_open(struct memory *memory, struct ibv_pd *pd, int access, bool late, bool optional)
 {
-    *memory = (struct memory){.registrar = {.add = add, .remove = remove_segment, .context = memory},
+    *memory = (struct memory){.registrar = {.add = add, .remove = remove_segment, .context = memory, .pins = true},
                               .pd = pd,
                               .access = access,
                               .late = late,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "system.h"
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,4 +36,23 @@ unsigned long long system_lines(const char *path)
     if (file)
         fclose(file);
     return lines;
+}
+
+long system_smaps_kb(const void *p, const char *field)
+{
+    FILE *file = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool inside = false;
+    long kb = -1;
+    while (file && kb < 0 && fgets(line, sizeof line, file)) {
+        char *end;
+        uintptr_t from = strtoul(line, &end, 16);
+        if (*end == '-' && end > line)
+            inside = from <= (uintptr_t)p && (uintptr_t)p < strtoul(end + 1, NULL, 16);
+        else if (inside && strncmp(line, field, strlen(field)) == 0)
+            kb = strtol(line + strlen(field) + 1, NULL, 10);
+    }
+    if (file)
+        fclose(file);
+    return kb;
 }

@@ -8,4 +8,7 @@ unsigned long long system_number(const char *path, const char *label);
 /* How many lines such a file has. */
 unsigned long long system_lines(const char *path);
 
+/* kB that smaps says of the mapping of an address; -1: it says nothing. */
+long system_smaps_kb(const void *p, const char *field);
+
 #endif

@@ -17,6 +17,7 @@
 #include "core/stats.h"
 #include "pattern.h"
 #include "ranks.h"
+#include "system.h"
 
 static zc_pool_options of_slots(size_t slot_size)
 {
@@ -721,26 +722,6 @@ Test(pool, allocates_while_it_is_trimmed, .timeout = 60)
 
 /* ---- huge pages ---- */
 
-/* kB that smaps says of the mapping of an address. */
-static long smaps_kb(const void *p, const char *field)
-{
-    FILE *file = fopen("/proc/self/smaps", "r");
-    char line[512];
-    bool inside = false;
-    long kb = -1;
-    CHECK(file);
-    while (kb < 0 && fgets(line, sizeof line, file)) {
-        char *end;
-        uintptr_t from = strtoul(line, &end, 16);
-        if (*end == '-' && end > line)
-            inside = from <= (uintptr_t)p && (uintptr_t)p < strtoul(end + 1, NULL, 16);
-        else if (inside && strncmp(line, field, strlen(field)) == 0)
-            kb = strtol(line + strlen(field) + 1, NULL, 10);
-    }
-    fclose(file);
-    return kb;
-}
-
 /* Collapsing needs a kernel that has it and a free huge page. */
 static bool kernel_collapses(void)
 {
@@ -764,7 +745,7 @@ static bool kernel_collapses(void)
 
 static void check_huge(const char *p, long kb)
 {
-    long user = smaps_kb(p, "ShmemPmdMapped"), wire = smaps_kb(arena_wire_of(p), "ShmemPmdMapped");
+    long user = system_smaps_kb(p, "ShmemPmdMapped"), wire = system_smaps_kb(arena_wire_of(p), "ShmemPmdMapped");
     CHECKF(user >= kb, "the user mapping has %ld kB in huge pages, expected %ld", user, kb);
     CHECKF(wire >= kb, "the wire mapping has %ld kB in huge pages, expected %ld", wire, kb);
 }
@@ -781,18 +762,18 @@ Test(pool, large_slots_are_huge)
     pool = open_with(&options);
     char *p = alloc_in(pool);
     check_huge(p, 2 << 10);
-    CHECK(smaps_kb(p, "ShmemPmdMapped") <= 2 << 10); /* the rest of it is not worth a huge page */
+    CHECK(system_smaps_kb(p, "ShmemPmdMapped") <= 2 << 10); /* the rest of it is not worth a huge page */
     check_huge(alloc_in(open_pool(4 << 20)), 0);
 }
 
 Test(pool, small_slots_are_not_huge_unless_asked)
 {
     char *p = alloc_in(open_pool(4 << 20)); /* ZC_HUGE_NEVER */
-    CHECK(smaps_kb(p, "ShmemPmdMapped") == 0);
+    CHECK(system_smaps_kb(p, "ShmemPmdMapped") == 0);
     zc_pool_options options = of_slots(1 << 20);
     options.huge = ZC_HUGE_AUTO;
     p = alloc_in(open_with(&options));
-    CHECK(smaps_kb(p, "ShmemPmdMapped") == 0);
+    CHECK(system_smaps_kb(p, "ShmemPmdMapped") == 0);
 }
 
 Test(pool, small_slots_share_huge_pages)
@@ -812,6 +793,36 @@ Test(pool, small_slots_share_huge_pages)
     }
 }
 
+static int add_huge(void *context, struct segment *segment)
+{
+    ++*(unsigned *)context;
+    long kb = system_smaps_kb(arena_wire_of(segment->user), "ShmemPmdMapped");
+    CHECKF(kb == (long)(segment->length >> 10), "%ld kB of %zu", kb, segment->length >> 10);
+    return 0;
+}
+
+static void remove_huge(void *context, struct segment *segment)
+{
+    (void)context, (void)segment;
+}
+
+/* Who pins pages gets huge ones, which would never become huge afterwards. */
+Test(pool, huge_before_they_are_pinned)
+{
+    if (!kernel_collapses())
+        cr_skip_test("this kernel cannot collapse a memfd into huge pages now");
+    unsigned added = 0;
+    zc_pool_options options = of_slots(5 << 19);
+    options.huge = ZC_HUGE_ALWAYS;
+    alloc_in(open_with(&options)); /* is there before, */
+    struct registrar registrar = {.add = add_huge, .remove = remove_huge, .context = &added, .pins = true};
+    CHECK_OK(registrar_attach(&registrar));
+    options.slot_size = 1 << 20;
+    alloc_in(open_with(&options)); /* or comes later */
+    CHECKF(added == 2, "%u segments", added);
+    registrar_detach(&registrar);
+}
+
 /* A slot takes as much memory as was asked for, in whole pages, not what aligns the next one. */
 Test(pool, gaps_take_no_memory)
 {
@@ -819,14 +830,14 @@ Test(pool, gaps_take_no_memory)
     options.huge = ZC_HUGE_ALWAYS;
     zc_pool *pool = open_with(&options);
     char *p = alloc_in(pool);
-    long kb = smaps_kb(p, "Rss");
+    long kb = system_smaps_kb(p, "Rss");
     CHECKF(kb == (2 << 10) + 4, "%ld kB for one slot", kb);
     options.initial = 3;
     pool = open_with(&options);
     struct segment *segment = pool->segments;
     for (uint32_t i = 0; i < segment->carved; i++)
         CHECK(slot_find(segment->user + i * segment->stride) != NULL);
-    kb = smaps_kb(segment->user, "Rss");
+    kb = system_smaps_kb(segment->user, "Rss");
     CHECKF(kb == (long)segment->carved * ((2 << 10) + 4), "%ld kB for %u slots", kb, segment->carved);
 }
 

@@ -16,6 +16,7 @@
     X(bad_addresses)                                                                                                   \
     X(registered_once)                                                                                                 \
     X(steady_state)                                                                                                    \
+    X(huge_pages)                                                                                                      \
     X(growth_under_traffic)                                                                                            \
     X(nothing_registered_for_foreign_memory)                                                                           \
     X(device_too_small)                                                                                                \

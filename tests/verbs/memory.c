@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "system.h"
 #include "zc_verbs.h"
 
 /* One message from rank 0 to rank 1, checked. */
@@ -95,6 +96,22 @@ void case_registered_once(void)
     pass(comm, before, in, 300 * KIB, 77);
     ranks_close(comm, 2);
     CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
+}
+
+/* A registered segment is pinned, and would never become huge: it is so before. */
+void case_huge_pages(void)
+{
+    zc_comm *comm = NULL;
+
+    CHECK(setenv("ZC_HUGE", "always", 1) == 0);
+    CHECK_OK(zc_open("verbs", NULL, &comm));
+    char *buffer = ALLOC(4 * MIB);
+    memset(buffer, 1, 4 * MIB);
+    CHECK(stats_now().registrations == stats_now().segments);
+    long kb = system_smaps_kb(buffer, "ShmemPmdMapped");
+    CHECKF(kb >= 4 << 10, "%ld kB are huge", kb);
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(comm));
 }
 
 static atomic_bool stop;
