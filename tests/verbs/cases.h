@@ -34,7 +34,9 @@
     X(peer_leaves)
 
 /* Those that need two devices joined by a cable. */
-#define CABLE_CASES(X) X(cable_pulled)
+#define CABLE_CASES(X)                                                                                                 \
+    X(short_outage)                                                                                                    \
+    X(cable_pulled)
 
 /* Those that are run in each of two guests. */
 #define NODE_CASES(X) X(guest_killed)

@@ -249,6 +249,36 @@ static void command(const char *line)
     CHECKF(system(line) == 0, "%s", line);
 }
 
+/* A transfer from rank 0 to rank 1, each with an end of the cable, that is under way. */
+static void start_transfer(zc_comm *comm[], char *out, char *in)
+{
+    pattern_fill(out, BIG, 1);
+    CHECK_OK(zc_irecv(in, BIG, 0, 1, comm[1]));
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm[0]));
+    for (int i = 0; i < 50; i++)
+        CHECK_OK(zc_progress(comm[1]));
+}
+
+/* Nothing arrives for a second: the device tries again, and nobody is told. */
+void case_short_outage(void)
+{
+    zc_comm *comm[2];
+    int done;
+
+    ranks_transport = "verbs:rxe*";
+    ranks_open(comm, 2, NULL);
+    char *out = ALLOC(BIG), *in = ALLOC(BIG);
+    start_transfer(comm, out, in);
+    command("tc qdisc add dev veth0 root netem loss 100%");
+    sleep(1);
+    CHECK_OK(zc_test(in, &done, NULL));
+    CHECKF(!done, "it was over before");
+    command("tc qdisc del dev veth0 root");
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK_PATTERN(in, BIG, 1);
+    ranks_close(comm, 2);
+}
+
 /* Pulled for longer than the device tries: what is in flight fails. Put back: new communicators work. */
 void case_cable_pulled(void)
 {
@@ -257,11 +287,7 @@ void case_cable_pulled(void)
     ranks_transport = "verbs:rxe*";
     ranks_open(comm, 2, NULL);
     char *out = ALLOC(BIG), *in = ALLOC(BIG);
-    pattern_fill(out, BIG, 1);
-    CHECK_OK(zc_irecv(in, BIG, 0, 1, comm[1]));
-    CHECK_OK(zc_send(out, BIG, 1, 1, comm[0]));
-    for (int i = 0; i < 50; i++)
-        CHECK_OK(zc_progress(comm[1]));
+    start_transfer(comm, out, in);
     command("ip link set veth1 down");
     uint64_t before = clock_ns();
     int result = zc_wait(in, NULL);
