@@ -38,12 +38,16 @@
     X(short_outage)                                                                                                    \
     X(cable_pulled)
 
+/* Those that need 5 GiB of memory. */
+#define BIG_CASES(X) X(past_2_gib)
+
 /* Those that are run in each of two guests. */
 #define NODE_CASES(X) X(guest_killed)
 
 #define DECLARE(name) void case_##name(void);
 CASES(DECLARE)
 CABLE_CASES(DECLARE)
+BIG_CASES(DECLARE)
 NODE_CASES(DECLARE)
 
 /* Calls of libibverbs since the start of the process: regions, and posts of sends and polls (counts.c). */
@@ -51,6 +55,9 @@ extern unsigned long registered, deregistered, posted, polled;
 
 /* The device has no room for more; 0: it has. */
 extern unsigned long regions_most;
+
+/* Of each RDMA READ the device does so many bytes only, 0: all; and what was the longest without. */
+extern size_t read_head, longest_read;
 
 /* Makes devices look smaller when they are asked; may be NULL. */
 struct ibv_device_attr;

@@ -11,6 +11,7 @@
 #undef ibv_reg_mr
 
 unsigned long registered, deregistered, posted, polled, regions_most;
+size_t read_head, longest_read;
 void (*shrink_device)(struct ibv_device_attr *device);
 
 static void add(unsigned long *counter)
@@ -66,6 +67,12 @@ static struct ibv_context_ops real_ops;
 static int post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
 {
     add(&posted);
+    if (wr->opcode == IBV_WR_RDMA_READ && read_head) {
+        if (wr->sg_list->length > longest_read)
+            longest_read = wr->sg_list->length;
+        if (wr->sg_list->length > read_head)
+            wr->sg_list->length = (uint32_t)read_head;
+    }
     return real_ops.post_send(qp, wr, bad);
 }
 

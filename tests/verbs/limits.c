@@ -132,6 +132,33 @@ void case_regions_run_out(void)
     ranks_close(comm, 2);
 }
 
+/* Past what 32 bits can say. Of each piece only the head is read: a device in software needs minutes for all. */
+void case_past_2_gib(void)
+{
+    enum { HEAD = 64 };
+    size_t length = ((size_t)2 << 30) + 3 * MIB + 12345, step = MIB;
+    zc_comm *comm[2];
+    zc_status status;
+
+    ranks_open(comm, 2, NULL);
+    char *out = ALLOC(length), *in = ALLOC(length);
+    for (size_t at = 0; at + HEAD <= length; at += step)
+        pattern_fill(out + at, HEAD, at);
+    read_head = HEAD;
+    CHECK_OK(zc_irecv(in, length, 0, 1, comm[1]));
+    CHECK_OK(zc_send_free(out, length, 1, 1, comm[0]));
+    for (int done = 0; !done;) {
+        CHECK_OK(zc_progress(comm[0]));
+        CHECK_OK(zc_test(in, &done, &status));
+    }
+    CHECKF(status.length == length && status.error == 0, "%zu bytes", status.length);
+    CHECKF(longest_read >= step && longest_read % step == 0, "read in pieces of %zu bytes", longest_read);
+    for (size_t at = 0; at + HEAD <= length; at += longest_read)
+        CHECK_PATTERN(in + at, HEAD, at);
+    CHECK_OK(zc_free(in));
+    ranks_close(comm, 2);
+}
+
 static void close_all(const struct comer comers[], int n)
 {
     for (int i = 0; i < n; i++)
