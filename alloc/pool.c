@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/cache.h"
+#include "alloc/debug.h"
 #include "alloc/hooks.h"
 #include "core/error.h"
 #include "core/options.h"
@@ -38,6 +39,8 @@ void pool_push_many(struct zc_pool *pool, const uint32_t ids[], uint32_t n)
         return;
     for (uint32_t i = 1; i < n; i++)
         atomic_store_explicit(&slot_by_id(ids[i - 1])->next, ids[i], memory_order_relaxed);
+    for (uint32_t i = 0; pool->debug && i < n; i++)
+        debug_poison(slot_by_id(ids[i]));
     struct slot *last = slot_by_id(ids[n - 1]);
     uint64_t head = atomic_load_explicit(&pool->head, memory_order_relaxed);
     do
@@ -61,6 +64,8 @@ void pool_pop_many(struct zc_pool *pool, uint32_t n, uint32_t ids[])
         }
     } while (!atomic_compare_exchange_weak_explicit(&pool->head, &head, head_after(head, next), memory_order_acquire,
                                                     memory_order_acquire));
+    for (uint32_t i = 0; pool->debug && i < n; i++)
+        debug_check_poison(slot_by_id(ids[i]));
 }
 
 struct slot *pool_pop(struct zc_pool *pool)
@@ -174,8 +179,12 @@ static int grow(struct zc_pool *pool, uint32_t n)
     struct segment *segment = slot_segment(first);
     uint32_t index = segment_index(segment, first);
     int populated = (int)segment_populate(segment, index, (uint32_t)carved);
-    for (int i = populated - 1; i >= 0; i--)
-        pool_push(segment_slot(segment, index + (uint32_t)i));
+    for (int i = populated - 1; i >= 0; i--) {
+        struct slot *slot = segment_slot(segment, index + (uint32_t)i);
+        if (pool->debug)
+            debug_made(slot);
+        pool_push(slot);
+    }
     if (populated == carved)
         return carved;
     pthread_mutex_lock(&pool->growth);
@@ -290,7 +299,7 @@ static void gather(zc_stats *stats)
     pthread_mutex_unlock(&pools_lock);
 }
 
-static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge)
+static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge, bool debug)
 {
     struct zc_pool *pool = pools;
     while (pool && (pool->open || pool->slot_size != slot_size || pool->stride != stride || pool->huge != huge))
@@ -306,7 +315,10 @@ static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge)
     }
     memset(pool, 0, sizeof *pool);
     pool->index = !pools ? 0 : pools->index < CACHE_POOLS ? pools->index + 1 : CACHE_POOLS;
+    pool->debug = debug;
     pool->cache_most = slot_size <= CACHE_BYTES / CACHE_SLOTS ? CACHE_SLOTS : (uint32_t)(CACHE_BYTES / slot_size);
+    if (debug)
+        pool->cache_most = 0;
     pool->bare = NONE;
     pool->slot_size = slot_size;
     pool->stride = stride;
@@ -332,10 +344,11 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     size_t slot_size = round_up(options->slot_size, PAGE_BYTES);
     bool large = slot_size >= HUGE_BYTES;
     bool want_huge = huge == ZC_HUGE_ALWAYS || (huge == ZC_HUGE_AUTO && large);
-    size_t stride = want_huge && large ? round_up(slot_size, HUGE_BYTES) : slot_size;
+    size_t stride = defaults->debug ? slot_size + debug_gap(slot_size) : slot_size;
+    stride = want_huge && large ? round_up(stride, HUGE_BYTES) : stride;
 
     pthread_mutex_lock(&pools_lock);
-    struct zc_pool *pool = pool_new(slot_size, stride, want_huge);
+    struct zc_pool *pool = pool_new(slot_size, stride, want_huge, defaults->debug);
     if (pool) {
         pool->open = true;
         pool->cap = options->cap;

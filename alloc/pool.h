@@ -27,6 +27,7 @@ struct cache;
 struct zc_pool {
     size_t slot_size, stride;
     bool huge;
+    bool debug; /* alloc/debug.h */
     bool open;
     enum zc_full full;
     enum zc_protect protect; /* never the default */

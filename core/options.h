@@ -19,6 +19,7 @@ struct options {
     enum zc_full full;
     enum zc_huge huge;
     enum zc_protect protect;
+    int debug; /* 0 or 1 */
     uint64_t fault_timeout_ms;
     uint64_t max_in_flight;    /* 0: no bound */
     uint64_t max_views;        /* 0: no bound */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/cache.h"
+#include "alloc/debug.h"
 #include "alloc/heap.h"
 #include "core/options.h"
 #include "core/stats.h"
@@ -32,20 +33,32 @@ static void *alloc_past(struct zc_pool *pool, size_t size)
     return ptr;
 }
 
+/* Where the thread's cache has none. */
+static void *alloc_slowly(struct zc_pool *pool, size_t size)
+{
+    struct slot *slot;
+    int error = fault_open();
+    if (!error)
+        error = cache_refill(pool, &slot);
+    if (error > 0)
+        return alloc_past(pool, size);
+    if (error) {
+        errno = -error;
+        return NULL;
+    }
+    slot_acquire(slot);
+    if (pool->debug) {
+        debug_taken(slot, size);
+        slot->shared = true; /* so that zc_free takes the long way */
+    }
+    return slot_user(slot);
+}
+
 static void *alloc_from(struct zc_pool *pool, size_t size)
 {
     struct slot *slot = cache_pop(pool); /* a thread that has a cache has opened what there is to open */
-    if (!slot) {
-        int error = fault_open();
-        if (!error)
-            error = cache_refill(pool, &slot);
-        if (error > 0)
-            return alloc_past(pool, size);
-        if (error) {
-            errno = -error;
-            return NULL;
-        }
-    }
+    if (!slot)
+        return alloc_slowly(pool, size);
     slot_acquire(slot);
     return slot_user(slot);
 }
@@ -122,6 +135,8 @@ static int free_locked(void *ptr)
         error_print();
         return -EINVAL;
     }
+    if (slot_pool(slot)->debug)
+        debug_given(slot);
     slot_release(slot, backing);
     return 0;
 }
@@ -144,7 +159,9 @@ size_t zc_usable_size(const void *ptr)
     struct slot *slot = slot_find(ptr);
     if (!slot)
         return fallback_size(ptr);
-    return slot->state == SLOT_LIVE && slot_user(slot) == ptr ? slot_segment(slot)->slot_size : 0;
+    if (slot->state != SLOT_LIVE || slot_user(slot) != ptr)
+        return 0;
+    return slot_pool(slot)->debug ? debug_size(slot) : slot_segment(slot)->slot_size;
 }
 
 int zc_owns(const void *ptr)

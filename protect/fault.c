@@ -7,6 +7,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "alloc/debug.h"
 #include "alloc/hooks.h"
 #include "core/clock.h"
 #include "core/options.h"
@@ -127,6 +128,8 @@ static bool handle(const siginfo_t *info, const void *context)
         return false;
     }
     struct slot *slot = slot_find(address);
+    if (!slot)
+        debug_explain(address);
     if (!slot || depth.level > DEPTH_MOST)
         return false;
     count(faults);

@@ -83,6 +83,7 @@ Test(variables, malformed)
         {"ZC_FULL", "maybe"},
         {"ZC_MAPS", "x"},
         {"ZC_MAPS", "-5"},
+        {"ZC_DEBUG", "1"},
         {"ZC_FOO", "1"},
         {"ZC_", "1"},
         {"ZC_CONFLICTS", "auto"},
@@ -100,6 +101,7 @@ Test(variables, well_formed)
         {"ZC_POLICY", "protect"},  {"ZC_POLICY", "copy"},      {"ZC_RELEASE", "eager"},     {"ZC_RELEASE", "lazy"},
         {"ZC_PROGRESS", "thread"}, {"ZC_ON_TIMEOUT", "abort"}, {"ZC_FAULT_TIMEOUT", "500"}, {"ZC_MAX_IN_FLIGHT", "3"},
         {"ZC_FULL", "fallback"},   {"ZC_MAPS", "100"},         {"OTHER_ZC_FOO", "1"},       {"ZCFOO", "1"},
+        {"ZC_DEBUG", "on"},
     };
 
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)

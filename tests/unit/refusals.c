@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The n-th system call of the allocator fails, for every n: an error with a message or a fall-back, with nothing lost
+ * and nothing leaked, and all is well again afterwards. */
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "alloc/cache.h"
+#include "apart.h"
+#include "check.h"
+#include "ranks.h"
+
+TestSuite(refusals, .timeout = 120);
+
+/* ---- calls that fail: zc reaches the kernel through these alone ---- */
+
+static int fail_at, calls;
+static const char *failed;
+
+static bool fails(const char *name)
+{
+    if (!fail_at || ++calls != fail_at)
+        return false;
+    failed = name;
+    errno = ENOMEM;
+    return true;
+}
+
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
+long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    const char *name = number == SYS_mmap         ? "mmap"
+                       : number == SYS_munmap     ? "munmap"
+                       : number == SYS_madvise    ? "madvise"
+                       : number == SYS_mprotect   ? "mprotect"
+                       : number == SYS_mremap     ? "mremap"
+                       : number == SYS_membarrier ? "membarrier"
+                                                  : NULL;
+    return name && fails(name) ? -1 : real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+int memfd_create(const char *name, unsigned flags)
+{
+    return fails("memfd_create") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
+}
+
+int ftruncate(int fd, off_t length)
+{
+    return fails("ftruncate") ? -1 : (int)syscall(SYS_ftruncate, fd, length);
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list list;
+    va_start(list, command);
+    long argument = va_arg(list, long);
+    va_end(list);
+    return fails("fcntl") ? -1 : (int)syscall(SYS_fcntl, fd, command, argument);
+}
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
+
+/* ---- what could leak ---- */
+
+static int open_files(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+    CHECK(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* kB of memfds of zc that are held, in whatever mapping. */
+static long memfd_kb(void)
+{
+    FILE *file = fopen("/proc/self/smaps", "re");
+    char line[512];
+    bool inside = false;
+    long kb = 0;
+    CHECK(file);
+    while (fgets(line, sizeof line, file)) {
+        if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' '))
+            inside = strstr(line, "memfd:zc") != NULL;
+        else if (inside && strncmp(line, "Rss:", 4) == 0)
+            kb += strtol(line + 4, NULL, 10);
+    }
+    fclose(file);
+    return kb;
+}
+
+/* ---- the scene ---- */
+
+enum { SLOTS = 60 };
+
+struct scene {
+    size_t slot_size;
+    enum zc_huge huge;
+    int n;
+};
+
+static zc_pool_stats stats_of(zc_pool *pool)
+{
+    zc_pool_stats stats = {.size = sizeof stats};
+    CHECK_OK(zc_pool_stats_get(pool, &stats));
+    return stats;
+}
+
+static void check_counts(zc_pool *pool, size_t live)
+{
+    zc_pool_stats stats = stats_of(pool);
+    CHECKF(stats.live == live && stats.slots == live + stats.cached + (size_t)pool->spare,
+           "after %s: %zu slots; %zu live, not %zu; %zu cached, %ld spare", failed, stats.slots, stats.live, live,
+           stats.cached, pool->spare);
+}
+
+static void *alloc_and_free(void *pool)
+{
+    zc_free(zc_pool_alloc(pool)); /* its cache goes with the thread */
+    return NULL;
+}
+
+/* Takes slots until one is refused, or all are there; stores to them. */
+static int fill(zc_pool *pool, char **p, int n, size_t slot_size)
+{
+    while (n < SLOTS && (p[n] = zc_pool_alloc(pool))) {
+        memset(p[n], n + 1, slot_size);
+        n++;
+    }
+    if (n < SLOTS) {
+        CHECKF(errno == ENOMEM && zc_errmsg()[0], "after %s: errno %d, \"%s\"", failed, errno, zc_errmsg());
+        check_counts(pool, (size_t)n);
+    }
+    return n;
+}
+
+static bool *reached; /* shared: there was an n-th call */
+
+static void scene(const void *argument)
+{
+    const struct scene *s = argument;
+    char *p[SLOTS];
+    zc_pool *pool = NULL;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    options.slot_size = s->slot_size;
+    options.huge = s->huge;
+    options.initial = 2;
+    int files = open_files();
+
+    fail_at = s->n;
+    int error = zc_pool_open(&options, &pool);
+    if (error) {
+        CHECKF(error == -ENOMEM && zc_errmsg()[0] && !pool, "after %s: %d, \"%s\"", failed, error, zc_errmsg());
+        CHECK_OK(zc_pool_open(&options, &pool)); /* only one call fails */
+    }
+    int n = fill(pool, p, 0, s->slot_size);
+    n = fill(pool, p, n, s->slot_size);
+    CHECKF(n == SLOTS, "after %s: %d", failed, n);
+    thread_join(thread_start(alloc_and_free, pool));
+    for (int i = 0; i < SLOTS; i++) {
+        CHECK_BYTES(p[i], s->slot_size, (unsigned char)(i + 1));
+        CHECK_OK(zc_free(p[i]));
+    }
+    check_counts(pool, 0);
+    error = zc_pool_trim(pool, NULL);
+    CHECKF(error == 0 || (error == -ENOMEM && zc_errmsg()[0]), "after %s: %d", failed, error);
+    *reached = calls >= fail_at;
+    fail_at = 0;
+
+    check_counts(pool, 0);
+    CHECK(fill(pool, p, 0, s->slot_size) == SLOTS); /* as if nothing had been */
+    for (int i = 0; i < SLOTS; i++)
+        CHECK_OK(zc_free(p[i]));
+    CHECK_OK(zc_pool_close(pool));
+    CHECKF(memfd_kb() == 0, "after %s: %ld kB are still held", failed, memfd_kb());
+    CHECKF(open_files() == files, "after %s: %d files, not %d", failed, open_files(), files);
+}
+
+static void fail_each(size_t slot_size, enum zc_huge huge, int least)
+{
+    struct scene s = {slot_size, huge, 0};
+    reached = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(reached != MAP_FAILED);
+    do {
+        *reached = false;
+        s.n++;
+        apart(scene, &s);
+    } while (*reached);
+    CHECKF(s.n > least, "only %d calls", s.n);
+}
+
+Test(refusals, small_slots)
+{
+    fail_each(4096, ZC_HUGE_NEVER, 20);
+}
+
+Test(refusals, several_segments)
+{
+    fail_each(256 << 10, ZC_HUGE_NEVER, 60);
+}
+
+Test(refusals, huge_slots)
+{
+    fail_each(3 << 20, ZC_HUGE_ALWAYS, 60);
+}
