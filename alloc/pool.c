@@ -70,7 +70,7 @@ void pool_pop_many(struct zc_pool *pool, uint32_t n, uint32_t ids[])
 
 struct slot *pool_pop(struct zc_pool *pool)
 {
-    uint32_t id;
+    uint32_t id = NONE;
     pool_pop_many(pool, 1, &id);
     return slot_by_id(id);
 }
@@ -153,7 +153,7 @@ static int carve(struct zc_pool *pool, uint32_t n, struct slot **first)
     if (pool->bare != NONE) {
         *first = slot_by_id(pool->bare);
         pool->bare = atomic_load_explicit(&(*first)->next, memory_order_relaxed);
-        (*first)->state = SLOT_FREE;
+        slot_become((*first), SLOT_FREE);
         return 1;
     }
     struct segment *segment = pool->segments;
@@ -170,7 +170,7 @@ static int carve(struct zc_pool *pool, uint32_t n, struct slot **first)
  * slots were made. */
 static int grow(struct zc_pool *pool, uint32_t n)
 {
-    struct slot *first;
+    struct slot *first = NULL;
     pthread_mutex_lock(&pool->growth);
     int carved = carve(pool, n, &first);
     pthread_mutex_unlock(&pool->growth);
@@ -190,7 +190,7 @@ static int grow(struct zc_pool *pool, uint32_t n)
     pthread_mutex_lock(&pool->growth);
     for (int i = carved - 1; i >= populated; i--) {
         struct slot *slot = segment_slot(segment, index + (uint32_t)i);
-        slot->state = SLOT_BARE;
+        slot_become(slot, SLOT_BARE);
         atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
         pool->bare = slot_id(slot);
     }

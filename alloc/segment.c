@@ -112,11 +112,18 @@ static int register_segment(struct segment *segment)
     return error;
 }
 
-static void reserve_again(struct segment *segment)
+/* Takes pages and protection from a range of addresses. */
+static void bare(char *at, size_t length)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
-    sys_mmap(segment->user, segment->length, PROT_NONE, FLAGS, -1, 0);
-    sys_mmap(arena_wire_of(segment->user), segment->length, PROT_NONE, FLAGS, -1, 0);
+    if (!sys_mmap(at, length, PROT_NONE, FLAGS, -1, 0))
+        sys_madvise(at, length, MADV_REMOVE); /* the next segment_map covers the mapping; the pages can go now */
+}
+
+static void reserve_again(struct segment *segment)
+{
+    bare(segment->user, segment->length);
+    bare(arena_wire_of(segment->user), segment->length);
 }
 
 static _Atomic bool hidden;

@@ -39,7 +39,7 @@ struct slot {
     _Atomic uint32_t event; /* futex: changes when a hold of the slot ends or it is renamed */
     uint32_t guard_first;   /* pages that may be protected, from the slot's start */
     uint32_t guard_pages;   /* 0: all is read-write */
-    uint8_t state;          /* enum slot_state */
+    _Atomic uint8_t state;  /* enum slot_state; see slot_is */
     /* History of its protection (protect/policy.c). */
     uint8_t run, estimate, skip, backoff;
     bool pinned : 1;       /* renaming is forbidden */
@@ -51,6 +51,17 @@ struct slot {
     uint16_t maps;         /* mappings that its protection may have split off */
 };
 
+/* A slot's state changes with its owner, and others may look at it: a trim, zc_owns, a second zc_free. It orders nothing. */
+static inline bool slot_is(const struct slot *slot, enum slot_state state)
+{
+    return atomic_load_explicit(&slot->state, memory_order_relaxed) == state;
+}
+
+static inline void slot_become(struct slot *slot, enum slot_state state)
+{
+    atomic_store_explicit(&slot->state, (uint8_t)state, memory_order_relaxed);
+}
+
 /* A free slot that shows `backing`, without history. */
 static inline void slot_init(struct slot *slot, struct backing *backing)
 {
@@ -59,7 +70,7 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     atomic_store_explicit(&slot->backing, backing, memory_order_relaxed);
     slot->receives = NULL;
     slot->guard_first = slot->guard_pages = 0;
-    slot->state = SLOT_FREE;
+    slot_become(slot, SLOT_FREE);
     slot->pinned = slot->guard_whole = slot->guard_closed = false;
     slot->reserved = slot->awaited = slot->shared = false;
     slot->maps = 0;

@@ -14,7 +14,7 @@ static uint32_t collect(struct zc_pool *pool)
     uint32_t list = NONE;
     while (pool_try_claim(pool)) {
         struct slot *slot = pool_pop(pool);
-        slot->state = SLOT_COLLECTED;
+        slot_become(slot, SLOT_COLLECTED);
         atomic_store_explicit(&slot->next, list, memory_order_relaxed);
         list = slot_id(slot);
     }
@@ -23,7 +23,7 @@ static uint32_t collect(struct zc_pool *pool)
 
 static bool out_of_use(const struct slot *slot)
 {
-    return slot->state == SLOT_COLLECTED || slot->state == SLOT_STALE || slot->state == SLOT_BARE;
+    return slot_is(slot, SLOT_COLLECTED) || slot_is(slot, SLOT_STALE) || slot_is(slot, SLOT_BARE);
 }
 
 /* Nobody uses the segment's slots, nor its pages under another slot. */
@@ -60,7 +60,7 @@ static void renew(struct slot *slot, struct backing *backing, enum slot_state st
     void (*account)(struct slot *, int) = pool_hooks()->account;
     account(slot, -1);
     slot_init(slot, backing);
-    slot->state = (uint8_t)state;
+    slot_become(slot, state);
     account(slot, 1);
 }
 
@@ -108,7 +108,7 @@ static void forget_bare(struct zc_pool *pool)
     while (list != NONE) {
         struct slot *slot = slot_by_id(list);
         list = atomic_load_explicit(&slot->next, memory_order_relaxed);
-        if (slot->state == SLOT_BARE) {
+        if (slot_is(slot, SLOT_BARE)) {
             atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
             pool->bare = slot_id(slot);
         }
@@ -140,8 +140,8 @@ int pool_trim(struct zc_pool *pool, size_t *released)
     while (list != NONE) {
         struct slot *slot = slot_by_id(list);
         list = atomic_load_explicit(&slot->next, memory_order_relaxed);
-        if (slot->state == SLOT_COLLECTED) {
-            slot->state = SLOT_FREE;
+        if (slot_is(slot, SLOT_COLLECTED)) {
+            slot_become(slot, SLOT_FREE);
             pool_push(slot);
         }
     }

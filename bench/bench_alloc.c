@@ -162,7 +162,7 @@ static uint64_t next_random(uint64_t *state)
 /* From a page to `most`, evenly over the doublings. */
 static size_t random_size(uint64_t *state, size_t most)
 {
-    unsigned doublings = 0;
+    unsigned doublings = 1;
     while ((size_t)PAGE << (doublings + 1) <= most)
         doublings++;
     size_t low = (size_t)PAGE << next_random(state) % doublings;

@@ -109,7 +109,7 @@ static struct slot *slot_of(const void *ptr, const char *call)
     struct slot *slot = slot_find(ptr);
     if (!slot)
         error_say("%s: %p is not zc memory", call, ptr);
-    else if (slot->state != SLOT_LIVE)
+    else if (!slot_is(slot, SLOT_LIVE))
         error_say("%s: the buffer at %p is not live: freed twice?", call, (void *)slot_user(slot));
     else if (slot_user(slot) != ptr)
         error_say("%s: %p lies %zu bytes inside the buffer that starts at %p", call, ptr,
@@ -126,7 +126,7 @@ static int free_locked(void *ptr)
         return 0;
     struct slot *slot = slot_of(ptr, "zc_free");
     struct backing *backing = slot ? slot_lock(slot) : NULL;
-    if (slot && slot->state != SLOT_LIVE) {
+    if (slot && !slot_is(slot, SLOT_LIVE)) {
         lock_drop(&backing->lock);
         slot = NULL;
         error_say("zc_free: the buffer at %p is not live: freed twice?", ptr);
@@ -147,9 +147,9 @@ int zc_free(void *ptr)
         return 0;
     /* Only entries of slots are ever live, so none need be looked for. */
     struct slot *slot = arena_has(ptr) && (uintptr_t)ptr % PAGE_BYTES == 0 ? &arena_entry(ptr)->slot : NULL;
-    if (!slot || slot->state != SLOT_LIVE || slot->shared)
+    if (!slot || !slot_is(slot, SLOT_LIVE) || slot->shared)
         return free_locked(ptr);
-    slot->state = SLOT_FREE;
+    slot_become(slot, SLOT_FREE);
     cache_give(slot);
     return 0;
 }
@@ -159,7 +159,7 @@ size_t zc_usable_size(const void *ptr)
     struct slot *slot = slot_find(ptr);
     if (!slot)
         return fallback_size(ptr);
-    if (slot->state != SLOT_LIVE || slot_user(slot) != ptr)
+    if (!slot_is(slot, SLOT_LIVE) || slot_user(slot) != ptr)
         return 0;
     return slot_pool(slot)->debug ? debug_size(slot) : slot_segment(slot)->slot_size;
 }
@@ -167,7 +167,7 @@ size_t zc_usable_size(const void *ptr)
 int zc_owns(const void *ptr)
 {
     struct slot *slot = slot_find(ptr);
-    return slot && slot->state == SLOT_LIVE;
+    return slot && slot_is(slot, SLOT_LIVE);
 }
 
 void *zc_realloc(void *ptr, size_t size)

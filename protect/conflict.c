@@ -127,7 +127,7 @@ enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t of
 {
     uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
     struct backing *backing = slot_lock(slot);
-    if (slot->state != SLOT_LIVE) {
+    if (!slot_is(slot, SLOT_LIVE)) {
         lock_drop(&backing->lock);
         return CONFLICT_DEAD;
     }

@@ -223,7 +223,7 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
 /* The slot's last operation may have ended. True if it is to be pushed, after the lock is dropped. */
 static bool retire(struct slot *slot, const struct backing *backing)
 {
-    return slot->state == SLOT_FREE && !backing->sends && !slot->receives;
+    return slot_is(slot, SLOT_FREE) && !backing->sends && !slot->receives;
 }
 
 static bool lingers(struct slot *slot, const struct hold *hold)
@@ -248,7 +248,7 @@ void hold_end(struct hold *hold)
         unreserve(slot);
         /* In pieces, it would save no later send a system call. */
         bool useful = slot->guard_whole && lingers(slot, hold);
-        if (hold->guarded && slot->state == SLOT_LIVE && slot->guard_pages && !useful)
+        if (hold->guarded && slot_is(slot, SLOT_LIVE) && slot->guard_pages && !useful)
             slot_settle(slot, backing);
     }
     if (slot->awaited) {
@@ -394,7 +394,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
 {
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
-    bool freed = slot->state != SLOT_LIVE;
+    bool freed = !slot_is(slot, SLOT_LIVE);
     if (hold->bounce && !freed && !error && length)
         backing = land(hold, backing, length);
     if (hold->bounce)
@@ -473,7 +473,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
 void slot_release(struct slot *slot, struct backing *backing)
 {
     struct hold *dropped = NULL;
-    slot->state = SLOT_FREE;
+    slot_become(slot, SLOT_FREE);
     slot->pinned = false;
     for (struct hold *hold = slot->receives, *next; hold; hold = next) {
         next = hold->next;
@@ -498,7 +498,7 @@ void slot_acquire(struct slot *slot)
 {
     if (slot->guard_pages)
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
-    slot->state = SLOT_LIVE;
+    slot_become(slot, SLOT_LIVE);
     slot->shared = false;
     policy_forget(slot);
 }

@@ -48,7 +48,7 @@ static bool copy_slot(struct slot *slot, const struct segment *segment)
     char *to = copy_of(slot_user(slot));
     bool done = true;
     struct backing *backing = slot_lock(slot);
-    if (slot->state != SLOT_LIVE) {
+    if (!slot_is(slot, SLOT_LIVE)) {
         /* freed meanwhile */
     } else if (slot_closed(slot)) {
         atomic_store_explicit(&slot->next, copy.closed, memory_order_relaxed);
@@ -71,7 +71,7 @@ static bool copy_segment(const struct segment *segment)
     sys_madvise(copy_of(segment->user), segment->length, segment->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     for (uint32_t i = 0; i < segment->carved; i++) {
         struct slot *slot = segment_slot(segment, i);
-        if (slot->state == SLOT_LIVE && !copy_slot(slot, segment))
+        if (slot_is(slot, SLOT_LIVE) && !copy_slot(slot, segment))
             return false;
     }
     return true;

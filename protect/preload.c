@@ -63,7 +63,7 @@ static void *alloc(size_t size, size_t alignment)
 static void free_inherited(struct slot *slot)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
-    slot->state = SLOT_FREE;
+    slot_become(slot, SLOT_FREE);
     sys_mmap(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE, FLAGS, -1, 0);
 }
 
@@ -72,7 +72,7 @@ static void free_buffer(void *ptr)
     struct slot *slot = slot_find(ptr);
     if (!arena.forked)
         zc_free(ptr);
-    else if (slot && slot->state == SLOT_LIVE && slot_user(slot) == ptr)
+    else if (slot && slot_is(slot, SLOT_LIVE) && slot_user(slot) == ptr)
         free_inherited(slot);
 }
 

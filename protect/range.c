@@ -9,7 +9,7 @@ int range_find(const void *ptr, size_t length, const char *call, struct range *r
     *range = (struct range){.slot = slot};
     if (!slot)
         return 0;
-    if (slot->state != SLOT_LIVE)
+    if (!slot_is(slot, SLOT_LIVE))
         return fail(-EINVAL, "%s: %p is in a buffer that is not live: freed?", call, ptr);
     range->offset = (size_t)((const char *)ptr - slot_user(slot));
     range->left = slot_segment(slot)->slot_size - range->offset;

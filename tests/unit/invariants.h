@@ -199,7 +199,7 @@ static inline void check_rest(int line, struct zc_pool *pool)
         for (uint32_t i = 0; i < segment->carved; i++, slots++) {
             struct slot *slot = segment_slot(segment, i);
             struct backing *backing = atomic_load(&slot->backing);
-            live += slot->state == SLOT_LIVE;
+            live += slot_is(slot, SLOT_LIVE);
             claimed += slot->reserved;
             if (backing->slot != slot || backing->sends || backing->lock.word || slot->awaited)
                 check_failed(__FILE__, line, "slot at rest", "slot %u is not", i);
@@ -210,7 +210,7 @@ static inline void check_rest(int line, struct zc_pool *pool)
     }
     for (uint32_t id = (uint32_t)atomic_load(&pool->head); id != UINT32_MAX; listed++) {
         struct slot *slot = slot_by_id(id);
-        if (slot->state != SLOT_FREE || slot_pool(slot) != pool || listed > slots)
+        if (!slot_is(slot, SLOT_FREE) || slot_pool(slot) != pool || listed > slots)
             check_failed(__FILE__, line, "free list", "slot %u does not belong there", id);
         id = atomic_load(&slot->next);
     }

@@ -86,7 +86,7 @@ static void check_mappings(zc_pool *pool)
     for (struct segment *s = pool->segments; s; s = s->next)
         for (uint32_t i = 0; s->mapped && i < s->carved; i++, mark++) {
             struct slot *slot = segment_slot(s, i);
-            if (slot->state == SLOT_STALE)
+            if (slot_is(slot, SLOT_STALE))
                 continue;
             char *wire = backing_wire(slot->backing);
             for (size_t at = 0; at < pool->slot_size; at += PAGE_BYTES) {
