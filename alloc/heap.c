@@ -113,6 +113,11 @@ static int configure(const char *spec)
         if (!end || configured_count == CONFIGURED_MOST)
             return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
                         bad, end ? "no more than 64 pools" : wanted);
+        if (options.slot_size % PAGE_BYTES) {
+            error_say("ZC_POOLS=%.100s: at character %d: slots of %zu bytes are rounded up to whole pages", spec,
+                      (int)(at - spec) + 1, options.slot_size);
+            error_print();
+        }
         struct zc_pool *pool;
         int error = pool_open(&options, &pool);
         if (error) {

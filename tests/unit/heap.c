@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "core/options.h"
 #include "pattern.h"
 #include "ranks.h"
 
@@ -391,6 +392,46 @@ Test(heap, errors_point_at_the_character)
                  {"64K:1,512T:0", "the pool at character 7: zc_pool_open: slot_size 562949953421312"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         with_pools(cases[i].spec, is_refused, cases[i].says);
+}
+
+static void has_slot_of(const char *size)
+{
+    uint64_t bytes;
+    CHECK(parse_size(size, &bytes));
+    CHECK(heap_pool(bytes, 1)->slot_size == bytes);
+}
+
+static void is_too_much(const char *text)
+{
+    errno = 0;
+    CHECKF(!zc_alloc(1) && errno == ENOMEM, "errno %d", errno);
+    CHECKF(strstr(zc_errmsg(), text), "%s", zc_errmsg());
+}
+
+static void says_on_stderr(const char *text)
+{
+    char said[512] = "";
+    FILE *file = tmpfile();
+    CHECK(file && dup2(fileno(file), STDERR_FILENO) >= 0);
+    ALLOC(1);
+    ALLOC(1);
+    rewind(file);
+    size_t length = fread(said, 1, sizeof said - 1, file);
+    CHECKF(strcmp(said, text) == 0, "%zu bytes: \"%s\"", length, said);
+}
+
+Test(heap, rounded_slot_sizes_are_said_once)
+{
+    with_pools("64K:1,5000:2", says_on_stderr,
+               "zc: ZC_POOLS=64K:1,5000:2: at character 7: slots of 5000 bytes are rounded up to whole pages\n");
+    with_pools("64K:1,8K:2", says_on_stderr, "");
+}
+
+/* More than there is: what a pool cannot have at once is said when it is opened, what it may grow to when it does. */
+Test(heap, caps_beyond_memory)
+{
+    with_pools("1G:0:cap=1T:fail", has_slot_of, "1G");
+    with_pools("64K:4T", is_too_much, "ZC_POOLS=64K:4T: the pool at character 1: zc_pool_open: 4398046511104 initial");
 }
 
 static void has_all(const char *argument)
