@@ -137,6 +137,7 @@ static int free_locked(void *ptr)
     }
     if (slot_pool(slot)->debug)
         debug_given(slot);
+    conflict_freed(slot, backing);
     slot_release(slot, backing);
     return 0;
 }

@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/helper.h"
+#include "protect/lend.h"
 #include "protect/pages.h"
 #include "protect/policy.h"
 
@@ -19,6 +20,15 @@ enum {
 static void no_progress(void) {}
 
 void (*_Atomic conflict_progress)(void) = no_progress;
+
+static bool never(void)
+{
+    return false;
+}
+
+static const struct zc_interposer no_interposer = {.inside = never, .threads = never, .progress = no_progress};
+
+const struct zc_interposer *_Atomic conflict_interposer = &no_interposer;
 
 static void describe_access(struct text *text, const struct conflict *c, const struct slot *slot, size_t offset)
 {
@@ -42,6 +52,64 @@ static void tell(const char *what, const struct conflict *c, const struct slot *
     text_add(&text, "\n");
     text_print(&text);
 }
+
+/* ---- loans ---- */
+
+/* Tells of the loans in the list that hold bytes which are touched. True: that is to be fatal. */
+static bool sighted(const struct slot *slot, const struct hold *list, const struct conflict *c, bool freed)
+{
+    void (*observe)(const struct zc_sighting *) = conflict_interposer->sighted;
+    bool fatal = false;
+    for (const struct hold *hold = list; hold; hold = hold->next) {
+        if (!hold->rules->lent || !hold_overlaps(hold, c->offset, c->length) || loan_of(hold)->lawful)
+            continue;
+        struct zc_sighting sighting = {.loan = loan_of(hold),
+                                       .buffer = slot_user(slot),
+                                       .offset = hold->offset > c->offset ? hold->offset : c->offset,
+                                       .store = c->store,
+                                       .freed = freed};
+        if (observe)
+            observe(&sighting);
+        else if (hold->rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
+            tell("conflict: ", c, slot, sighting.offset, hold);
+        fatal |= hold->rules->on_conflict == ZC_ON_CONFLICT_ABORT;
+    }
+    return fatal;
+}
+
+/* Tells of every loan of the bytes that are touched: other bytes of a page are the program's own. */
+static void sight(const struct slot *slot, const struct backing *backing, const struct conflict *c, bool freed)
+{
+    bool fatal = sighted(slot, slot->receives, c, freed);
+    if (c->store)
+        fatal |= sighted(slot, backing->sends, c, freed);
+    if (fatal)
+        abort();
+}
+
+void conflict_freed(const struct slot *slot, const struct backing *backing)
+{
+    struct conflict all = {.length = slot_segment(slot)->slot_size, .store = true};
+    sight(slot, backing, &all, true);
+}
+
+/* Gives up guarding pages of a receive that was lent, for an access that cannot wait for it: to other bytes of its
+ * first or last page, or where nobody could end it meanwhile. Drops the lock. */
+static void give_way(struct slot *slot, struct backing *backing, struct hold *hold, const struct conflict *c)
+{
+    if (hold_overlaps(hold, c->offset, c->length)) {
+        sight(slot, backing, c, false);
+        hold->guarded = false;
+    } else if (c->offset < hold->offset) {
+        hold->head_open = true;
+    } else {
+        hold->tail_open = true;
+    }
+    slot_settle(slot, backing);
+    lock_drop(&backing->lock);
+}
+
+/* ---- conflicts ---- */
 
 /* The access will not end well: hands it to the communicator's error handler. Drops the lock. */
 static void refuse(const struct conflict *c, struct slot *slot, struct backing *backing, const struct hold *hold,
@@ -69,10 +137,10 @@ static void let_pass(struct slot *slot, struct backing *backing, struct conflict
     lock_drop(&backing->lock);
 }
 
-/* One step towards the end of a conflict with `hold`, at byte `offset`, which never sleeps. Drops the lock. Returns the
- * error of a failed receive if a call meets one. */
-static int step(struct slot *slot, struct backing *backing, struct hold *hold, size_t offset, struct conflict *c)
+/* One step towards the end of a conflict with `hold`, which never sleeps. Drops the lock. */
+static void step(struct slot *slot, struct backing *backing, struct hold *hold, struct conflict *c)
 {
+    size_t offset = c->call ? hold->offset : c->offset;
     const struct hold_rules *rules = hold->rules;
     bool receive = hold->backing == NULL;
     uint64_t now = clock_ns();
@@ -81,11 +149,19 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
     if (receive && hold->landed) {
         int error = hold->error;
         hold->shown = true;
-        if (!c->call)
+        if (!c->call) {
             refuse(c, slot, backing, hold, offset, error, ", where nothing was received: it ");
-        else
-            lock_drop(&backing->lock);
-        return error;
+            return;
+        }
+        c->error = error;
+        lock_drop(&backing->lock);
+        return;
+    }
+    /* Another thread must make progress for an access: there may be none, or this one keeps it from doing so. */
+    bool alone = !c->call && (!rules->helper || conflict_interposer->inside());
+    if (receive && rules->lent && (alone || !hold_overlaps(hold, c->offset, c->length))) {
+        give_way(slot, backing, hold, c);
+        return;
     }
     if (receive && !c->call && !rules->helper) {
         refuse(c, slot, backing, hold, offset, -EPERM,
@@ -96,22 +172,22 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
         c->start = now;
         /* At most twice the better choice: renaming at once, or having waited. */
         c->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+        sight(slot, backing, c, false);
         if (!receive) {
             count(conflicts);
-            if (rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
+            if (!rules->lent && rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
                 tell("conflict: ", c, slot, offset, hold);
-            if (rules->on_conflict == ZC_ON_CONFLICT_ABORT)
+            if (!rules->lent && rules->on_conflict == ZC_ON_CONFLICT_ABORT)
                 abort();
             policy_written(slot_pool(slot), slot);
         }
         count(waits);
     }
     bool rename = !receive && slot_can_rename(slot) && rules->conflict != ZC_CONFLICT_WAIT;
-    bool alone = !c->call && !rules->helper; /* nobody makes progress meanwhile */
     bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= c->deadline;
     if (rename && late) {
         slot_rename(slot, backing);
-        return 0;
+        return;
     }
     if (now - c->start > rules->timeout_ns && !c->told) {
         c->told = true;
@@ -120,24 +196,24 @@ static int step(struct slot *slot, struct backing *backing, struct hold *hold, s
             abort();
     }
     let_pass(slot, backing, c, rename ? c->deadline - now : SLICE_NS);
-    return 0;
 }
 
-enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t offset, bool store)
+/* A step towards making the page of the first byte accessible. */
+static enum conflict_end step_page(struct conflict *c, struct slot *slot)
 {
-    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
+    uint32_t page = (uint32_t)(c->offset >> PAGE_SHIFT);
     struct backing *backing = slot_lock(slot);
     if (!slot_is(slot, SLOT_LIVE)) {
         lock_drop(&backing->lock);
         return CONFLICT_DEAD;
     }
-    struct hold *hold = slot_denies(slot, backing, page, store);
+    struct hold *hold = slot_denies(slot, backing, page, c->store);
     if (hold && hold->landed && c->asleep) { /* only who does touch a failed receive is refused */
         lock_drop(&backing->lock);
         return CONFLICT_AGAIN;
     }
     if (hold) {
-        step(slot, backing, hold, offset, c);
+        step(slot, backing, hold, c);
         return CONFLICT_GOES_ON;
     }
     bool guarded = page - slot->guard_first < slot->guard_pages;
@@ -152,23 +228,52 @@ enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t of
     return guarded || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
 }
 
-/* Sleeps as the last step said. */
-static void sleep_through(const struct conflict *c, struct slot *slot)
+enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t offset, bool store)
 {
+    c->offset = offset;
+    c->length = 1; /* more is not known of an access */
+    c->store = store;
+    return step_page(c, slot);
+}
+
+/* Sleeps as the last step said; a call makes progress. */
+static void go_on(const struct conflict *c, struct slot *slot)
+{
+    if (c->sleep_ns && !c->call)
+        helper_kick(clock_ns() + 2 * c->sleep_ns);
     if (c->sleep_ns)
         futex_wait(&slot->event, c->event, c->sleep_ns);
+    if (!c->call)
+        return;
+    conflict_progress();
+    conflict_interposer->progress();
+}
+
+/* All steps. */
+static enum conflict_end resolve(struct conflict *c, struct slot *slot)
+{
+    enum conflict_end end;
+    while ((end = step_page(c, slot)) == CONFLICT_GOES_ON && !c->error)
+        go_on(c, slot);
+    return end;
 }
 
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store)
 {
-    struct conflict conflict = {.call = false};
-    enum conflict_end end;
-    while ((end = conflict_step(&conflict, slot, offset, store)) == CONFLICT_GOES_ON) {
-        if (conflict.sleep_ns)
-            helper_kick(clock_ns() + 2 * conflict.sleep_ns);
-        sleep_through(&conflict, slot);
+    struct conflict conflict = {.offset = offset, .length = 1, .store = store};
+    return resolve(&conflict, slot);
+}
+
+int conflict_touch(struct slot *slot, size_t offset, size_t length, bool store)
+{
+    struct conflict conflict = {0};
+    for (size_t end = offset + length, n; offset < end && !conflict.error; offset += n) {
+        n = PAGE_BYTES - offset % PAGE_BYTES;
+        n = n < end - offset ? n : end - offset;
+        conflict = (struct conflict){.call = true, .offset = offset, .length = n, .store = store};
+        resolve(&conflict, slot);
     }
-    return end;
+    return conflict.error;
 }
 
 static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,
@@ -185,7 +290,7 @@ static struct hold *in_the_way(const struct slot *slot, const struct backing *ba
 
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out)
 {
-    struct conflict conflict = {.call = true};
+    struct conflict conflict = {.call = true, .offset = offset, .length = length, .store = (with & WITH_SENDS) != 0};
     for (;;) {
         struct backing *backing = slot_lock(slot);
         struct hold *hold = in_the_way(slot, backing, offset, length, with);
@@ -193,10 +298,9 @@ int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_
             *out = backing;
             return 0;
         }
-        int error = step(slot, backing, hold, hold->offset, &conflict);
-        if (error)
-            return error;
-        sleep_through(&conflict, slot);
-        conflict_progress();
+        step(slot, backing, hold, &conflict);
+        if (conflict.error)
+            return conflict.error;
+        go_on(&conflict, slot);
     }
 }

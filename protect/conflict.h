@@ -8,13 +8,16 @@
 
 /* How far whoever met a conflict has come in ending it. */
 struct conflict {
-    bool call;         /* a zc call, which makes progress itself; else an access, for which the helper does */
+    bool call;  /* a zc call, which makes progress itself; else an access, for which the helper does */
+    bool store; /* else it only loads these bytes of the slot: */
+    size_t offset, length;
     bool told;         /* that it takes long */
     int thread;        /* that touches; 0: the one that runs this */
     bool asleep;       /* it was put to sleep, and a signal may have taken it elsewhere since */
     unsigned spins;    /* of a call */
     uint64_t start;    /* clock at the first wait; 0: none yet */
     uint64_t deadline; /* when a send is renamed away */
+    int error;         /* of a failed receive that a call met */
     /* What to do before the next step: */
     uint64_t sleep_ns; /* sleep so long, or 0 */
     uint32_t event;    /* or until the slot's event is not this any more */
@@ -34,6 +37,17 @@ enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, si
 /* All steps: makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
  * receives, and for sends as their rules say, after which the slot is renamed. */
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store);
+
+/* The same for all bytes of [offset, offset + length), as a call: for system calls, which no fault can stop. 0, or the
+ * error of a failed receive. */
+int conflict_touch(struct slot *slot, size_t offset, size_t length, bool store);
+
+/* The buffer is given back while loans of it are in force. Locked. */
+void conflict_freed(const struct slot *slot, const struct backing *backing);
+
+/* What the interposition library handed down (protect/lend.h); one that does nothing at first. */
+struct zc_interposer;
+extern const struct zc_interposer *_Atomic conflict_interposer;
 
 /* How zc calls make progress while they wait; set by the transport layer, none at first. */
 extern void (*_Atomic conflict_progress)(void);

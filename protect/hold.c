@@ -319,7 +319,7 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     uint32_t first = hold_first_page(hold), pages = hold_end_page(hold) - first;
     hold->backing = NULL;
     hold->bounce = NULL;
-    hold->landed = hold->shown = false;
+    hold->landed = hold->shown = hold->head_open = hold->tail_open = false;
     hold->error = 0;
     hold->guarded = guarded;
 
@@ -418,6 +418,11 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
 bool hold_landed(struct hold *hold, size_t length, int error)
 {
     return finish(hold, length, error, true);
+}
+
+void hold_done(struct hold *hold, size_t length)
+{
+    finish(hold, length, 0, false);
 }
 
 bool hold_withdraw(struct hold *hold)

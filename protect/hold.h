@@ -39,6 +39,7 @@ struct hold_rules {
     enum zc_release release;
     uint64_t timeout_ns;
     bool helper; /* somebody can make progress while a thread waits in a fault */
+    bool lent;   /* loans (protect/lend.h): who touches the same pages beside their bytes never waits for a receive */
     /* Describes the operation, for reports. Signal-safe. */
     void (*describe)(const struct hold *hold, struct text *text);
     /* A bare touch of a receive that failed, or that nobody can wait for. Called in a fault handler, without
@@ -56,11 +57,12 @@ struct hold {
     struct slot *bounce;       /* receives that land elsewhere */
     size_t offset, length;     /* bytes of the slot */
     const struct hold_rules *rules;
-    bool named;   /* a receive that the program asks about by its address */
-    bool guarded; /* its pages are protected */
-    bool landed;  /* a receive that is over and was not yet reported */
-    bool shown;   /* its failure was shown to a bare touch */
-    int error;    /* of a landed receive */
+    bool named;                /* a receive that the program asks about by its address */
+    bool guarded;              /* its pages are protected */
+    bool landed;               /* a receive that is over and was not yet reported */
+    bool shown;                /* its failure was shown to a bare touch */
+    bool head_open, tail_open; /* its first or last page is not guarded any more, since it holds not all of that */
+    int error;                 /* of a landed receive */
 };
 
 /* Does the hold touch any of these bytes? */
@@ -117,6 +119,9 @@ void hold_own(struct hold *hold);
 /* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile:
  * the hold is then unlinked, and nobody will ask for it. A hold that failed keeps its pages protected. */
 bool hold_landed(struct hold *hold, size_t length, int error);
+
+/* The same where nobody will ask for it: unlinks it at once. */
+void hold_done(struct hold *hold, size_t length);
 
 /* Never posted, or cancelled: unlinks it and leaves the slot's bytes as they were. Returns as hold_landed. */
 bool hold_withdraw(struct hold *hold);

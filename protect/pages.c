@@ -9,13 +9,13 @@
 
 uint32_t hold_first_page(const struct hold *hold)
 {
-    return (uint32_t)(hold->offset >> PAGE_SHIFT);
+    return (uint32_t)(hold->offset >> PAGE_SHIFT) + hold->head_open;
 }
 
 uint32_t hold_end_page(const struct hold *hold)
 {
     size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
-    return (uint32_t)(end >> PAGE_SHIFT);
+    return (uint32_t)(end >> PAGE_SHIFT) - hold->tail_open;
 }
 
 static bool covers_page(const struct hold *hold, uint32_t page)

@@ -8,7 +8,7 @@
 
 #include "protect/hold.h"
 
-/* Pages of the slot that the hold needs: from the first to before the end. One of no bytes needs none. */
+/* Pages of the slot that the hold needs: from the first to before the end, which may be lower where it needs none. */
 uint32_t hold_first_page(const struct hold *hold);
 uint32_t hold_end_page(const struct hold *hold);
 

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+#include "protect/lend.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "core/options.h"
+#include "protect/conflict.h"
+#include "protect/fault.h"
+#include "protect/helper.h"
+#include "protect/pages.h"
+#include "protect/range.h"
+
+static void describe(const struct hold *hold, struct text *text)
+{
+    const struct zc_loan *loan = loan_of(hold);
+    text_add(text, "is lent to ");
+    text_add(text, loan->call);
+    if (loan->peer >= 0) {
+        text_add(text, ", rank ");
+        text_add_number(text, (uint64_t)loan->peer, 10);
+    }
+    if (loan->tag >= 0) {
+        text_add(text, ", tag ");
+        text_add_number(text, (uint64_t)loan->tag, 10);
+    }
+    text_add(text, ", ");
+    text_add_number(text, hold->length, 10);
+    text_add(text, " bytes from byte ");
+    text_add_number(text, hold->offset, 10);
+}
+
+static struct hold_rules rules = {.lent = true, .describe = describe};
+
+/* ---- opening ---- */
+
+static void progress(void *unused)
+{
+    (void)unused;
+    conflict_interposer->progress();
+}
+
+static int open_error;
+
+static void open_once(void)
+{
+    static struct progressor progressor = {.progress = progress};
+    const struct options *options;
+    open_error = fault_open();
+    if (!open_error)
+        open_error = options_get(&options);
+    if (!open_error && conflict_interposer->threads())
+        open_error = helper_attach(&progressor);
+    if (open_error)
+        return;
+    rules.helper = conflict_interposer->threads();
+    rules.conflict = options->conflict;
+    rules.on_conflict = options->on_conflict;
+    rules.on_timeout = options->on_timeout;
+    rules.policy = options->policy;
+    rules.release = options->release;
+    rules.timeout_ns = options->fault_timeout_ms * 1000000;
+}
+
+/* Fills in the loan of a range, nothing of which is held yet. */
+static int begin(struct zc_loan *loan, const void *buf, size_t length, struct range *range)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_once);
+    int error = open_error ? open_error : range_find_own(buf, length, loan->call, range);
+    loan->copy = NULL;
+    loan->tentative = false;
+    loan->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &rules};
+    return error;
+}
+
+void zc_interpose(const struct zc_interposer *interposer)
+{
+    conflict_interposer = interposer;
+    if (atomic_load_explicit(&arena.span, memory_order_acquire) && !arena.forked)
+        fault_reinstall();
+}
+
+/* ---- lending ---- */
+
+/* Keeps the slot's pages where they are, and no more: a receive of no bytes. What is sent meanwhile is copied, so that
+ * nothing is renamed. */
+static int keep_pages(struct hold *hold, size_t size, char **wire)
+{
+    for (;;) {
+        struct backing *backing;
+        hold->length = 0;
+        int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
+        if (error)
+            return error;
+        lock_drop(&backing->lock);
+        error = hold_receive(hold, false, wire);
+        if (error || !hold->bounce)
+            return error;
+        hold_withdraw(hold); /* another thread sent it meanwhile */
+    }
+}
+
+/* Lends a copy instead. */
+static int lend_copy(struct zc_loan *loan, const char **wire)
+{
+    const struct hold *hold = &loan->hold;
+    loan->copy = zc_alloc(hold->length);
+    if (!loan->copy)
+        return fail(-ENOMEM, "%s: no memory for a copy of %zu bytes", loan->call, hold->length);
+    struct slot *slot = slot_find(loan->copy);
+    char *to = slot ? backing_wire(atomic_load(&slot->backing)) : loan->copy; /* a fall-back's */
+    hold_copy_out(hold->slot, hold->offset, hold->length, to);
+    *wire = to;
+    return 0;
+}
+
+int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_lend how, bool full, const void **wire)
+{
+    struct range range;
+    struct backing *backing;
+    struct hold *hold = &loan->hold;
+    const char *from = NULL;
+    char *kept;
+    int error = begin(loan, buf, length, &range);
+    if (!error && full) {
+        error = conflict_own(hold->slot, hold->offset, length, WITH_RECEIVES, &backing);
+        if (!error)
+            lock_drop(&backing->lock);
+    }
+    if (error)
+        return error;
+    if (how == ZC_LEND_BRIEF && rules.policy != ZC_POLICY_PROTECT) {
+        from = hold_send_tentative(hold);
+        loan->tentative = from != NULL;
+    }
+    if (how == ZC_LEND_CALL) {
+        from = hold_send_given(hold);
+        error = from ? 0 : keep_pages(hold, range.offset + range.left, &kept);
+        from = from ? from : kept;
+    } else if (!from && hold_send(hold, &from) == SEND_COPY) {
+        error = lend_copy(loan, &from);
+    }
+    if (!error)
+        *wire = from;
+    return error;
+}
+
+int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend how, bool full, void **wire)
+{
+    struct range range;
+    struct hold *hold = &loan->hold;
+    char *to;
+    int error = begin(loan, buf, length, &range);
+    if (!error && !full)
+        error = keep_pages(hold, range.offset + range.left, &to);
+    while (!error && full) {
+        struct backing *backing;
+        error = conflict_own(hold->slot, hold->offset, length, WITH_BOTH, &backing);
+        if (error)
+            break;
+        lock_drop(&backing->lock);
+        error = hold_receive(hold, how != ZC_LEND_CALL, &to);
+        if (error == -ENOMEM && how != ZC_LEND_CALL)
+            how = ZC_LEND_CALL;   /* what cannot be protected goes without */
+        else if (error != -EBUSY) /* else another thread receives into it since */
+            break;
+        error = 0;
+    }
+    if (error)
+        return error;
+    if (hold->bounce) /* not all of it may be written, and all comes back */
+        hold_copy_out(hold->slot, hold->offset, length, to);
+    *wire = to;
+    return 0;
+}
+
+void zc_lend_keep(struct zc_loan *loan)
+{
+    if (loan->tentative)
+        hold_send_keep(&loan->hold);
+    loan->tentative = false;
+}
+
+void zc_lend_end(struct zc_loan *loan)
+{
+    if (loan->copy)
+        zc_free(loan->copy);
+    else if (loan->hold.backing)
+        hold_end(&loan->hold);
+    else
+        hold_done(&loan->hold, loan->hold.length);
+}
+
+int zc_lend_touch(const void *buf, size_t length, bool store)
+{
+    struct range range;
+    int error = range_find_own(buf, 0, "zc_lend_touch", &range);
+    if (error)
+        return error;
+    struct backing *backing = slot_lock(range.slot);
+    bool open = range.slot->guard_pages == 0;
+    lock_drop(&backing->lock);
+    return open ? 0 : conflict_touch(range.slot, range.offset, length < range.left ? length : range.left, store);
+}
