@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "shim/buffered.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/lock.h"
+#include "shim/pending.h"
+
+/* ---- operations without a request ---- */
+
+static struct {
+    lock lock;
+    int count, room, cursor;
+    MPI_Request *requests;
+    struct loans **loans;
+} adrift;
+
+enum { LOOKS = 8 };
+
+static bool make_room(void)
+{
+    if (adrift.count < adrift.room)
+        return true;
+    int room = adrift.room ? 2 * adrift.room : 64;
+    MPI_Request *requests = realloc(adrift.requests, (size_t)room * sizeof *requests);
+    if (requests)
+        adrift.requests = requests;
+    struct loans **loans = requests ? realloc(adrift.loans, (size_t)room * sizeof(struct loans *)) : NULL;
+    if (!loans)
+        return false;
+    adrift.loans = loans;
+    adrift.room = room;
+    return true;
+}
+
+void adrift_add(MPI_Request request, struct loans *loans)
+{
+    for (int i = 0; i < loans->count; i++)
+        loans->loan[i].lawful = true; /* nobody asks for it any more */
+    lock_take(&adrift.lock);
+    bool kept = make_room();
+    if (kept) {
+        adrift.requests[adrift.count] = request;
+        adrift.loans[adrift.count++] = loans;
+    }
+    lock_drop(&adrift.lock);
+    if (!kept) {
+        PMPI_Wait(&request, MPI_STATUS_IGNORE);
+        loans_end(loans);
+    }
+}
+
+void adrift_progress(void)
+{
+    struct loans *over[LOOKS];
+    int n = 0;
+    if (adrift.count == 0 || !lock_try(&adrift.lock))
+        return;
+    for (int i = 0; i < LOOKS && adrift.count > 0; i++) {
+        int at = adrift.cursor++ % adrift.count, done = 0;
+        PMPI_Test(&adrift.requests[at], &done, MPI_STATUS_IGNORE);
+        if (!done)
+            continue;
+        over[n++] = adrift.loans[at];
+        adrift.requests[at] = adrift.requests[--adrift.count];
+        adrift.loans[at] = adrift.loans[adrift.count];
+    }
+    lock_drop(&adrift.lock);
+    for (int i = 0; i < n; i++)
+        loans_end(over[i]);
+}
+
+void adrift_drain(void)
+{
+    while (adrift.count > 0)
+        adrift_progress();
+}
+
+/* ---- buffered sends ---- */
+
+/* Copies a message out of memory that zc does not know. */
+static int pack(struct call *call, const void **buf, int *count, MPI_Datatype *type, MPI_Comm comm)
+{
+    struct span span = span_of(*count, *type);
+    int size = (int)span.length, position = 0;
+    if (!span.full)
+        PMPI_Pack_size(*count, *type, comm, &size);
+    struct loans *loans = call_loans(call);
+    void *packed = loans ? zc_alloc((size_t)size) : NULL;
+    if (!packed)
+        return MPI_ERR_NO_MEM;
+    loans->packed = packed;
+    if (span.full) {
+        memcpy(packed, (const char *)*buf + span.low, (size_t)span.length);
+        *buf = (const char *)packed - span.low;
+        return MPI_SUCCESS;
+    }
+    int code = PMPI_Pack(*buf, *count, *type, packed, size, &position, comm);
+    *buf = packed;
+    *count = position;
+    *type = MPI_PACKED;
+    return code;
+}
+
+int buffered_send(struct call *call, const void *buf, int count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+                  MPI_Request *request)
+{
+    int code = MPI_SUCCESS;
+    adrift_progress();
+    if (zc_owns(buf))
+        buf = call_reads(call, buf, span_of(count, type), dest, tag);
+    if (!call->loans || call->loans->count == 0)
+        code = pack(call, &buf, &count, &type, comm);
+    call_enter();
+    if (code == MPI_SUCCESS)
+        code = PMPI_Isend(buf, count, type, dest, tag, comm, request);
+    else
+        PMPI_Comm_call_errhandler(comm, code);
+    call_leave();
+    if (code != MPI_SUCCESS)
+        loans_end(call->loans);
+    return code;
+}
+
+int MPI_Bsend(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm)
+{
+    struct call call = {.name = "MPI_Bsend", .buffer = buf, .lasts = true};
+    MPI_Request request;
+    int code = buffered_send(&call, buf, count, datatype, dest, tag, comm, &request);
+    if (code != MPI_SUCCESS)
+        return code;
+    if (loans_posted(call.loans, request))
+        PMPI_Wait(&request, MPI_STATUS_IGNORE);
+    else
+        adrift_add(request, call.loans);
+    return code;
+}
+
+/* The request is of an operation that is over: the value was taken. Until the program asks, the buffer is not its own. */
+int MPI_Ibsend(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
+               MPI_Request *request)
+{
+    struct call call = {.name = "MPI_Ibsend", .buffer = buf, .lasts = true};
+    MPI_Request message;
+    int code = buffered_send(&call, buf, count, datatype, dest, tag, comm, &message);
+    if (code == MPI_SUCCESS && loans_posted(call.loans, message))
+        *request = message;
+    else if (code == MPI_SUCCESS)
+        pending_add_buffered(request, message, call.loans);
+    return code;
+}
+
+/* No message is in the buffer that the program attached, if it did: they are on their way from where they were. */
+int MPI_Buffer_detach(void *buffer_addr, int *size)
+{
+    adrift_drain();
+    return PMPI_Buffer_detach(buffer_addr, size);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+#include "shim/call.h"
+
+#include <stdlib.h>
+
+#include "shim/observer.h"
+#include "shim/pending.h"
+
+enum { BRIEF = 8192 }; /* bytes up to which MPI is likely to take a message at once */
+
+_Thread_local int call_depth;
+
+struct loans *call_loans(struct call *call)
+{
+    if (!call->loans)
+        call->loans = calloc(1, sizeof *call->loans + observer_room());
+    return call->loans;
+}
+
+/* A loan to fill in, or NULL. It counts only when it is in force. */
+static struct zc_loan *next_loan(struct call *call, int peer, int tag)
+{
+    struct loans *loans = call_loans(call);
+    if (!loans || loans->count == LOANS_MOST)
+        return NULL;
+    struct zc_loan *loan = &loans->loan[loans->count];
+    *loan = (struct zc_loan){.call = call->name, .peer = peer, .tag = tag, .origin = loans->origin};
+    return loan;
+}
+
+void *call_reads(struct call *call, const void *buf, struct span span, int peer, int tag)
+{
+    char *given = (char *)(uintptr_t)buf, *from = given + span.low;
+    enum zc_lend how = !call->lasts ? ZC_LEND_CALL : span.length <= BRIEF ? ZC_LEND_BRIEF : ZC_LEND_VALUE;
+    struct zc_loan *loan = span.length ? next_loan(call, peer, tag) : NULL;
+    const void *wire;
+    if (!loan || zc_lend_read(loan, from, (size_t)span.length, how, span.full, &wire) != 0)
+        return given; /* as without this library */
+    call->loans->count++;
+    return (char *)(uintptr_t)wire - span.low;
+}
+
+void *call_writes(struct call *call, void *buf, struct span span, int peer, int tag)
+{
+    char *to = (char *)buf + span.low;
+    enum zc_lend how = call->lasts ? ZC_LEND_VALUE : ZC_LEND_CALL;
+    struct zc_loan *loan = span.length ? next_loan(call, peer, tag) : NULL;
+    void *wire;
+    if (!loan || zc_lend_write(loan, to, (size_t)span.length, how, span.full, &wire) != 0) {
+        zc_lend_touch(to, (size_t)span.length, true);
+        return buf;
+    }
+    call->loans->count++;
+    return (char *)wire - span.low;
+}
+
+void loans_end(struct loans *loans)
+{
+    if (!loans)
+        return;
+    for (int i = 0; i < loans->count; i++)
+        zc_lend_end(&loans->loan[i]);
+    zc_free(loans->packed);
+    free(loans);
+}
+
+bool loans_posted(struct loans *loans, MPI_Request request)
+{
+    int done = 0;
+    if (loans->count && loans->loan[0].tentative) /* what MPI took at once needs no guard */
+        PMPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
+    if (done) {
+        loans_end(loans);
+        return true;
+    }
+    if (observer)
+        observer->posted(loans->origin);
+    for (int i = 0; i < loans->count; i++)
+        zc_lend_keep(&loans->loan[i]);
+    return false;
+}
+
+int call_posted(struct call *call, int code, MPI_Request *request)
+{
+    struct loans *loans = call->loans;
+    if (code != MPI_SUCCESS) {
+        loans_end(loans);
+        return code;
+    }
+    if (!loans || loans->count == 0 || loans->loan[0].copy)
+        observer_unwatched(call->buffer);
+    if (loans && !loans_posted(loans, *request))
+        pending_add(request, loans);
+    return code;
+}

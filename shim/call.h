@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A call of MPI that this library has taken over: what it borrows of the program's buffers, and for how long. */
+#ifndef ZC_SHIM_CALL_H
+#define ZC_SHIM_CALL_H
+
+#include <mpi.h>
+#include <stdbool.h>
+
+#include "protect/lend.h"
+#include "shim/span.h"
+
+enum { LOANS_MOST = 2 }; /* of a call: one that it reads, one that it writes */
+
+/* What one operation has borrowed. */
+struct loans {
+    struct zc_loan loan[LOANS_MOST];
+    int count;
+    void *packed;   /* a message copied from foreign memory, or NULL */
+    void *origin[]; /* where it was called, if somebody wants to know (observer.h) */
+};
+
+struct call {
+    const char *name;
+    const void *buffer;  /* the first */
+    struct loans *loans; /* NULL: none yet */
+    bool lasts;          /* goes on after it has returned */
+};
+
+/* Is this thread inside MPI? */
+extern _Thread_local int call_depth __attribute__((tls_model("initial-exec")));
+
+static inline void call_enter(void)
+{
+    call_depth++;
+}
+
+static inline void call_leave(void)
+{
+    call_depth--;
+}
+
+/* The call reads or writes the span of a buffer of zc: what to give to MPI instead. `peer` and `tag` as given. (The
+ * root of a broadcast reads what others write, so neither is const.) */
+void *call_reads(struct call *call, const void *buf, struct span span, int peer, int tag);
+void *call_writes(struct call *call, void *buf, struct span span, int peer, int tag);
+
+/* Room for what a call borrows, made when it is first needed; NULL: no memory. */
+struct loans *call_loans(struct call *call);
+
+/* Ends what an operation has borrowed; NULL is fine. */
+void loans_end(struct loans *loans);
+
+/* The operation was posted. True: it is over already, and its loans have ended. */
+bool loans_posted(struct loans *loans, MPI_Request request);
+
+/* It has returned `code`, and is over, or goes on as *request; returns `code`. */
+static inline int call_over(struct call *call, int code)
+{
+    if (call->loans)
+        loans_end(call->loans);
+    return code;
+}
+
+int call_posted(struct call *call, int code, MPI_Request *request);
+
+#endif

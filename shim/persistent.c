@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+#include "shim/persistent.h"
+
+#include <stdlib.h>
+
+#include "shim/buffered.h"
+#include "shim/call.h"
+#include "shim/pending.h"
+
+typedef int post_send(const void *buf, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm,
+                      MPI_Request *request);
+
+struct start {
+    const char *call;
+    post_send *send; /* NULL: it receives */
+    void *buf;
+    int count;
+    MPI_Datatype type;
+    int peer, tag;
+    MPI_Comm comm;
+};
+
+void start_free(struct start *start)
+{
+    if (start)
+        PMPI_Type_free(&start->type);
+    free(start);
+}
+
+static int post(const struct start *start, struct call *call, MPI_Request *request)
+{
+    struct span span = span_of(start->count, start->type);
+    if (start->send) {
+        const void *from = call_reads(call, start->buf, span, start->peer, start->tag);
+        return start->send(from, start->count, start->type, start->peer, start->tag, start->comm, request);
+    }
+    void *to = call_writes(call, start->buf, span, start->peer, start->tag);
+    return PMPI_Irecv(to, start->count, start->type, start->peer, start->tag, start->comm, request);
+}
+
+int MPI_Start(MPI_Request *request)
+{
+    struct pending *pending = pending_take(*request);
+    if (!pending)
+        return PMPI_Start(request);
+    const struct start *start = pending->start;
+    struct call call = {.name = start->call, .buffer = start->buf, .lasts = true};
+    call_enter();
+    int code = post(start, &call, &pending->active);
+    call_leave();
+    if (code != MPI_SUCCESS)
+        loans_end(call.loans);
+    else if (call.loans && !loans_posted(call.loans, pending->active))
+        pending->loans = call.loans;
+    pending_return(pending);
+    return code;
+}
+
+int MPI_Startall(int count, MPI_Request requests[])
+{
+    int code = MPI_SUCCESS;
+    for (int i = 0; i < count && code == MPI_SUCCESS; i++)
+        code = MPI_Start(&requests[i]);
+    return code;
+}
+
+/* MPI has made *request, unless `code` says otherwise; remembers what it does if the buffer is zc's. */
+static int made(int code, MPI_Request request, const struct start *start)
+{
+    if (code != MPI_SUCCESS || !zc_owns(start->buf))
+        return code;
+    struct start *kept = malloc(sizeof *kept);
+    if (!kept)
+        return code; /* as without this library */
+    *kept = *start;
+    PMPI_Type_dup(start->type, &kept->type);
+    if (!pending_add_persistent(request, kept))
+        start_free(kept);
+    return code;
+}
+
+int MPI_Recv_init(void *buf, int count, MPI_Datatype datatype, int source, int tag, MPI_Comm comm, MPI_Request *request)
+{
+    int code = PMPI_Recv_init(buf, count, datatype, source, tag, comm, request);
+    return made(code, *request, &(struct start){"MPI_Recv_init", NULL, buf, count, datatype, source, tag, comm});
+}
+
+static void *mutable(const void *buf)
+{
+    return (void *)(uintptr_t)buf;
+}
+
+int MPI_Send_init(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
+                  MPI_Request *request)
+{
+    int code = PMPI_Send_init(buf, count, datatype, dest, tag, comm, request);
+    return made(code, *request,
+                &(struct start){"MPI_Send_init", PMPI_Isend, mutable(buf), count, datatype, dest, tag, comm});
+}
+
+int MPI_Ssend_init(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
+                   MPI_Request *request)
+{
+    int code = PMPI_Ssend_init(buf, count, datatype, dest, tag, comm, request);
+    return made(code, *request,
+                &(struct start){"MPI_Ssend_init", PMPI_Issend, mutable(buf), count, datatype, dest, tag, comm});
+}
+
+int MPI_Rsend_init(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
+                   MPI_Request *request)
+{
+    int code = PMPI_Rsend_init(buf, count, datatype, dest, tag, comm, request);
+    return made(code, *request,
+                &(struct start){"MPI_Rsend_init", PMPI_Irsend, mutable(buf), count, datatype, dest, tag, comm});
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The memory that an argument of MPI names: buffer, count and datatype. */
+#ifndef ZC_SHIM_SPAN_H
+#define ZC_SHIM_SPAN_H
+
+#include <mpi.h>
+#include <stdbool.h>
+
+struct span {
+    MPI_Aint low;    /* from the buffer's address to the first byte */
+    MPI_Aint length; /* bytes from there; 0: none */
+    bool full;       /* every byte of it belongs to the argument */
+};
+
+struct span span_of(MPI_Aint count, MPI_Datatype type);
+
+/* `count` for each of n. */
+struct span span_each(MPI_Aint count, MPI_Datatype type, int n);
+
+/* counts[i] at displs[i], in units of the type. NULL displs: one behind the other. */
+struct span span_varied(const int *counts, const int *displs, MPI_Datatype type, int n);
+
+/* counts[i] of types[i] at displs[i] bytes. */
+struct span span_mixed(const int *counts, const int *displs, const MPI_Datatype *types, int n);
+struct span span_mixed_far(const int *counts, const MPI_Aint *displs, const MPI_Datatype *types, int n);
+
+/* With whom a collective of the communicator exchanges: everybody, or the other group. */
+int ranks_of(MPI_Comm comm);
+
+/* The same for neighbourhood collectives. */
+int sources_of(MPI_Comm comm);
+int targets_of(MPI_Comm comm);
+
+bool is_root(int root, MPI_Comm comm);
+
+#endif

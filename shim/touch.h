@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * System calls cannot be stopped by a fault: what they touch is made accessible before. */
+#ifndef ZC_SHIM_TOUCH_H
+#define ZC_SHIM_TOUCH_H
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "shim/call.h"
+
+/* Inside MPI, buffers have been seen to already, and nothing could be waited for. */
+static inline void touch(const void *buf, size_t length, bool store)
+{
+    if (length && zc_owns(buf) && call_depth == 0)
+        zc_lend_touch(buf, length, store);
+}
+
+static inline void touch_loads(const void *buf, size_t length)
+{
+    touch(buf, length, false);
+}
+
+static inline void touch_stores(const void *buf, size_t length)
+{
+    touch(buf, length, true);
+}
+
+static inline void touch_each(const struct iovec *iov, size_t n, bool store)
+{
+    for (size_t i = 0; i < n; i++)
+        touch(iov[i].iov_base, iov[i].iov_len, store);
+}
+
+static inline void touch_loads_each(const struct iovec *iov, int n)
+{
+    touch_each(iov, n > 0 ? (size_t)n : 0, false);
+}
+
+static inline void touch_stores_each(const struct iovec *iov, int n)
+{
+    touch_each(iov, n > 0 ? (size_t)n : 0, true);
+}
+
+/* The function of that name which this library hides. */
+void *touch_next(const char *name);
+
+#endif

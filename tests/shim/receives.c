@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Receives, and what happens beside them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cases.h"
+
+/* With threads, the first touch waits until the message is there; without, it does not, and nothing hangs. */
+void irecv_touch(void)
+{
+    for (int i = 0; i < SIZES; i++) {
+        size_t size = (size_t)sizes[i];
+        MPI_Request request;
+        volatile char *in = buffer(size, 1);
+        void *out = buffer(size, 2);
+        if (rank == 0) {
+            MPI_Irecv((void *)(uintptr_t)in, sizes[i], MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+            meet();
+            char seen = in[size / 2], expected = ((char *)out)[size / 2];
+            if (threads)
+                CHECK(seen == expected);
+            MPI_Wait(&request, MPI_STATUS_IGNORE);
+            CHECK_PATTERN((void *)(uintptr_t)in, size, 2);
+        } else {
+            meet();
+            nap();
+            MPI_Send(out, sizes[i], MPI_BYTE, peer, 7, MPI_COMM_WORLD);
+        }
+        MPI_Free_mem((void *)(uintptr_t)in);
+        MPI_Free_mem(out);
+    }
+}
+
+void irecv_cancel(void)
+{
+    MPI_Request request;
+    MPI_Status status;
+    int cancelled;
+    char *in = buffer(100000, 1);
+    MPI_Irecv(in, 100000, MPI_BYTE, peer, 99, MPI_COMM_WORLD, &request);
+    MPI_Cancel(&request);
+    MPI_Wait(&request, &status);
+    MPI_Test_cancelled(&status, &cancelled);
+    CHECK(cancelled);
+    CHECK_PATTERN(in, 100000, 1);
+    MPI_Free_mem(in);
+}
+
+/* Edges and interior share pages, and nobody may wait for a page. */
+void halo(void)
+{
+    enum { CELLS = 3000 };
+    double *row = buffer((CELLS + 2) * sizeof *row, 1);
+    for (int way = 0; way < 4; way++) {
+        for (int i = 0; i < CELLS + 2; i++)
+            row[i] = rank * 1000 + way;
+        double *edge = rank == 0 ? row + CELLS : row + 1, *ghost = rank == 0 ? row + CELLS + 1 : row;
+        MPI_Request requests[2];
+        int n = 0;
+        if (way != 1)
+            MPI_Irecv(ghost, 1, MPI_DOUBLE, peer, way, MPI_COMM_WORLD, &requests[n++]);
+        if (way == 0) {
+            MPI_Send(edge, 1, MPI_DOUBLE, peer, way, MPI_COMM_WORLD);
+        } else if (way == 2) {
+            MPI_Ssend_init(edge, 1, MPI_DOUBLE, peer, way, MPI_COMM_WORLD, &requests[n]);
+            MPI_Start(&requests[n++]);
+        } else {
+            MPI_Isend(edge, 1, MPI_DOUBLE, peer, way, MPI_COMM_WORLD, &requests[n++]);
+        }
+        for (int i = 1; i <= CELLS; i++) /* while all of it is in flight */
+            if (&row[i] != edge)
+                ((volatile double *)row)[i] += 1;
+        if (way == 1)
+            MPI_Irecv(ghost, 1, MPI_DOUBLE, peer, way, MPI_COMM_WORLD, &requests[n++]);
+        if (way == 2)
+            MPI_Wait(&requests[1], MPI_STATUS_IGNORE), MPI_Request_free(&requests[1]), n = 1;
+        MPI_Waitall(n, requests, MPI_STATUSES_IGNORE);
+        CHECK(*ghost == peer * 1000 + way);
+        for (int i = 1; i <= CELLS; i++)
+            CHECKF(row[i] == rank * 1000 + way + (&row[i] != edge), "cell %d is %g", i, row[i]);
+    }
+    MPI_Free_mem(row);
+}
+
+/* Into one half while the other half is being sent, which is then overwritten. */
+void recv_beside_send(void)
+{
+    enum { HALF = 150000 };
+    MPI_Request request;
+    char *buf = buffer((size_t)2 * HALF, 1);
+    for (unsigned round = 0; round < 5; round++) {
+        pattern_fill(buf, HALF, (unsigned)rank + round);
+        MPI_Isend(buf, HALF, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+        MPI_Recv(buf + HALF, HALF, MPI_BYTE, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        memset(buf, 0xee, HALF);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        CHECK_BYTES(buf, HALF, 0xee);
+        CHECK_PATTERN(buf + HALF, HALF, (unsigned)peer + round);
+    }
+}
+
+/* Into the very bytes that are being sent; a message that is shorter than the buffer leaves the rest as it was. */
+void recv_into_send(void)
+{
+    enum { SIZE = 150000, SHORT = 70000 };
+    MPI_Request request;
+    MPI_Status status;
+    int length;
+    char *buf = buffer(SIZE, (unsigned)rank);
+    MPI_Isend(buf, SHORT, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+    MPI_Recv(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &status);
+    MPI_Get_count(&status, MPI_BYTE, &length);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK(length == SHORT);
+    char *expected = malloc(SIZE);
+    pattern_fill(expected, SIZE, (unsigned)rank);
+    pattern_fill(expected, SHORT, (unsigned)peer);
+    CHECK(memcmp(buf, expected, SIZE) == 0);
+    free(expected);
+}
+
+void sendrecv(void)
+{
+    enum { SIZE = 100000 };
+    MPI_Request request;
+    char *buf = buffer(SIZE, (unsigned)rank), *in = buffer(SIZE, 9);
+    MPI_Isend(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request); /* so that it is guarded */
+    MPI_Sendrecv(buf, SIZE, MPI_BYTE, peer, 8, in, SIZE, MPI_BYTE, peer, 8, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(in, SIZE, (unsigned)peer);
+    MPI_Sendrecv_replace(buf, SIZE, MPI_BYTE, peer, 9, peer, 9, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, SIZE, (unsigned)peer);
+    MPI_Recv(in, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(in, SIZE, (unsigned)peer);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+}

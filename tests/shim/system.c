@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * System calls on buffers in flight, which would fail with EFAULT. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+enum { SIZE = 50000 };
+
+static MPI_Request request;
+
+static char *guarded(unsigned seed)
+{
+    char *buf = buffer(SIZE, seed);
+    MPI_Isend(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+    return buf;
+}
+
+/* The message was not changed by what happened to the buffer. */
+static void done(char *buf, unsigned seed)
+{
+    char *in = buffer(SIZE, 0);
+    MPI_Recv(in, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(in, SIZE, seed);
+    MPI_Free_mem(in);
+    MPI_Free_mem(buf);
+}
+
+/* From one end to the other, a part at a time: it is more than a pipe holds. */
+void system_calls(void)
+{
+    int ends[2];
+    char *out = buffer(SIZE, 100), *buf;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+
+    buf = guarded(1);
+    CHECK(write(ends[0], out, SIZE) == SIZE);
+    CHECK(recv(ends[1], buf, SIZE, MSG_WAITALL) == SIZE);
+    CHECK_PATTERN(buf, SIZE, 100);
+    done(buf, 1);
+
+    buf = guarded(2);
+    CHECK(send(ends[0], buf, SIZE, 0) == SIZE); /* reading is fine */
+    struct iovec parts[2] = {{buf, 20000}, {buf + 20000, SIZE - 20000}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    memset(buf, 0, SIZE);
+    CHECK(recvmsg(ends[1], &message, MSG_WAITALL) == SIZE);
+    CHECK_PATTERN(buf, SIZE, 2);
+    done(buf, 2);
+
+    FILE *file = tmpfile();
+    buf = guarded(3);
+    CHECK(pwrite(fileno(file), out, SIZE, 0) == SIZE);
+    CHECK(pread(fileno(file), buf, SIZE, 0) == SIZE);
+    CHECK_PATTERN(buf, SIZE, 100);
+    done(buf, 3);
+
+    buf = guarded(4);
+    CHECK(preadv(fileno(file), (struct iovec[]){{buf, SIZE / 2}, {buf + SIZE / 2, SIZE / 2}}, 2, 0) == SIZE);
+    CHECK_PATTERN(buf, SIZE, 100);
+    done(buf, 4);
+    fclose(file);
+
+    /* What is being received into waits for the message. */
+    if (!threads)
+        return;
+    buf = buffer(SIZE, 5);
+    MPI_Irecv(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+    if (rank == 0)
+        MPI_Send(out, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD);
+    CHECK(write(ends[0], buf, SIZE) == SIZE);
+    if (rank == 1)
+        MPI_Send(out, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD);
+    char *in = buffer(SIZE, 6);
+    CHECK(recv(ends[1], in, SIZE, MSG_WAITALL) == SIZE);
+    CHECK_PATTERN(in, SIZE, 100);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+}
+
+void streams(void)
+{
+    FILE *file = tmpfile();
+    char *out = buffer(SIZE, 100), *buf = guarded(1);
+    CHECK(fwrite(out, 1, SIZE, file) == SIZE);
+    rewind(file);
+    CHECK(fread(buf, 1, SIZE, file) == SIZE);
+    CHECK_PATTERN(buf, SIZE, 100);
+    done(buf, 1);
+    fclose(file);
+}
