@@ -12,6 +12,7 @@
 struct options {
     enum zc_conflict conflict;
     enum zc_on_conflict on_conflict;
+    const char *race; /* ZC_RACE, read by libzc-race.so itself; "" */
     enum zc_policy policy;
     enum zc_release release;
     enum zc_progress_mode progress;

@@ -77,6 +77,10 @@ static const char *library_of(const void *function)
 /* The profiling interface has room for one tool: the first in the order of loading is called, and calls MPI. */
 static void look_for_others(void)
 {
+    static bool looked;
+    if (looked)
+        return;
+    looked = true;
     const char *first = library_of(dlsym(RTLD_DEFAULT, "MPI_Send"));
     const char *mpi = library_of(dlsym(RTLD_DEFAULT, "PMPI_Send"));
     const char *next = library_of(dlsym(RTLD_NEXT, "MPI_Send"));
@@ -96,7 +100,15 @@ __attribute__((constructor)) static void load(void)
 {
     if (!observer)
         zc_interpose(&plain);
-    look_for_others();
+}
+
+/* Was MPI initialised without us? */
+__attribute__((destructor)) static void unload(void)
+{
+    int initialized;
+    PMPI_Initialized(&initialized);
+    if (initialized)
+        look_for_others();
 }
 
 void *touch_next(const char *name)
@@ -115,6 +127,7 @@ static int began(int code)
 {
     if (code != MPI_SUCCESS)
         return code;
+    look_for_others();
     zc_interpose(observer ? &observed : &plain); /* MPI has installed a handler of its own */
     if (observer) {
         int rank, size;

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * zc race: runs an MPI program with the libraries that see it touch message buffers too early. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tools/zc/command.h"
+
+enum { STATUS_RACE = 66 };
+
+static const char help[] =
+    "CMD is a program that uses MPI, or what starts one: zc race -- mpiexec -n 2 ./program. It need not be changed, "
+    "nor\n"
+    "built anew; with -g reports name files and lines. A race is a store to a buffer that MPI is still sending, or "
+    "any\n"
+    "touch of one that it still receives into, until the program has completed the request; and freeing either.\n"
+    "\n"
+    "Each is told of once on standard error, when it happens, and added to a file of JSON lines. What happens to the\n"
+    "buffer is then made good as zc does it, and the program goes on.\n"
+    "\n"
+    "  --abort        the process ends (abort) after the first\n"
+    "  --output FILE  of JSON lines, instead of zc-race.jsonl; what was there is lost\n"
+    "\n"
+    "Buffers of a page and more that come from malloc or MPI_Alloc_mem are watched. Those on the stack, in static "
+    "memory\n"
+    "or in small allocations cannot be; how many messages that were is told at the end. Nor can what the loader "
+    "preloads\n"
+    "nothing into: statically linked and setuid programs.\n"
+    "\n"
+    "Exit status: that of CMD; if that is 0 and a race was seen, 66.\n";
+
+/* The file of a preload, in `path`: where the command was installed, or built. */
+static int find_preload(const char *name, char path[PATH_MAX])
+{
+    static const char *const folders[] = {ZC_PRELOADS, "../shim"};
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length < 0)
+        return failed("/proc/self/exe: %s", strerror(errno));
+    self[length] = 0;
+    *strrchr(self, '/') = 0;
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        if (snprintf(path, PATH_MAX, "%s/%s/%s", self, folders[i], name) < PATH_MAX && access(path, R_OK) == 0)
+            return 0;
+    }
+    return failed("there is no %s in %s/%s: was it built?", name, self, folders[0]);
+}
+
+/* All preloads, and what the caller preloads, in the order in which calls are to find them. */
+static int set_preloads(void)
+{
+    static const char *const names[] = {"libzc-race.so", "libzc-shim.so", "libzc-malloc.so"};
+    char all[4 * PATH_MAX], path[PATH_MAX];
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (find_preload(names[i], path))
+            return STATUS_FAILED;
+        used += (size_t)snprintf(all + used, sizeof all - used, "%s%s", i ? ":" : "", path);
+    }
+    const char *others = getenv("LD_PRELOAD");
+    if (others && *others)
+        snprintf(all + used, sizeof all - used, ":%s", others);
+    setenv("LD_PRELOAD", all, 1);
+    return 0;
+}
+
+static int run(char **argv)
+{
+    pid_t child = fork();
+    int status;
+    if (child < 0)
+        return failed("fork: %s", strerror(errno));
+    if (child == 0) {
+        if (set_preloads())
+            _exit(STATUS_FAILED);
+        execvp(argv[0], argv);
+        failed("%s: %s", argv[0], strerror(errno));
+        _exit(127);
+    }
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* ---- what the libraries have written ---- */
+
+static unsigned long long number_of(const char *line, const char *key)
+{
+    char name[64];
+    snprintf(name, sizeof name, "\"%s\":", key);
+    const char *at = strstr(line, name);
+    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+static int is_event(const char *line, const char *event)
+{
+    static const char start[] = "{\"event\":\"";
+    size_t length = strlen(event);
+    return strncmp(line, start, sizeof start - 1) == 0 && strncmp(line + sizeof start - 1, event, length) == 0 &&
+           line[sizeof start - 1 + length] == '"';
+}
+
+struct sum {
+    unsigned long long started, ended, races, sightings, watched, on_stack, is_static, elsewhere, lost;
+};
+
+static int add_up(const char *file, struct sum *sum)
+{
+    FILE *in = fopen(file, "r");
+    char *line = NULL;
+    size_t room = 0;
+    if (!in)
+        return failed("%s: %s", file, strerror(errno));
+    while (getline(&line, &room, in) > 0) {
+        sum->started += is_event(line, "start");
+        sum->races += is_event(line, "race");
+        if (is_event(line, "count"))
+            sum->sightings += number_of(line, "count");
+        if (!is_event(line, "end"))
+            continue;
+        sum->ended++;
+        sum->watched += number_of(line, "watched");
+        sum->on_stack += number_of(line, "stack");
+        sum->is_static += number_of(line, "static");
+        sum->elsewhere += number_of(line, "elsewhere");
+        sum->lost += number_of(line, "lost");
+    }
+    free(line);
+    fclose(in);
+    return 0;
+}
+
+static int summarise(const struct sum *sum, const char *file, int status)
+{
+    if (!sum->started)
+        return failed(
+            "nothing was watched: no process that uses MPI has loaded libzc-shim.so. Is the program statically "
+            "linked, setuid, or without MPI?");
+    fprintf(stderr, "\nzc race: %llu race%s", sum->races, sum->races == 1 ? "" : "s");
+    if (sum->sightings > sum->races)
+        fprintf(stderr, ", seen %llu times", sum->sightings);
+    fprintf(stderr, ", in %llu process%s; more in %s\n", sum->started, sum->started == 1 ? "" : "es", file);
+    fprintf(stderr, "  %10llu  nonblocking messages were watched\n", sum->watched);
+    if (sum->on_stack)
+        fprintf(stderr, "  %10llu  could not be: in buffers on the stack\n", sum->on_stack);
+    if (sum->is_static)
+        fprintf(stderr, "  %10llu  could not be: in static buffers\n", sum->is_static);
+    if (sum->elsewhere)
+        fprintf(stderr, "  %10llu  could not be: in small allocations, or copied\n", sum->elsewhere);
+    if (sum->lost)
+        fprintf(stderr, "  %10llu  races were not told of, there were too many at once\n", sum->lost);
+    if (sum->ended < sum->started)
+        fprintf(stderr, "  %10llu  processes ended without MPI_Finalize, and are not counted\n",
+                sum->started - sum->ended);
+    return status == 0 && sum->races ? STATUS_RACE : status;
+}
+
+static int race(int argc, char **argv)
+{
+    int fatal = 0;
+    const char *output = "zc-race.jsonl";
+    const struct flag flags[] = {{"abort", &fatal, NULL}, {"output", NULL, &output}, {NULL, NULL, NULL}};
+    int at = parse_flags(argc, argv, flags);
+    if (at < 0)
+        return STATUS_USAGE;
+    if (at >= argc)
+        return misused("expected a command to run");
+    FILE *file = fopen(output, "w");
+    char path[PATH_MAX];
+    if (!file || fclose(file) || !realpath(output, path))
+        return failed("%s: %s", output, strerror(errno));
+    setenv("ZC_RACE", path, 1);
+    setenv("ZC_ON_CONFLICT", fatal ? "abort" : "report", 1);
+    setenv("ZC_POLICY", "protect", 1); /* what is copied is not seen */
+    setenv("ZC_MALLOC_THRESHOLD", "4096", 0);
+    int status = run(argv + at);
+    struct sum sum = {0};
+    int error = add_up(path, &sum);
+    return error ? error : summarise(&sum, output, status);
+}
+
+const struct command command_race = {.name = "race",
+                                     .arguments = "[--abort] [--output FILE] -- CMD [ARGUMENT...]",
+                                     .summary =
+                                         "Run an MPI program and report where it touches a message buffer too early",
+                                     .help = help,
+                                     .run = race};
