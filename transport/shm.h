@@ -86,6 +86,7 @@ struct message {
 struct link {
     struct shm *shm;
     int rank; /* of the peer; -1: not known yet */
+    int process;
     int sock;
     int answers_on;  /* where the peer's packets come: sock, but for the link of a rank to itself */
     bool greeted;    /* the peer has said who it is, and its board is mapped */
@@ -184,9 +185,9 @@ int shm_gone(const struct shm *shm, int rank, int error);
  * error of the file system. */
 int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
 
-/* Removes this rank's socket, or that of a rank whose process is gone. */
+/* Removes this rank's socket; or that of a rank whose process has ended. */
 void place_leave(struct shm *shm);
-void place_sweep(struct shm *shm, int rank);
+void place_sweep(struct shm *shm, int rank, int process);
 
 /* ---- shm_meet.c: how they do ---- */
 

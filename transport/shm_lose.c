@@ -96,6 +96,8 @@ void link_lose(struct link *link, int error, const char *why)
         return;
     link->error = error;
     link->why = why;
+    if (why && !link->ended)
+        atomic_store(&link->ring.mine->left, LEFT_ONE);
     if (link->answers_on != link->sock)
         close(link->answers_on);
     close(link->sock);
@@ -107,8 +109,6 @@ void link_lose(struct link *link, int error, const char *why)
     board_unmap(link->ring.mine);
     board_unmap(link->ring.theirs);
     link->ring = (struct ring){0};
-    if (link->rank >= 0 && why)
-        place_sweep(shm, link->rank);
 }
 
 int shm_gone(const struct shm *shm, int rank, int error)

@@ -116,7 +116,7 @@ static void accept_peers(struct shm *shm)
 }
 
 /* Is the process at the other end one of this user, which this one can see? */
-static int check_process(const struct link *link, const char **why)
+static int check_process(struct link *link, const char **why)
 {
     struct ucred peer;
     socklen_t length = sizeof peer;
@@ -124,6 +124,7 @@ static int check_process(const struct link *link, const char **why)
         return *why = "its process belongs to another user", -EPERM;
     if (!peer.pid)
         return *why = "its process is in another pid namespace", -EPERM;
+    link->process = peer.pid;
     return 0;
 }
 
@@ -203,8 +204,15 @@ static void end_link(struct link *link)
 {
     for (int i = 0; i < RING_CELLS && link->greeted && link_take(link); i++)
         ;
-    bool left = link->greeted && !link->error && atomic_load(&link->ring.theirs->left);
-    link_lose(link, -ECONNRESET, left ? NULL : "its process has ended");
+    if (link->error)
+        return;
+    uint32_t left = link->greeted ? atomic_load(&link->ring.theirs->left) : LEFT_NOBODY;
+    link_lose(link, -ECONNRESET,
+              left == LEFT_ALL   ? NULL
+              : left == LEFT_ONE ? "it has turned this rank away"
+                                 : "its process has ended");
+    if (left == LEFT_NOBODY && link->greeted)
+        place_sweep(link->shm, link->rank, link->process);
 }
 
 static void attend_link(struct link *link)
@@ -308,7 +316,7 @@ void shm_part(struct shm *shm)
     segments_close(shm);
     for (struct link *link; (link = shm->links);) {
         if (!link->error)
-            atomic_store(&link->ring.mine->left, 1);
+            atomic_store(&link->ring.mine->left, LEFT_ALL);
         link_lose(link, -ECANCELED, NULL);
         shm->links = link->next;
         free(link->offers.all);

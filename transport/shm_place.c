@@ -121,11 +121,17 @@ void place_leave(struct shm *shm)
     close(shm->directory);
 }
 
-void place_sweep(struct shm *shm, int rank)
+void place_sweep(struct shm *shm, int rank, int process)
 {
+    struct sockaddr_un address = address_of(shm, rank);
+    struct ucred listener;
+    socklen_t length = sizeof listener;
     int error;
     flock(shm->directory, LOCK_EX);
     int sock = connect_to(shm, rank, &error);
+    /* Its sockets are closed one after the other: this one may be next. */
+    if (sock >= 0 && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &listener, &length) && listener.pid == process)
+        unlink(address.sun_path);
     flock(shm->directory, LOCK_UN);
     if (sock >= 0)
         close(sock);

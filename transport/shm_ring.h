@@ -48,11 +48,13 @@ struct cell {
     };
 };
 
+enum left { LEFT_NOBODY, LEFT_ALL, LEFT_ONE /* this peer alone, for what it has done */ };
+
 struct board {
     _Alignas(64) _Atomic uint64_t taken;  /* cells of the peer's board */
     _Alignas(64) _Atomic uint32_t asleep; /* odd: wants to be woken, each time with another number */
     _Atomic uint32_t waits;               /* for room on this board */
-    _Atomic uint32_t left;                /* nothing comes after what is here */
+    _Atomic uint32_t left;                /* enum left: nothing comes after what is here */
     _Alignas(64) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];
     _Alignas(64) char letters[RING_LETTERS];
 };

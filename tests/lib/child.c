@@ -115,3 +115,31 @@ void expect_output(const struct outcome *outcome, const char *text)
     if (!strstr(outcome->output, text))
         check_failed("child", 0, text, "is not in its output:\n%s", outcome->output);
 }
+
+void children_start(int n, void (*body)(int rank), pid_t child[])
+{
+    for (int rank = 0; rank < n; rank++) {
+        child[rank] = fork();
+        CHECK(child[rank] >= 0);
+        if (child[rank] == 0) {
+            static char scene[32];
+
+            snprintf(scene, sizeof scene, "rank %d", rank);
+            check_scene = scene;
+            body(rank);
+            exit(0);
+        }
+    }
+}
+
+void children_end(int n, const pid_t child[])
+{
+    for (int rank = 0; rank < n; rank++) {
+        int status;
+
+        if (child[rank] <= 0)
+            continue;
+        CHECK(waitpid(child[rank], &status, 0) == child[rank]);
+        CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "rank %d ended with status %#x", rank, (unsigned)status);
+    }
+}

@@ -5,6 +5,7 @@
 #define TESTS_CHILD_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct outcome {
     int status;        /* of waitpid(2) */
@@ -19,5 +20,10 @@ void child_run(struct outcome *outcome, const char *const argv[], const char *co
 void expect_exit(const struct outcome *outcome, int code);
 void expect_signal(const struct outcome *outcome, int signal);
 void expect_output(const struct outcome *outcome, const char *text);
+
+/* Runs body(0..n-1), each in a child that ends when it returns; children_end waits for those that are not 0, and checks
+ * that all went well. */
+void children_start(int n, void (*body)(int rank), pid_t child[]);
+void children_end(int n, const pid_t child[]);
 
 #endif

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "check.h"
+#include "child.h"
 #include "pattern.h"
 #include "ranks.h"
 #include "zc.h"
@@ -62,10 +63,6 @@ extern size_t read_head, longest_read;
 /* Makes devices look smaller when they are asked; may be NULL. */
 struct ibv_device_attr;
 extern void (*shrink_device)(struct ibv_device_attr *device);
-
-/* Runs body(0..n-1), each in a child that ends when it returns; children_end waits for those that are not killed. */
-void children_start(int n, void (*body)(int rank), pid_t child[]);
-void children_end(int n, const pid_t child[]);
 
 /* Opens rank `rank` of `size` processes. */
 zc_comm *open_rank(int rank, int size);

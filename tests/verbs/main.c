@@ -36,34 +36,6 @@ zc_comm *open_rank(int rank, int size)
     return comm;
 }
 
-void children_start(int n, void (*body)(int rank), pid_t child[])
-{
-    for (int rank = 0; rank < n; rank++) {
-        child[rank] = fork();
-        CHECK(child[rank] >= 0);
-        if (child[rank] == 0) {
-            static char scene[32];
-
-            snprintf(scene, sizeof scene, "rank %d", rank);
-            check_scene = scene;
-            body(rank);
-            exit(0);
-        }
-    }
-}
-
-void children_end(int n, const pid_t child[])
-{
-    for (int rank = 0; rank < n; rank++) {
-        int status;
-
-        if (child[rank] <= 0)
-            continue;
-        CHECK(waitpid(child[rank], &status, 0) == child[rank]);
-        CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "rank %d ended with status %#x", rank, (unsigned)status);
-    }
-}
-
 static void run(const struct verbs_case *which)
 {
     int status;

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases for shm alone: shm_cases [CASE…]. Each is a process of its own, so that it may limit and kill; ranks are its
+ * threads or its children. */
+#ifndef TESTS_SHM_CASES_H
+#define TESTS_SHM_CASES_H
+
+#include <stdatomic.h>
+
+#include "check.h"
+#include "child.h"
+#include "pattern.h"
+#include "ranks.h"
+#include "transport/comm.h"
+#include "transport/shm.h"
+#include "zc.h"
+
+#define CASES(X)                                                                                                       \
+    X(rank_is_taken)                                                                                                   \
+    X(not_all_come)                                                                                                    \
+    X(another_size)                                                                                                    \
+    X(another_version)                                                                                                 \
+    X(another_user)                                                                                                    \
+    X(open_directory)                                                                                                  \
+    X(stale_sockets)                                                                                                   \
+    X(no_descriptors)                                                                                                  \
+    X(segments_are_read_only)                                                                                          \
+    X(segments_are_forgotten)                                                                                          \
+    X(few_descriptors)                                                                                                 \
+    X(most_views)                                                                                                      \
+    X(idle_uses_no_processor)                                                                                          \
+    X(descriptor_to_poll)                                                                                              \
+    X(killed)                                                                                                          \
+    X(killed_at_any_time)                                                                                              \
+    X(replaced)                                                                                                        \
+    X(forked_child_hides_nothing)                                                                                      \
+    X(lies_about_cells)                                                                                                \
+    X(lies_about_what_it_took)                                                                                         \
+    X(lies_about_segments)                                                                                             \
+    X(random_cells)
+
+#define DECLARE(name) void case_##name(void);
+CASES(DECLARE)
+
+/* The address of a rank of the case's communicator; opens it. */
+const char *address_of(int rank, int size);
+zc_comm *open_rank(int rank, int size);
+
+/* Processes tell each other how far they are. */
+void tell(int n);
+void await(int n);
+
+/* How many files there are in the directory where ranks meet. */
+int files_left(void);
+
+static inline struct shm *shm_of(zc_comm *comm)
+{
+    return comm->endpoint.state;
+}
+
+#define KIB ((size_t)1024)
+#define MIB (KIB * 1024)
+
+#endif

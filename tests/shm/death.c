@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases: a peer is killed. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cases.h"
+#include "core/clock.h"
+
+#define BIG (8 * MIB)
+
+static void victim(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *out = ALLOC(BIG);
+    zc_view view;
+
+    pattern_fill(out, BIG, 6);
+    CHECK_OK(zc_recv_view(&view, 0, 1, comm));
+    CHECK_OK(zc_send(out, BIG, 0, 2, comm));
+    CHECK_OK(zc_send(out, BIG, 0, 2, comm));
+    tell(1);
+    pause();
+}
+
+static void survivor(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *out = ALLOC(BIG), *in = ALLOC(BIG), *never = ALLOC(10000);
+    zc_view view;
+    zc_status status;
+
+    pattern_fill(out, BIG, 5);
+    CHECK_OK(zc_irecv(never, 10000, 1, 99, comm)); /* was never sent */
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm));       /* is lent to it */
+    CHECK_OK(zc_send(out, BIG, 1, 9, comm));       /* is offered, and not taken */
+    CHECK_OK(zc_recv_view(&view, 1, 2, comm));
+    await(1); /* all has been sent */
+    tell(2);
+    CHECK_IS(zc_wait(never, &status), -ECONNRESET);
+    CHECK(status.error == -ECONNRESET);
+    CHECK_FAILS(zc_send(out, 10, 1, 2, comm), -ECONNRESET, "rank 1 is lost");
+    CHECK_IS(zc_flush(comm), -ECONNRESET);
+    CHECK_OK(zc_flush(comm));
+    /* Its holds are gone, */
+    zc_stats before = stats_now();
+    memset(out, 2, BIG);
+    CHECK(stats_now().conflicts == before.conflicts);
+    /* what it has lent is still there, and what it has sent, too, */
+    CHECK_PATTERN(view.data, BIG, 6);
+    CHECK_OK(zc_release(&view));
+    CHECK_OK(zc_recv(in, BIG, 1, 2, comm, NULL));
+    CHECK_PATTERN(in, BIG, 6);
+    CHECK_IS(zc_recv(in, 10, 1, 2, comm, NULL), -ECONNRESET);
+    /* and others are undisturbed. */
+    for (unsigned i = 0; i < 10; i++) {
+        pattern_fill(out, MIB, i);
+        CHECK_OK(zc_send(out, MIB, 2, 3, comm));
+        CHECK_OK(zc_recv(in, MIB, 2, 3, comm, NULL));
+        CHECK_PATTERN(in, MIB, i);
+    }
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_free(never));
+    CHECK_OK(zc_close(comm));
+}
+
+static void echo(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char *buffer = ALLOC(MIB);
+
+    for (unsigned i = 0; i < 10; i++) {
+        CHECK_OK(zc_recv(buffer, MIB, 0, 3, comm, NULL));
+        CHECK_OK(zc_send(buffer, MIB, 0, 3, comm));
+    }
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(comm));
+}
+
+static void three(int rank)
+{
+    (rank == 0 ? survivor : rank == 1 ? victim : echo)(rank);
+}
+
+void case_killed(void)
+{
+    pid_t child[3];
+
+    children_start(3, three, child);
+    await(2);
+    CHECK(kill(child[1], SIGKILL) == 0);
+    CHECK(waitpid(child[1], NULL, 0) == child[1]);
+    child[1] = 0;
+    children_end(3, child);
+}
+
+/* ---- at any time ---- */
+
+/* All that there is, in both directions, for ever. */
+static void chatter(int rank)
+{
+    zc_comm *comm = open_rank(rank, 2);
+    char *out = ALLOC(300000), *in = ALLOC(300000);
+    unsigned n = 0;
+    int error = 0;
+
+    for (; !error; n++) {
+        size_t length = n % 3 == 0 ? 10 : n % 3 == 1 ? 5000 : 300000;
+        zc_view view;
+
+        pattern_fill(out, 100, n);
+        error = zc_send(out, length, 1 - rank, 4, comm);
+        if (!error && n % 2)
+            error = zc_recv(in, length, 1 - rank, 4, comm, NULL);
+        else if (!error && !(error = zc_recv_view(&view, 1 - rank, 4, comm)))
+            error = zc_release(&view);
+        if (n == 100)
+            tell(1);
+    }
+    CHECK_IS(error, -ECONNRESET);
+    memset(out, 1, 300000);
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_free(in));
+    zc_close(comm);
+}
+
+void case_killed_at_any_time(void)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        pid_t child[2];
+
+        tell(0);
+        children_start(2, chatter, child);
+        await(1);
+        usleep(i * 317);
+        CHECK(kill(child[1], SIGKILL) == 0);
+        CHECK(waitpid(child[1], NULL, 0) == child[1]);
+        child[1] = 0;
+        children_end(2, child);
+        CHECKF(files_left() == 0, "%d files are left", files_left());
+    }
+}
+
+/* ---- another one in its place ---- */
+
+static void *sleep_until_noticed(void *argument)
+{
+    zc_comm *comm = argument;
+    char byte;
+
+    CHECK_IS(zc_recv(&byte, 1, 1, 5, comm, NULL), -ECONNRESET);
+    return NULL;
+}
+
+static void stays(int rank)
+{
+    zc_comm *comm = open_rank(rank, 2);
+    char byte = 0;
+
+    tell(1);
+    pthread_t sleeper = thread_start(sleep_until_noticed, comm);
+    uint64_t start = 0;
+    await(2); /* it is killed */
+    start = clock_ns();
+    thread_join(sleeper);
+    CHECKF(clock_ns() - start < 1000000000, "it took %llu ms to notice",
+           (unsigned long long)(clock_ns() - start) / 1000000);
+    tell(3);
+    while (zc_send(&byte, 1, 1, 6, comm) == -ECONNRESET)
+        CHECK_OK(zc_progress(comm));
+    CHECK_OK(zc_recv(&byte, 1, 1, 7, comm, NULL));
+    CHECK_OK(zc_close(comm));
+}
+
+static void comes_and_goes(int rank)
+{
+    open_rank(rank, 2);
+    pause();
+}
+
+static void takes_over(int rank)
+{
+    char byte;
+    zc_comm *comm = open_rank(1, 2);
+
+    (void)rank;
+    CHECK_OK(zc_recv(&byte, 1, 0, 6, comm, NULL));
+    CHECK_OK(zc_send(&byte, 1, 0, 7, comm));
+    CHECK_OK(zc_close(comm));
+}
+
+static void first_two(int rank)
+{
+    (rank == 0 ? stays : comes_and_goes)(rank);
+}
+
+void case_replaced(void)
+{
+    pid_t child[2], third;
+
+    children_start(2, first_two, child);
+    await(1);
+    usleep(20000); /* it sleeps by now */
+    CHECK(kill(child[1], SIGKILL) == 0);
+    tell(2);
+    CHECK(waitpid(child[1], NULL, 0) == child[1]);
+    child[1] = 0;
+    await(3);
+    children_start(1, takes_over, &third);
+    children_end(1, &third);
+    children_end(2, child);
+}
+
+/* ---- a child of the victim keeps nothing alive ---- */
+
+static void forks(int rank)
+{
+    zc_comm *comm = open_rank(rank, 2);
+    char byte;
+
+    if (rank == 1) {
+        if (fork() == 0) {
+            tell(1);
+            await(2);
+            exit(0);
+        }
+        pause();
+    }
+    CHECK_IS(zc_recv(&byte, 1, 1, 5, comm, NULL), -ECONNRESET);
+    tell(2);
+    CHECK_OK(zc_close(comm));
+}
+
+void case_forked_child_hides_nothing(void)
+{
+    pid_t child[2];
+
+    children_start(2, forks, child);
+    await(1);
+    CHECK(kill(child[1], SIGKILL) == 0);
+    CHECK(waitpid(child[1], NULL, 0) == child[1]);
+    child[1] = 0;
+    children_end(2, child);
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases: who may meet, and what comes of it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+void case_rank_is_taken(void)
+{
+    zc_comm *comm[2], *another = NULL;
+
+    ranks_open(comm, 2, NULL);
+    char address[96];
+    ranks_address(address, sizeof address, 0, 1, 2);
+    CHECK_FAILS(zc_open(address, NULL, &another), -EEXIST, "rank 1 is taken");
+    CHECK(!another);
+    ranks_close(comm, 2);
+}
+
+void case_not_all_come(void)
+{
+    zc_comm *comm = NULL;
+
+    CHECK_FAILS(zc_open("shm:alone?rank=0&size=2&wait=1", NULL, &comm), -ETIMEDOUT, "rank 1 of 2 has not come");
+    CHECK(!comm);
+}
+
+/* A rank that is there, says what another process is told, and goes. */
+static void with_rank_0(int size, void (*other)(void))
+{
+    pid_t child = fork();
+
+    CHECK(child >= 0);
+    if (child == 0) {
+        zc_comm *comm = NULL;
+
+        CHECK_FAILS(zc_open("shm:two?rank=0&size=2&wait=2", NULL, &comm), -ETIMEDOUT, "rank 1");
+        exit(0);
+    }
+    (void)size;
+    while (files_left() == 0)
+        usleep(1000);
+    other();
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+static void as_one_of_three(void)
+{
+    zc_comm *comm = NULL;
+
+    CHECK_FAILS(zc_open("shm:two?rank=1&size=3&wait=20", NULL, &comm), -EINVAL, "opened with another size");
+}
+
+void case_another_size(void)
+{
+    with_rank_0(2, as_one_of_three);
+}
+
+/* Connects by hand and says hello as given: the other side closes the connection. */
+static void say(const struct packet *hello)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct packet answer;
+    int fd = -1, got, sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
+    CHECKF(connect(sock, (struct sockaddr *)&address, sizeof address) == 0, "%s", strerror(errno));
+    CHECK_OK(packet_send(sock, hello, -1));
+    while ((got = packet_receive(sock, &answer, &fd)) >= 0) {
+        if (got == 1 && fd >= 0)
+            close(fd);
+        usleep(1000);
+    }
+    CHECK(got == -ECONNRESET);
+    close(sock);
+}
+
+static void as_another_version(void)
+{
+    struct packet hello = {.kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = "zc shm 0"};
+    say(&hello);
+    strcpy(hello.protocol, SHM_PROTOCOL);
+    hello.page_bytes = 65536;
+    say(&hello);
+    hello.page_bytes = 4096; /* right, but for the board */
+    say(&hello);
+}
+
+void case_another_version(void)
+{
+    with_rank_0(2, as_another_version);
+}
+
+static void as_another_user(void)
+{
+    struct packet hello = {.kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = SHM_PROTOCOL};
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+
+    /* Still able to enter the directory. */
+    CHECK(seteuid(65534) == 0 && syscall(SYS_capget, &header, data) == 0);
+    data[0].effective = data[0].permitted;
+    CHECK(syscall(SYS_capset, &header, data) == 0);
+    say(&hello);
+    CHECK(seteuid(0) == 0);
+}
+
+void case_another_user(void)
+{
+    if (geteuid() != 0) {
+        printf("skipped: only root can be another user\n");
+        return;
+    }
+    with_rank_0(2, as_another_user);
+}
+
+void case_open_directory(void)
+{
+    char path[64];
+    zc_comm *comm = NULL;
+
+    snprintf(path, sizeof path, "%s/zc", getenv("XDG_RUNTIME_DIR"));
+    CHECK(mkdir(path, 0755) == 0);
+    CHECK_FAILS(zc_open("shm:x", NULL, &comm), -EPERM, "755");
+    rmdir(path);
+    CHECK(symlink("/tmp", path) == 0);
+    CHECK_FAILS(zc_open("shm:x", NULL, &comm), -ENOTDIR, path);
+    unlink(path);
+    setenv("XDG_RUNTIME_DIR", "/proc/nowhere", 1);
+    CHECK_FAILS(zc_open("shm:x", NULL, &comm), -ENOENT, "/proc/nowhere");
+    setenv("XDG_RUNTIME_DIR", "/", 1);
+    *strrchr(path, '/') = 0;
+    setenv("XDG_RUNTIME_DIR", path, 1);
+}
+
+static void be_killed(int rank)
+{
+    open_rank(rank, 2);
+    tell(1);
+    pause();
+}
+
+/* All were killed: what they left behind is in nobody's way. */
+void case_stale_sockets(void)
+{
+    pid_t child[2];
+
+    children_start(2, be_killed, child);
+    await(1);
+    for (int i = 0; i < 2; i++)
+        kill(child[i], SIGKILL);
+    for (int i = 0; i < 2; i++)
+        CHECK(waitpid(child[i], NULL, 0) == child[i]);
+    CHECK(files_left() == 2);
+    zc_comm *comm = open_rank(0, 1);
+    zc_comm *other = NULL;
+    CHECK_FAILS(zc_open("shm:other?rank=0&size=2&wait=1", NULL, &other), -ETIMEDOUT, "rank 1");
+    CHECK_OK(zc_close(comm));
+    char path[96];
+    snprintf(path, sizeof path, "%s/zc/case%d.1", getenv("XDG_RUNTIME_DIR"), ranks_process);
+    unlink(path); /* of a rank that nobody has looked for since */
+}
+
+void case_no_descriptors(void)
+{
+    struct rlimit limit, few;
+    zc_comm *comm = NULL;
+
+    zc_free(ALLOC(1)); /* its segment has one */
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (rlim_t n = 3; n < 16; n++) {
+        few = (struct rlimit){n, limit.rlim_max};
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        if (zc_open("shm:few", NULL, &comm) == 0)
+            break;
+        CHECK(!comm);
+    }
+    CHECK(comm); /* in the end it fits */
+    CHECK_OK(zc_close(comm));
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
