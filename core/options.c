@@ -46,7 +46,7 @@ static const struct row rows[] = {
     {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 0, 10000, "milliseconds"},
     {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0, 0, "most sends in flight of a communicator"},
     {"ZC_MAX_VIEWS", KIND_NUMBER, FIELD(max_views), NULL, 0, 0, "most messages that a communicator lends at a time"},
-    {"ZC_TRANSPORT", KIND_TEXT, FIELD(transport), NULL, 0, 0, "of zc_open_mpi: mpi, or verbs[:DEVICE][?...]"},
+    {"ZC_TRANSPORT", KIND_TEXT, FIELD(transport), NULL, 0, 0, "of zc_open_mpi: mpi, shm or verbs[:DEVICE][?...]"},
     {"ZC_FULL", KIND_NAME, FIELD(full), NAMES("grow", "fallback", "fail"), ZC_FULL_GROW, ZC_FULL_GROW,
      "what a pool does at its cap"},
     {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO, ZC_HUGE_AUTO,

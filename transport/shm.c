@@ -2,10 +2,14 @@
 #include "transport/shm.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "core/clock.h"
 #include "core/error.h"
+#include "transport/bootstrap.h"
 #include "transport/transport.h"
 
 enum {
@@ -334,6 +338,38 @@ static int check_name(const char *name)
     return 0;
 }
 
+static int ask_address(const struct address *address, char name[SHM_NAME_MOST + 1], uint64_t *rank, uint64_t *size)
+{
+    int error;
+    if ((error = check_name(address->name)) || (error = address_number(address, "size", 1, SHM_RANKS_MOST, 1, size)) ||
+        (error = address_number(address, "rank", 0, *size - 1, 0, rank)))
+        return error;
+    strcpy(name, address->name);
+    return 0;
+}
+
+/* Ranks are those of the MPI communicator, and the name is one that nobody else has. */
+static int ask_mpi(const void *native, char name[SHM_NAME_MOST + 1], uint64_t *rank, uint64_t *size)
+{
+    struct bootstrap *bootstrap;
+    int error = bootstrap_open_mpi(native, &bootstrap);
+    if (error)
+        return error;
+    *rank = (uint64_t)bootstrap_rank(bootstrap);
+    *size = (uint64_t)bootstrap_size(bootstrap);
+    char mine[SHM_NAME_MOST + 1] = "", *all = NULL;
+    snprintf(mine, sizeof mine, "mpi-%d-%llx", (int)getpid(), (unsigned long long)clock_ns());
+    if (*size > SHM_RANKS_MOST)
+        error = fail(-EINVAL, "zc_open_mpi: shm has at most %d ranks, not %d", SHM_RANKS_MOST, (int)*size);
+    else if (!(all = malloc(*size * sizeof mine)))
+        error = fail(-ENOMEM, "zc_open_mpi: no memory");
+    else if (!(error = bootstrap_allgather(bootstrap, mine, sizeof mine, all)))
+        memcpy(name, all, sizeof mine);
+    free(all);
+    bootstrap_close(bootstrap);
+    return error;
+}
+
 static void release(struct shm *shm)
 {
     shm_part(shm);
@@ -349,20 +385,20 @@ static int shm_open_endpoint(const struct address *address, void *native, struct
 {
     static const char *const keys[] = {"rank", "size", "wait", NULL};
     uint64_t rank, size, wait;
+    char name[SHM_NAME_MOST + 1] = "";
     int error;
-    if (native)
-        return fail(-ENOTSUP, "zc_open_mpi: options.transport is shm, which is not there yet");
-    if ((error = address_check_keys(address, keys)) || (error = check_name(address->name)) ||
-        (error = address_number(address, "wait", 1, 86400, WAIT_SECONDS, &wait)) ||
-        (error = address_number(address, "size", 1, SHM_RANKS_MOST, 1, &size)) ||
-        (error = address_number(address, "rank", 0, size - 1, 0, &rank)))
+    if ((error = address_check_keys(address, native ? keys + 2 : keys)) ||
+        (error = address_number(address, "wait", 1, 86400, WAIT_SECONDS, &wait)))
+        return error;
+    error = native ? ask_mpi(native, name, &rank, &size) : ask_address(address, name, &rank, &size);
+    if (error)
         return error;
     struct shm *shm = calloc(1, sizeof *shm);
     if (!shm || !(shm->peers = calloc(size, sizeof(struct link *)))) {
         free(shm);
         return fail(-ENOMEM, "zc_open: no memory");
     }
-    memcpy(shm->name, address->name, strlen(address->name));
+    memcpy(shm->name, name, sizeof name);
     shm->rank = (int)rank;
     shm->size = (int)size;
     shm->patience = SHM_PATIENCE_MOST;

@@ -28,6 +28,7 @@ static const char usage[] =
     "  --threads N         of each rank, 1 to 4 (1)\n"
     "  --mpi               over MPI, under mpiexec, instead of the loop transport\n"
     "  --verbs             over verbs, instead of the loop transport\n"
+    "  --shm               over shm, instead of the loop transport\n"
     "  --lockstep          one thread runs all actors in turn, so that a seed gives one order of operations\n"
     "  --policy P          auto, protect or copy\n"
     "  --conflict C        auto, wait or copy\n"
@@ -99,9 +100,9 @@ static void parse(int argc, char *argv[])
             i--;
             if (strcmp(o, "--mpi") == 0) {
                 plan.mpi = true;
-            } else if (strcmp(o, "--verbs") == 0) {
-                ranks_transport = "verbs";
-                plan.verbs = true;
+            } else if (strcmp(o, "--verbs") == 0 || strcmp(o, "--shm") == 0) {
+                ranks_transport = o + 2;
+                plan.outside = true;
             } else if (strcmp(o, "--lockstep") == 0) {
                 plan.lockstep = true;
             } else if (strcmp(o, "--fail") == 0) {
@@ -125,7 +126,7 @@ static void parse(int argc, char *argv[])
         fprintf(stderr, "oracle: --conflict wait needs --one-way, without --lockstep\n");
         exit(2);
     }
-    if ((plan.mpi || plan.verbs) && (plan.fail || plan.lockstep)) {
+    if ((plan.mpi || plan.outside) && (plan.fail || plan.lockstep)) {
         fprintf(stderr, "oracle: --fail and --lockstep are for the loop transport\n");
         exit(2);
     }
@@ -295,11 +296,11 @@ static void run(struct table *table, zc_comm *comm[], int ranks_here)
     } else {
         for (int i = 0; i < n; i++)
             runner[i].thread = thread_start(run_actor, &runner[i]);
-        while (!plan.mpi && !plan.verbs && atomic_load(&table->finished) < (unsigned)actors) {
+        while (!plan.mpi && !plan.outside && atomic_load(&table->finished) < (unsigned)actors) {
             disturb(comm, &random);
             usleep((useconds_t)random_below(&random, 300));
         }
-        if (!plan.mpi && !plan.verbs)
+        if (!plan.mpi && !plan.outside)
             calm(comm);
         for (int i = 0; i < n; i++)
             thread_join(runner[i].thread);

@@ -27,7 +27,7 @@ struct plan {
     uint64_t seed;
     unsigned ops; /* of all actors */
     int ranks, threads;
-    bool mpi, verbs, lockstep, fail, one_way, control, trace;
+    bool mpi, outside, lockstep, fail, one_way, control, trace;
     zc_options options;
     char command[512]; /* that runs it again */
 };
