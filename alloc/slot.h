@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "core/lock.h"
+#include "core/signals.h"
 
 struct hold;
 
@@ -77,8 +78,10 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     slot->run = slot->estimate = slot->skip = slot->backoff = 0;
 }
 
-/* Locks the backing that the slot shows, and returns it. A rename may exchange it until the lock is had. */
-static inline struct backing *slot_lock(struct slot *slot)
+/* Locks the backing that the slot shows, and returns it. A rename may exchange it until the lock is had. A handler of
+ * the application that ran now, and touched the buffer, would wait for what it interrupted: so this is for sections
+ * of a few instructions. */
+static inline struct backing *slot_lock_briefly(struct slot *slot)
 {
     for (;;) {
         struct backing *backing = atomic_load_explicit(&slot->backing, memory_order_acquire);
@@ -87,6 +90,25 @@ static inline struct backing *slot_lock(struct slot *slot)
             return backing;
         lock_drop(&backing->lock);
     }
+}
+
+/* The same, with this thread's signals blocked if the buffer is guarded, so that a touch could fault. */
+static inline struct backing *slot_lock(struct slot *slot)
+{
+    for (;;) {
+        struct backing *backing = slot_lock_briefly(slot);
+        if (!slot->guard_pages || signals_closed())
+            return backing;
+        lock_drop(&backing->lock);
+        signals_close();
+    }
+}
+
+/* Drops the lock of the backing that a slot shows or showed. */
+static inline void slot_unlock(struct backing *backing)
+{
+    lock_drop(&backing->lock);
+    signals_open();
 }
 
 #endif

@@ -446,6 +446,11 @@ typedef void zc_error_handler(zc_comm *comm, int error, const char *message, voi
 /* NULL restores the default, which prints the message and calls abort(3). */
 ZC_API int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg);
 
+/* Puts zc's handler for SIGSEGV back on top if another one was installed since, which is then asked about faults that are
+ * not zc's. A line on stderr says when that is needed: with a later handler that does not call the one before, stores
+ * to buffers in flight end the process. -EPERM: in a forked child. */
+ZC_API int zc_reinstall(void);
+
 /* Counts since the start of the process; zc_stats_get fills what fits into stats->size. */
 typedef struct zc_stats {
     size_t size; /* in: sizeof(zc_stats) */

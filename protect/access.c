@@ -41,7 +41,7 @@ int zc_writable(void *buf)
     if (slot->guard_pages)
         policy_written(slot_pool(slot), slot);
     slot_settle(slot, backing);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return 0;
 }
 
@@ -52,11 +52,11 @@ static int own_alone(const struct range *range, size_t n, struct backing **out)
         int error = conflict_own(range->slot, range->offset, n, WITH_BOTH, out);
         if (error || !(*out)->sends)
             return error;
-        lock_drop(&(*out)->lock);
+        slot_unlock(*out);
         error = conflict_own(range->slot, 0, range->offset + range->left, WITH_SENDS, out);
         if (error)
             return error;
-        lock_drop(&(*out)->lock);
+        slot_unlock(*out);
     }
 }
 
@@ -73,7 +73,7 @@ int zc_write(void *dst, const void *src, size_t n)
         error = conflict_own(from.slot, from.offset, n, WITH_RECEIVES, &backing);
         if (error)
             return fail(error, "zc_write: a receive into the source at %p failed", src);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     }
     bool between = from.slot && from.slot != to.slot;
     error = between ? own_alone(&to, n, &backing) : conflict_own(to.slot, to.offset, n, WITH_BOTH, &backing);
@@ -85,13 +85,13 @@ int zc_write(void *dst, const void *src, size_t n)
          * may be in flight from them: a store would rename them away. */
         struct hold own = {.slot = to.slot, .offset = to.offset, .length = n, .rules = &own_rules};
         hold_own(&own);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         hold_copy_out(from.slot, from.offset, n, wire + to.offset);
         hold_withdraw(&own);
         return 0;
     }
     memmove(wire + to.offset, from.slot ? wire + from.offset : src, n);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return 0;
 }
 
@@ -101,7 +101,7 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
     while (hold_send(hold, wire) == SEND_COPY) {
         struct backing *backing = slot_lock(hold->slot);
         bool closed = slot_closed(hold->slot), awaited = hold->slot->awaited, pinned = hold->slot->pinned;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         if (closed)
             return fail(-EBUSY, "zc_guard: a receive into the buffer is in flight, or failed and was not waited for");
         if (pinned)
@@ -116,7 +116,7 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
         if (error)
             return error;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     }
     return 0;
 }
@@ -127,7 +127,7 @@ static int guard_all(struct hold *hold, size_t size, char **wire)
         struct backing *backing;
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
         if (!error) {
-            lock_drop(&backing->lock);
+            slot_unlock(backing);
             error = hold_receive(hold, true, wire);
         }
         if (error)
@@ -196,7 +196,7 @@ int zc_pin(void *buf, void **wire)
     range.slot->pinned = range.slot->shared = true;
     if (wire)
         *wire = backing_wire(backing) + range.offset;
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return 0;
 }
 
@@ -209,6 +209,6 @@ int zc_unpin(void *buf)
     struct backing *backing = slot_lock(range.slot);
     bool pinned = range.slot->pinned;
     range.slot->pinned = false;
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return pinned ? 0 : fail(-EINVAL, "zc_unpin: the buffer at %p is not pinned", buf);
 }

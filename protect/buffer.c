@@ -127,7 +127,7 @@ static int free_locked(void *ptr)
     struct slot *slot = slot_of(ptr, "zc_free");
     struct backing *backing = slot ? slot_lock(slot) : NULL;
     if (slot && !slot_is(slot, SLOT_LIVE)) {
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         slot = NULL;
         error_say("zc_free: the buffer at %p is not live: freed twice?", ptr);
     }
@@ -202,7 +202,7 @@ void *zc_realloc(void *ptr, size_t size)
     struct slot *to = slot_find(moved);
     memcpy(to ? backing_wire(atomic_load(&to->backing)) : moved, slot ? backing_wire(backing) : ptr, kept);
     if (slot)
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     zc_free(ptr);
     return moved;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/clock.h"
+#include "core/signals.h"
 #include "core/stats.h"
 #include "protect/helper.h"
 #include "protect/lend.h"
@@ -106,7 +107,7 @@ static void give_way(struct slot *slot, struct backing *backing, struct hold *ho
         hold->tail_open = true;
     }
     slot_settle(slot, backing);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
 }
 
 /* ---- conflicts ---- */
@@ -121,8 +122,13 @@ static void refuse(const struct conflict *c, struct slot *slot, struct backing *
     text_add(&text, why);
     hold->rules->describe(hold, &text);
     text.bytes[text.length < sizeof text.bytes ? text.length : sizeof text.bytes - 1] = 0;
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
+    uint64_t closed;
+    if (c->signals)
+        signals_pause(c->signals, &closed);
     rules->touched(rules, error, text.bytes);
+    if (c->signals)
+        signals_resume(&closed);
 }
 
 /* Lets a little time pass for holds to end: `most_ns` at most. Drops the lock. */
@@ -134,7 +140,7 @@ static void let_pass(struct slot *slot, struct backing *backing, struct conflict
         slot->awaited = true;
         c->event = atomic_load_explicit(&slot->event, memory_order_relaxed);
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
 }
 
 /* One step towards the end of a conflict with `hold`, which never sleeps. Drops the lock. */
@@ -154,7 +160,7 @@ static void step(struct slot *slot, struct backing *backing, struct hold *hold, 
             return;
         }
         c->error = error;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         return;
     }
     /* Another thread must make progress for an access: there may be none, or this one keeps it from doing so. */
@@ -204,12 +210,12 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
     uint32_t page = (uint32_t)(c->offset >> PAGE_SHIFT);
     struct backing *backing = slot_lock(slot);
     if (!slot_is(slot, SLOT_LIVE)) {
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         return CONFLICT_DEAD;
     }
     struct hold *hold = slot_denies(slot, backing, page, c->store);
     if (hold && hold->landed && c->asleep) { /* only who does touch a failed receive is refused */
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         return CONFLICT_AGAIN;
     }
     if (hold) {
@@ -224,7 +230,7 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
         }
         slot_settle(slot, backing);
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return guarded || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
 }
 
@@ -241,8 +247,13 @@ static void go_on(const struct conflict *c, struct slot *slot)
 {
     if (c->sleep_ns && !c->call)
         helper_kick(clock_ns() + 2 * c->sleep_ns);
+    uint64_t closed;
+    if (c->sleep_ns && c->signals)
+        signals_pause(c->signals, &closed);
     if (c->sleep_ns)
         futex_wait(&slot->event, c->event, c->sleep_ns);
+    if (c->sleep_ns && c->signals)
+        signals_resume(&closed);
     if (!c->call)
         return;
     conflict_progress();
@@ -258,9 +269,9 @@ static enum conflict_end resolve(struct conflict *c, struct slot *slot)
     return end;
 }
 
-enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store)
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, const void *signals)
 {
-    struct conflict conflict = {.offset = offset, .length = 1, .store = store};
+    struct conflict conflict = {.offset = offset, .length = 1, .store = store, .signals = signals};
     return resolve(&conflict, slot);
 }
 

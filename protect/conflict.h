@@ -11,13 +11,14 @@ struct conflict {
     bool call;  /* a zc call, which makes progress itself; else an access, for which the helper does */
     bool store; /* else it only loads these bytes of the slot: */
     size_t offset, length;
-    bool told;         /* that it takes long */
-    int thread;        /* that touches; 0: the one that runs this */
-    bool asleep;       /* it was put to sleep, and a signal may have taken it elsewhere since */
-    unsigned spins;    /* of a call */
-    uint64_t start;    /* clock at the first wait; 0: none yet */
-    uint64_t deadline; /* when a send is renamed away */
-    int error;         /* of a failed receive that a call met */
+    bool told;           /* that it takes long */
+    int thread;          /* that touches; 0: the one that runs this */
+    const void *signals; /* of an access in this thread: the mask that was interrupted, for while it sleeps */
+    bool asleep;         /* it was put to sleep, and a signal may have taken it elsewhere since */
+    unsigned spins;      /* of a call */
+    uint64_t start;      /* clock at the first wait; 0: none yet */
+    uint64_t deadline;   /* when a send is renamed away */
+    int error;           /* of a failed receive that a call met */
     /* What to do before the next step: */
     uint64_t sleep_ns; /* sleep so long, or 0 */
     uint32_t event;    /* or until the slot's event is not this any more */
@@ -34,9 +35,10 @@ enum conflict_end {
 /* Takes a step, which never sleeps, towards making the page at `offset` of the slot accessible for a load or a store. */
 enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, size_t offset, bool store);
 
-/* All steps: makes the page at `offset` of the slot accessible for a load or a store: ends an idle protection, waits for
- * receives, and for sends as their rules say, after which the slot is renamed. */
-enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store);
+/* All steps, in a handler that interrupted code with the mask `signals`: makes the page at `offset` of the slot accessible
+ * for a load or a store: ends an idle protection, waits for receives, and for sends as their rules say, after which the
+ * slot is renamed. */
+enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, const void *signals);
 
 /* The same for all bytes of [offset, offset + length), as a call: for system calls, which no fault can stop. 0, or the
  * error of a failed receive. */

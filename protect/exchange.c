@@ -71,6 +71,7 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
     struct backing *fresh = atomic_load(&other->backing);
     char *user = slot_user(slot), *spare = slot_user(other), *scratch = pool->scratch;
     bool receiving, any = false;
+    signals_close();
 
     /* Nobody may store while bytes are copied, not to pages without a hold either. */
     bool whole = slot->guard_whole && slot->guard_pages == pages;

@@ -11,6 +11,7 @@
 #include "alloc/hooks.h"
 #include "core/clock.h"
 #include "core/options.h"
+#include "core/signals.h"
 #include "core/stats.h"
 #include "protect/backend.h"
 #include "protect/conflict.h"
@@ -95,6 +96,16 @@ static void chain(int signal, siginfo_t *info, void *context)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* The handler of another signal runs in this thread, and has interrupted a zc call that has the buffer's lock. */
+static void report_interrupted(const void *address)
+{
+    struct text text = {0};
+    text_add(&text, "zc: a signal handler touched the buffer at ");
+    text_add_number(&text, (uint64_t)(uintptr_t)address, 16);
+    text_add(&text, ", which the zc call that it interrupted is just working on; block the signal around that call\n");
+    text_print(&text);
+}
+
 static void report_child(const void *address)
 {
     struct text text = {0};
@@ -133,9 +144,13 @@ static bool handle(const siginfo_t *info, const void *context)
     if (!slot || depth.level > DEPTH_MOST)
         return false;
     count(faults);
+    if (lock_mine(&atomic_load(&slot->backing)->lock)) {
+        report_interrupted(address);
+        abort();
+    }
     size_t offset = (size_t)(address - slot_user(slot));
     uint32_t event = atomic_load(&slot->event);
-    switch (conflict_resolve(slot, offset, is_store(context))) {
+    switch (conflict_resolve(slot, offset, is_store(context), &((const ucontext_t *)context)->uc_sigmask)) {
     case CONFLICT_ENDED:
         repeat.address = NULL;
         return true;
@@ -158,10 +173,16 @@ static void on_fault(int signal, siginfo_t *info, void *context)
         depth.frame = frame;
     }
     depth.level++;
+    signals_enter();
     /* A handler that was chained to may have a conflict of its own; or it passes its fault back. */
     bool passed = chained.level > 0 && chained.address == info->si_addr;
     bool retry = !passed && handle(info, context);
     depth.level--;
+    if (!retry) {
+        uint64_t closed;
+        signals_pause(&((const ucontext_t *)context)->uc_sigmask, &closed); /* the kernel does the same at return */
+    }
+    signals_leave();
     pthread_setcancelstate(cancel, NULL);
     if (!retry)
         chain(signal, info, context);
@@ -172,6 +193,7 @@ void fault_reinstall(void)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct sigaction now, ours = {.sa_sigaction = on_fault, .sa_flags = SA_ONSTACK | SA_SIGINFO | SA_NODEFER};
+    signals_fill(&ours.sa_mask);
     pthread_mutex_lock(&lock);
     sigaction(SIGSEGV, NULL, &now);
     if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_fault) {
@@ -182,6 +204,28 @@ void fault_reinstall(void)
         sigaction(SIGSEGV, &ours, NULL);
     }
     pthread_mutex_unlock(&lock);
+}
+
+void fault_check(void)
+{
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    struct sigaction now;
+    sigaction(SIGSEGV, NULL, &now);
+    if (now.sa_sigaction == on_fault || atomic_flag_test_and_set(&told))
+        return;
+    struct text text = {0};
+    text_add(&text,
+             "zc: a handler for SIGSEGV was installed after zc's. Unless it passes on the faults that it does not "
+             "know, stores to buffers in flight end the process: call zc_reinstall()\n");
+    text_print(&text);
+}
+
+int zc_reinstall(void)
+{
+    int error = fault_open();
+    if (!error)
+        fault_reinstall();
+    return error;
 }
 
 static int open_error;

@@ -11,4 +11,7 @@ int fault_open(void);
 /* Puts the handler back on top if something installed its own since (MPI_Init does), which is chained to. */
 void fault_reinstall(void);
 
+/* Says once on stderr if something did. Signal-safe. */
+void fault_check(void);
+
 #endif

@@ -41,7 +41,7 @@ static bool claim_now(struct zc_pool *pool, bool *claimed)
  * again; everything about the slot may have changed. */
 static struct backing *claim_unlocked(struct slot *slot, struct backing *backing, bool *claimed)
 {
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     *claimed = pool_claim(slot_pool(slot)) == 0;
     return slot_lock(slot);
 }
@@ -141,7 +141,7 @@ enum send_way hold_send(struct hold *hold, const char **wire)
 {
     struct slot *slot = hold->slot;
     struct zc_pool *pool = slot_pool(slot);
-    struct backing *backing = slot_lock(slot);
+    struct backing *backing = slot_lock_briefly(slot);
     enum send_way way = SEND_COPY;
     if (protectable(hold) && hold->rules->policy != ZC_POLICY_COPY &&
         (pages_guarded(slot, hold_first_page(hold), hold_end_page(hold)) || policy_allows(pool, slot, hold))) {
@@ -154,10 +154,11 @@ enum send_way hold_send(struct hold *hold, const char **wire)
             unreserve(slot);
     }
     if (way != SEND_COPY) {
+        hold->resent = way == SEND_FREE;
         link_send(hold, backing, true);
         *wire = backing_wire(backing) + hold->offset;
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return way;
 }
 
@@ -169,20 +170,20 @@ const char *hold_send_given(struct hold *hold)
         link_send(hold, backing, false);
         wire = backing_wire(backing) + hold->offset;
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return wire;
 }
 
 const char *hold_send_tentative(struct hold *hold)
 {
     struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock(slot);
+    struct backing *backing = slot_lock_briefly(slot);
     const char *wire = NULL;
     if (protectable(hold)) {
         link_send(hold, backing, false);
         wire = backing_wire(backing) + hold->offset;
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return wire;
 }
 
@@ -202,7 +203,7 @@ bool hold_send_keep(struct hold *hold)
     bool kept = backing != hold->backing || hold->guarded;
     if (!backing->sends)
         unreserve(slot);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return kept;
 }
 
@@ -217,7 +218,7 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
     memcpy(to, backing_wire(backing) + offset, length);
     if (timed)
         policy_observe(slot_pool(slot), COST_COPY, length, clock_ns() - before);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
 }
 
 /* The slot's last operation may have ended. True if it is to be pushed, after the lock is dropped. */
@@ -241,6 +242,8 @@ static bool lingers(struct slot *slot, const struct hold *hold)
 void hold_end(struct hold *hold)
 {
     struct backing *backing = hold->backing;
+    if (hold->guarded && !hold->resent)
+        signals_close(); /* its end is likely to need a system call anyway */
     lock_take(&backing->lock);
     unlink_hold(hold);
     struct slot *slot = backing->slot;
@@ -256,7 +259,7 @@ void hold_end(struct hold *hold)
         slot->awaited = backing->sends || slot_receiving(slot);
     }
     bool push = retire(slot, backing);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (push)
         pool_push(slot);
 }
@@ -346,7 +349,7 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
         struct backing *lands = hold->bounce ? atomic_load(&hold->bounce->backing) : backing;
         *wire = backing_wire(lands) + hold->offset;
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (claimed)
         pool_unclaim(pool);
     drop_all(dropped);
@@ -379,7 +382,7 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
         bool push = retire(bounce, backing);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         if (push)
             pool_push(bounce);
         return fresh;
@@ -409,7 +412,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     slot_announce(slot);
     slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
     bool push = retire(slot, backing);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (push)
         pool_push(slot);
     return freed;
@@ -469,8 +472,8 @@ void slot_rename(struct slot *slot, struct backing *backing)
     slot->awaited = slot->awaited && slot_receiving(slot);
     slot_announce(slot);
     futex_wake(&slot->event);
-    lock_drop(&fresh->lock);
-    lock_drop(&backing->lock);
+    slot_unlock(fresh);
+    slot_unlock(backing);
     count(renames);
     policy_observe(pool, COST_RENAME, pool->slot_size, clock_ns() - before);
 }
@@ -493,7 +496,7 @@ void slot_release(struct slot *slot, struct backing *backing)
     bool over = retire(slot, backing);
     if (!over)
         pool_dismiss(slot_pool(slot), 1); /* the application's no more */
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (over)
         cache_give(slot);
     drop_all(dropped);

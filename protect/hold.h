@@ -59,6 +59,7 @@ struct hold {
     const struct hold_rules *rules;
     bool named;                /* a receive that the program asks about by its address */
     bool guarded;              /* its pages are protected */
+    bool resent;               /* a send whose pages were protected already */
     bool landed;               /* a receive that is over and was not yet reported */
     bool shown;                /* its failure was shown to a bare touch */
     bool head_open, tail_open; /* its first or last page is not guarded any more, since it holds not all of that */

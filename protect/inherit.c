@@ -58,7 +58,7 @@ static bool copy_slot(struct slot *slot, const struct segment *segment)
         if (done)
             memcpy(to, backing_wire(backing), segment->slot_size);
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return done;
 }
 

@@ -93,7 +93,7 @@ static int keep_pages(struct hold *hold, size_t size, char **wire)
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
         if (error)
             return error;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         error = hold_receive(hold, false, wire);
         if (error || !hold->bounce)
             return error;
@@ -126,7 +126,7 @@ int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_l
     if (!error && full) {
         error = conflict_own(hold->slot, hold->offset, length, WITH_RECEIVES, &backing);
         if (!error)
-            lock_drop(&backing->lock);
+            slot_unlock(backing);
     }
     if (error)
         return error;
@@ -159,7 +159,7 @@ int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend h
         error = conflict_own(hold->slot, hold->offset, length, WITH_BOTH, &backing);
         if (error)
             break;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         error = hold_receive(hold, how != ZC_LEND_CALL, &to);
         if (error == -ENOMEM && how != ZC_LEND_CALL)
             how = ZC_LEND_CALL;   /* what cannot be protected goes without */
@@ -200,6 +200,6 @@ int zc_lend_touch(const void *buf, size_t length, bool store)
         return error;
     struct backing *backing = slot_lock(range.slot);
     bool open = range.slot->guard_pages == 0;
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     return open ? 0 : conflict_touch(range.slot, range.offset, length < range.left ? length : range.left, store);
 }

@@ -4,8 +4,11 @@
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/backend.h"
+#include "protect/fault.h"
 #include "protect/maps.h"
 #include "protect/policy.h"
+
+enum { CHECK_EVERY = 64 }; /* protections: whether the handler is still in place */
 
 uint32_t hold_first_page(const struct hold *hold)
 {
@@ -40,6 +43,7 @@ static int set_protection(struct slot *slot, uint32_t first, uint32_t pages, int
     char *at = slot_user(slot) + ((size_t)first << PAGE_SHIFT);
     size_t length = (size_t)pages << PAGE_SHIFT;
     int error = 0;
+    signals_close(); /* what takes long is not to be interrupted; slot_unlock() opens them */
     uint64_t before = clock_ns();
     if (must)
         backend_must_protect(pool, at, length, prot, slot->guard_closed);
@@ -50,8 +54,8 @@ static int set_protection(struct slot *slot, uint32_t first, uint32_t pages, int
     policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
     if (prot & PROT_WRITE)
         count(unprotects);
-    else
-        count(protects);
+    else if (count(protects) % CHECK_EVERY == 0)
+        fault_check();
     slot_announce(slot);
     return 0;
 }
@@ -171,7 +175,7 @@ void pages_show(struct slot *slot, uint32_t page)
     int need = page_need(slot, backing, page, &end);
     if (need != PROT_NONE)
         backend_must_protect(slot_pool(slot), slot_user(slot) + ((size_t)page << PAGE_SHIFT), PAGE_BYTES, need, true);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
 }
 
 struct hold *backing_denies(const struct backing *backing, uint32_t page)

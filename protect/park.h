@@ -6,8 +6,8 @@
 #ifndef ZC_PROTECT_PARK_H
 #define ZC_PROTECT_PARK_H
 
-/* Starts both, which serve `fd` until the process ends. 0 or -ENOMEM with a message. */
-int park_open(int fd);
+/* Starts both, which serve the descriptor until the process ends. 0 or -ENOMEM with a message. */
+int park_open(int descriptor);
 
 /* The event of an awaited slot has changed. Signal-safe. */
 void park_announce(void);

@@ -18,7 +18,7 @@ static void let_sends_end(zc_comm *comm, struct slot *slot)
     for (;;) {
         struct backing *backing = slot_lock(slot);
         bool sending = backing->sends != NULL;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         uint64_t now = sending ? clock_ns() : 0;
         if (!waiting.deadline)
             waiting.deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);

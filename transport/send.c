@@ -31,7 +31,7 @@ static int copy(struct op *op, const void *buf, const char **wire)
     if (error)
         return fail(error, "zc_send: the receive into %p failed", buf);
     if (slot)
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     bool small = length <= sizeof op->small;
     struct zc_pool *pool = small ? NULL : heap_pool(length, 1);
     char *to;

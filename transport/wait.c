@@ -30,7 +30,7 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
         found = FOUND_SEND;
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (hold && found == FOUND_DONE)
         op_free(op_of(hold));
     return found;
@@ -125,7 +125,7 @@ int zc_cancel(const void *buf)
     /* Another thread may report the receive and post the next one meanwhile, which must not be taken for it. */
     if (op && !landed)
         atomic_fetch_add(&op->users, 1);
-    lock_drop(&backing->lock);
+    slot_unlock(backing);
     if (!op)
         return fail(-ENOENT, "zc_cancel: no receive into %p (sends cannot be cancelled)", buf);
     if (landed)
@@ -144,7 +144,7 @@ int zc_cancel(const void *buf)
         bool cancelled = landed && hold && op_of(hold) == op && hold->error == -ECANCELED;
         if (cancelled)
             hold_report(hold, backing);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         if (!landed)
             continue;
         op_free(op);

@@ -406,3 +406,45 @@ Test(limits, threads)
 {
     apart(no_threads, NULL);
 }
+
+/* What keeps userfaultfd from being used, and what is said about it. */
+struct refusal {
+    int call, argument;
+    unsigned value;
+    int error;
+    const char *says;
+};
+
+static void without_userfaultfd(const void *argument)
+{
+    const struct refusal *refusal = argument;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    deny_system_call(SYS_ioctl, 1, 0xAA00, EACCES); /* USERFAULTFD_IOC_NEW */
+    deny_system_call(refusal->call, refusal->argument, refusal->value, refusal->error);
+    options.slot_size = 64 * KIB;
+    options.protect = ZC_PROTECT_USERFAULTFD;
+    CHECK_FAILS(zc_pool_open(&options, &pool), -ENOTSUP, refusal->says);
+    CHECK_FAILS(zc_pool_open(&options, &pool), -ENOTSUP, refusal->says);
+    CHECK(pool == NULL);
+    if (refusal->call == SYS_clone3) /* nor can zc_open then */
+        return;
+    many_in_flight(10, 16 * KIB, false); /* asked for by the variable, it is replaced */
+    CHECK(stats_now().conflicts > 0);
+}
+
+Test(limits, userfaultfd_refused)
+{
+    static const struct refusal refusals[] = {
+        {SYS_userfaultfd, -1, 0, EPERM, "Operation not permitted"},
+        {SYS_userfaultfd, -1, 0, EMFILE, "Too many open files"},
+        {SYS_userfaultfd, -1, 0, ENOSYS, "Function not implemented"},
+        {SYS_ioctl, 1, 0xc018aa3f, EINVAL, "Linux 6.4"}, /* UFFDIO_API */
+        {SYS_clone3, -1, 0, EAGAIN, "thread cannot be started"},
+    };
+
+    for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++)
+        apart(without_userfaultfd, &refusals[i]);
+}

@@ -66,6 +66,15 @@
     X(fork_in_flight)                                                                                                  \
     X(system_call_in_flight)                                                                                           \
     X(system_call_idle_protected)                                                                                      \
+    X(handler_touches_buffer)                                                                                          \
+    X(handler_jumps_out_of_wait)                                                                                       \
+    X(cancel_during_wait)                                                                                              \
+    X(thread_exits_in_flight)                                                                                          \
+    X(reinstalled)                                                                                                     \
+    X(small_alternate_stack)                                                                                           \
+    X(other_programs)                                                                                                  \
+    X(setuid_during_wait)                                                                                              \
+    X(mprotect_refused)                                                                                                \
     X(control_tears)
 
 /* Each is ended by a signal; hazards.c says which. */
@@ -79,7 +88,9 @@
     X(dies_with_sigsegv_blocked)                                                                                       \
     X(dies_of_failed_receive)                                                                                          \
     X(aborts_on_conflict)                                                                                              \
-    X(aborts_on_timeout)
+    X(aborts_on_timeout)                                                                                               \
+    X(dies_of_refused_mprotect)                                                                                        \
+    X(aborts_on_peer_that_never_receives)
 
 #define HAZARD_DECLARE(name) void hazard_##name(void);
 HAZARDS(HAZARD_DECLARE)

@@ -128,6 +128,31 @@ Test(deadly, on_timeout_abort_names_the_receive)
     run_deadly("aborts_on_timeout", SIGABRT, "4711");
 }
 
+Test(deadly, on_timeout_abort_names_the_send)
+{
+    run_deadly("aborts_on_peer_that_never_receives", SIGABRT, "4711");
+}
+
+Test(deadly, refused_mprotect_is_told)
+{
+    struct outcome outcome;
+
+    run(&outcome, "dies_of_refused_mprotect", NULL);
+    if (on_userfaultfd()) /* which needs no mprotect */
+        expect_exit(&outcome, 0);
+    else
+        expect_signal(&outcome, SIGABRT), expect_output(&outcome, "seccomp");
+}
+
+Test(deadly, later_handler_is_told)
+{
+    struct outcome outcome;
+
+    run(&outcome, "reinstalled", NULL);
+    expect_exit(&outcome, 0);
+    expect_output(&outcome, "zc_reinstall");
+}
+
 /* A child after fork that touches a buffer is told why it dies. */
 Test(deadly, fork_child_is_told)
 {

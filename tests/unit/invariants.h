@@ -177,7 +177,7 @@ static inline void until_awaited(const void *p)
     for (bool awaited = false; !awaited; sched_yield()) {
         struct backing *backing = slot_lock(slot_at(p));
         awaited = slot_at(p)->awaited;
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     }
 }
 

@@ -123,7 +123,7 @@ Test(rule8, a_fault_that_finds_nothing_is_retried)
         atomic_store(&stores.asked, i);
         until_faults(before.faults + 1); /* it is in the handler, and waits for the lock */
         slot_settle(slot_at(b), backing);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
         while (atomic_load(&stores.done) < i)
             sched_yield();
         zc_stats after = stats_now();
