@@ -164,14 +164,15 @@ Test(races, zc_write_is_not_lost_by_a_rename)
     struct write write = {.to = to, .from = from, .length = PAGE};
     struct backing *destination = slot_lock(slot_at(to));
     pthread_t writer = thread_start(write_there, &write);
-    while (atomic_load(&destination->lock.word) != 2) /* until it sleeps there, having looked at its source */
+    while (
+        !(atomic_load(&destination->lock.word) & LOCK_ASLEEP)) /* until it sleeps there, having looked at its source */
         sched_yield();
     struct backing *source = slot_lock(slot_at(from));
-    lock_drop(&destination->lock);
-    while (atomic_load(&source->lock.word) != 2) /* until it sleeps here, about to copy */
+    slot_unlock(destination);
+    while (!(atomic_load(&source->lock.word) & LOCK_ASLEEP)) /* until it sleeps here, about to copy */
         sched_yield();
     store(to + 3 * PAGE, 5);
-    lock_drop(&source->lock);
+    slot_unlock(source);
     thread_join(writer);
     CHECK_PATTERN(to, PAGE, 2);
     CHECK(load(to + 3 * PAGE) == 5);
