@@ -13,8 +13,11 @@ enum { CLASSES = 4 * 28, CONFIGURED_MOST = 64 };
 
 static struct zc_pool *_Atomic classes[CLASSES];
 
-/* Pools of ZC_POOLS, by slot size. */
-static struct zc_pool *configured[CONFIGURED_MOST];
+/* Pools of ZC_POOLS, by slot size, and the least request that each takes where another class would waste less. */
+static struct configured {
+    struct zc_pool *pool;
+    size_t from;
+} configured[CONFIGURED_MOST];
 static size_t configured_count;
 static int configured_error;
 static _Atomic bool opened; /* without an error */
@@ -39,9 +42,10 @@ size_t heap_class_size(size_t size)
     return class_pages(class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT)) << PAGE_SHIFT;
 }
 
-/* One `SIZE:SLOTS[:cap=N][:huge|:small][:grow|:fallback|:fail]`; returns its end, or NULL with *bad at the
- * character that was not understood and *wanted saying what was. */
-static const char *parse_pool(const char *at, zc_pool_options *options, const char **bad, const char **wanted)
+/* One `SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:small][:grow|:fallback|:fail]`; returns its end, or NULL with *bad at
+ * the character that was not understood and *wanted saying what was. */
+static const char *parse_pool(const char *at, zc_pool_options *options, size_t *from, const char **bad,
+                              const char **wanted)
 {
     uint64_t number;
     *bad = at;
@@ -71,7 +75,7 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
                      {"fallback", 0, ZC_FULL_FALLBACK},
                      {"fail", 0, ZC_FULL_FAIL}};
         *bad = ++at;
-        *wanted = "cap=N, huge, small, grow, fallback or fail";
+        *wanted = "from=SIZE, cap=N, huge, small, grow, fallback or fail";
         size_t length = strcspn(at, ":,"), i = 0;
         if (strncmp(at, "cap=", 4) == 0) {
             *bad = at += 4;
@@ -80,6 +84,14 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
             if (!at || number == 0 || number < options->initial)
                 return NULL;
             options->cap = number;
+            continue;
+        }
+        if (strncmp(at, "from=", 5) == 0) {
+            *bad = at += 5;
+            *wanted = "a size, at most that of a slot";
+            at = parse_size(at, from);
+            if (!at || *from > options->slot_size)
+                return NULL;
             continue;
         }
         while (i < sizeof words / sizeof words[0] &&
@@ -96,20 +108,21 @@ static const char *parse_pool(const char *at, zc_pool_options *options, const ch
     return *at == ',' || !*at ? at : NULL;
 }
 
-static void add_configured(struct zc_pool *pool)
+static void add_configured(struct zc_pool *pool, size_t from)
 {
     size_t at = configured_count++;
-    for (; at > 0 && configured[at - 1]->slot_size > pool->slot_size; at--)
+    for (; at > 0 && configured[at - 1].pool->slot_size > pool->slot_size; at--)
         configured[at] = configured[at - 1];
-    configured[at] = pool;
+    configured[at] = (struct configured){pool, from};
 }
 
 static int configure(const char *spec)
 {
     for (const char *at = *spec ? spec : NULL; at;) {
         zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+        size_t from = ZC_UNLIMITED;
         const char *bad, *wanted;
-        const char *end = parse_pool(at, &options, &bad, &wanted);
+        const char *end = parse_pool(at, &options, &from, &bad, &wanted);
         if (!end || configured_count == CONFIGURED_MOST)
             return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
                         bad, end ? "no more than 64 pools" : wanted);
@@ -125,7 +138,7 @@ static int configure(const char *spec)
             snprintf(why, sizeof why, "%s", zc_errmsg());
             return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1, why);
         }
-        add_configured(pool);
+        add_configured(pool, from);
         at = *end ? end + 1 : NULL;
     }
     return 0;
@@ -194,9 +207,12 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
     /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
     while (slot_size & (alignment - 1))
         slot_size = class_pages(++class) << PAGE_SHIFT;
-    for (size_t i = 0; i < configured_count && configured[i]->slot_size <= slot_size; i++)
-        if (configured[i]->slot_size >= size && configured[i]->stride % alignment == 0)
-            return configured[i];
+    for (size_t i = 0; i < configured_count; i++) {
+        struct zc_pool *pool = configured[i].pool;
+        bool wanted = pool->slot_size <= slot_size || size >= configured[i].from;
+        if (wanted && pool->slot_size >= size && pool->stride % alignment == 0)
+            return pool;
+    }
     return class_pool(class);
 }
 

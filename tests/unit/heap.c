@@ -327,6 +327,23 @@ static void uses_configured(const char *argument)
     CHECK(heap_pool(3 << 20, 1)->full == ZC_FULL_FALLBACK);
 }
 
+static void uses_one_for_many(const char *argument)
+{
+    (void)argument;
+    CHECK(heap_pool(1, 1)->slot_size == PAGE_BYTES);
+    CHECK(heap_pool(8 << 10, 1)->slot_size == 2 * PAGE_BYTES); /* less than the pool takes */
+    CHECK(heap_pool(10000, 1)->slot_size == 64 << 10);
+    CHECK(heap_pool(64 << 10, 1)->slot_size == 64 << 10);
+    CHECK(heap_pool((64 << 10) + 1, 1)->slot_size == 256 << 10);
+    CHECK(heap_pool((256 << 10) + 1, 1)->slot_size == 320 << 10);
+    CHECK(heap_pool(30000, 128 << 10)->slot_size == 256 << 10); /* the first that is aligned */
+}
+
+Test(heap, configured_pools_take_smaller_requests)
+{
+    with_pools("256K:0:from=20K,64K:2:from=10000", uses_one_for_many, NULL);
+}
+
 Test(heap, configured_pools)
 {
     with_pools("1M:2:huge,60K:20:cap=30:fail:small,3M:0:cap=1:fallback", uses_configured, NULL);
@@ -378,16 +395,16 @@ Test(heap, errors_point_at_the_character)
                  {"64K:", "at character 5 (''): expected a number of slots"},
                  {"64k:1", "at character 3 ('k'): expected ':' and a number of slots"},
                  {"64K:1x", "at character 6 ('x'): expected ':', ',' or the end"},
-                 {"64K:1:", "at character 7 (''): expected cap=N"},
-                 {"64K:1:big", "at character 7 ('b'): expected cap=N"},
-                 {"64K:1:hugee", "at character 7 ('h'): expected cap=N"},
-                 {"64K:1:hug", "at character 7 ('h'): expected cap=N"},
+                 {"64K:1:", "at character 7 (''): expected from=SIZE, cap=N"},
+                 {"64K:1:big", "at character 7 ('b'): expected from=SIZE, cap=N"},
+                 {"64K:1:hugee", "at character 7 ('h'): expected from=SIZE, cap=N"},
+                 {"64K:1:hug", "at character 7 ('h'): expected from=SIZE, cap=N"},
                  {"64K:1:huge:cap=", "at character 16 (''): expected a number"},
                  {"64K:1:huge:cap=x", "at character 16 ('x'): expected a number"},
                  {"64K:1:cap=0", "at character 11 ('0'): expected a number"},
                  {"64K:5:cap=4", "at character 11 ('4'): expected a number, at least that of the slots and 1"},
                  {"64K:1:cap=4x", "at character 12 ('x'): expected ':', ',' or the end"},
-                 {"64K:1,1M:2:none,5K:3", "at character 12 ('n'): expected cap=N"},
+                 {"64K:1,1M:2:none,5K:3", "at character 12 ('n'): expected from=SIZE, cap=N"},
                  {"64K:1,,", "at character 7 (','): expected a slot size"},
                  {"64K:1,512T:0", "the pool at character 7: zc_pool_open: slot_size 562949953421312"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
