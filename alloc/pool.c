@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
+#include "core/trace.h"
 
 enum {
     SEGMENT_MOST = 64 << 20, /* bytes, unless one slot is larger */
@@ -336,6 +337,8 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     int error = arena_open();
     if (!error)
         error = options_get(&defaults);
+    if (!error)
+        error = trace_open(defaults->trace);
     if (!error)
         error = check(options);
     if (error)

@@ -29,6 +29,7 @@ struct options {
     uint64_t malloc_most;      /* and up to which it does */
     const char *transport;     /* ZC_TRANSPORT, not parsed here; "" */
     const char *pools;         /* ZC_POOLS, not parsed here; "" */
+    const char *trace;         /* ZC_TRACE: what files of trace records are called; "": none */
 };
 
 /* Fills *out with defaults and environment. 0, or -EINVAL with a message that names the variable. The

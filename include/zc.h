@@ -71,9 +71,9 @@ extern "C" {
 
 /* Returns a buffer of at least `size` bytes (size 0 is taken as 1) on pages of its own, aligned to
  * a page, recycled and therefore not zeroed; at most 25 % larger than asked, in whole pages
- * (zc_aligned_alloc may waste more); from 2 MiB on huge pages where the kernel gives them. NULL with errno:
+ * (zc_aligned_alloc and pools with from= in ZC_POOLS may waste more); from 2 MiB on huge pages where the kernel gives them. NULL with errno:
  *   ENOMEM  memory, address space or the pool's cap is exhausted (option `full`)
- *   EINVAL  an ill-formed ZC_... variable; zc_errmsg() names it
+ *   EINVAL  an ill-formed ZC_... variable; zc_errmsg() names it, as where ZC_TRACE cannot be written
  *   EPERM   in a forked child */
 ZC_API void *zc_alloc(size_t size);
 

@@ -9,6 +9,7 @@
 #include "alloc/heap.h"
 #include "core/options.h"
 #include "core/stats.h"
+#include "core/trace.h"
 #include "protect/conflict.h"
 #include "protect/fallback.h"
 #include "protect/fault.h"
@@ -74,7 +75,10 @@ void *zc_aligned_alloc(size_t alignment, size_t size)
         return NULL;
     }
     struct zc_pool *pool = heap_pool(size, alignment);
-    return pool ? alloc_from(pool, size) : NULL;
+    void *ptr = pool ? alloc_from(pool, size) : NULL;
+    if (ptr)
+        trace(TRACE_ALLOC, ptr, size);
+    return ptr;
 }
 
 void *zc_alloc(size_t size)
@@ -146,6 +150,7 @@ int zc_free(void *ptr)
 {
     if (!ptr || arena.forked)
         return 0;
+    trace(TRACE_FREE, ptr, 0);
     /* Only entries of slots are ever live, so none need be looked for. */
     struct slot *slot = arena_has(ptr) && (uintptr_t)ptr % PAGE_BYTES == 0 ? &arena_entry(ptr)->slot : NULL;
     if (!slot || !slot_is(slot, SLOT_LIVE) || slot->shared)

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/trace.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/lock.h"
+#include "core/sys.h"
+
+_Static_assert(sizeof(struct trace_header) % sizeof(struct trace_record) == 0, "records are aligned in a window");
+
+/* What is mapped of the file at a time: whole pages and whole records. */
+enum { WINDOW = 128 * 3 * PAGE_SIZE_ };
+
+_Atomic bool trace_on;
+
+static lock writing;
+static int file = -1;
+static off_t mapped;                     /* bytes of the file, from its start */
+static struct trace_record *next, *last; /* in the window */
+static uint64_t start;
+
+/* Maps the next window of the file, and leaves the one before mapped. */
+static int map_window(void)
+{
+    /* Blocks are reserved now: a store to a full disk would be a SIGBUS. */
+    int error = posix_fallocate(file, mapped, WINDOW);
+    char *window = error ? NULL : sys_mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, file, mapped);
+    if (!window)
+        return error ? -error : -errno;
+    mapped += WINDOW;
+    next = (struct trace_record *)window;
+    last = (struct trace_record *)(window + WINDOW) - 1;
+    return 0;
+}
+
+static void stop_in_child(void)
+{
+    atomic_store(&trace_on, false);
+}
+
+static void describe(struct trace_header *header)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *header = (struct trace_header){.magic = TRACE_MAGIC,
+                                    .version = TRACE_VERSION,
+                                    .record_size = sizeof(struct trace_record),
+                                    .start = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
+                                    .pid = (uint32_t)getpid()};
+    snprintf(header->command, sizeof header->command, "%s", program_invocation_short_name);
+}
+
+static int open_file(const char *name)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s.%d", name, (int)getpid());
+    file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int error = file < 0 ? -errno : map_window();
+    if (error)
+        return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, strerror(-error));
+    struct trace_header *header = (struct trace_header *)next;
+    describe(header);
+    next = (struct trace_record *)(header + 1);
+    start = clock_ns();
+    pthread_atfork(NULL, NULL, stop_in_child);
+    atomic_store(&trace_on, true);
+    return 0;
+}
+
+int trace_open(const char *name)
+{
+    static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+    int error = 0;
+    pthread_mutex_lock(&opening);
+    if (*name && file < 0)
+        error = open_file(name);
+    pthread_mutex_unlock(&opening);
+    return error;
+}
+
+void trace_write(enum trace_kind kind, const void *address, size_t size)
+{
+    int saved = errno, error = 0;
+    lock_take(&writing);
+    struct trace_record *record = next++;
+    char *full = NULL;
+    if (record == last) { /* which is the end, until there is another */
+        full = (char *)(last + 1) - WINDOW;
+        error = map_window();
+    }
+    if (error) {
+        next = record;
+        if (atomic_exchange(&trace_on, false)) {
+            error_say("ZC_TRACE: the trace ends here: %s", strerror(-error));
+            error_print();
+        }
+    } else {
+        record->time = clock_ns() - start;
+        record->address = (uintptr_t)address;
+        record->what = (uint64_t)kind << TRACE_KIND_SHIFT | size;
+        if (full)
+            sys_munmap(full, WINDOW);
+    }
+    lock_drop(&writing);
+    errno = saved;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A trace of the buffers that zc_alloc and its like hand out, for `zc tune`. With ZC_TRACE=NAME a process writes
+ * NAME.PID, which is complete whenever and however it ends: records go to a mapping of the file.
+ *
+ * The file, version 1, in the machine's byte order:
+ *
+ *   header    one struct trace_header
+ *   records   struct trace_record, in the order in which they happened, until one of kind TRACE_END; what is
+ *             behind it is zero. So a file without such an end was cut short. */
+#ifndef ZC_CORE_TRACE_H
+#define ZC_CORE_TRACE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define TRACE_MAGIC "zctrace"
+enum { TRACE_VERSION = 1, TRACE_KIND_SHIFT = 56 };
+
+struct trace_header {
+    char magic[8];
+    uint32_t version, record_size;
+    uint64_t start; /* nanoseconds since 1970 */
+    uint32_t pid, unused;
+    char command[88]; /* cut where it is full, ends with NUL */
+};
+
+enum trace_kind {
+    TRACE_END,
+    TRACE_ALLOC, /* size: bytes asked for */
+    TRACE_FREE   /* size 0; perhaps of an address that was not in a TRACE_ALLOC, and then without meaning */
+};
+
+struct trace_record {
+    uint64_t time; /* nanoseconds since the start */
+    uint64_t address;
+    uint64_t what; /* enum trace_kind << TRACE_KIND_SHIFT | size */
+};
+
+/* Starts a trace to NAME.PID, once, unless `name` is "". 0 or -errno with a message. */
+int trace_open(const char *name);
+
+extern _Atomic bool trace_on;
+
+void trace_write(enum trace_kind kind, const void *address, size_t size);
+
+/* What an allocation pays when there is no trace: a branch. */
+static inline void trace(enum trace_kind kind, const void *address, size_t size)
+{
+    if (__builtin_expect(atomic_load_explicit(&trace_on, memory_order_relaxed), false))
+        trace_write(kind, address, size);
+}
+
+#endif

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * ZC_TRACE: what a process writes of its allocations, read back. */
+#include "core/trace.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "apart.h"
+#include "check.h"
+
+static char name[64];
+
+static const char *path(void)
+{
+    static char text[96];
+    snprintf(text, sizeof text, "%s.%d", name, (int)getpid());
+    return text;
+}
+
+static void start_trace(void)
+{
+    snprintf(name, sizeof name, "/tmp/zc-trace-test");
+    CHECK(setenv("ZC_TRACE", name, 1) == 0);
+}
+
+/* Reads the next record; false at the end. */
+static bool next(FILE *file, struct trace_record *record)
+{
+    CHECK(fread(record, sizeof *record, 1, file) == 1);
+    return record->what >> TRACE_KIND_SHIFT != TRACE_END;
+}
+
+static FILE *open_trace(struct trace_header *header)
+{
+    FILE *file = fopen(path(), "re");
+    CHECK(file);
+    CHECK(fread(header, sizeof *header, 1, file) == 1);
+    CHECK(unlink(path()) == 0);
+    return file;
+}
+
+static void check_next(FILE *file, enum trace_kind kind, const void *address, size_t size)
+{
+    static uint64_t time;
+    struct trace_record record;
+    CHECK(next(file, &record));
+    CHECK(record.what >> TRACE_KIND_SHIFT == (uint64_t)kind);
+    CHECK((record.what & (((uint64_t)1 << TRACE_KIND_SHIFT) - 1)) == size);
+    CHECK(record.address == (uintptr_t)address);
+    CHECK(record.time >= time);
+    time = record.time;
+}
+
+static void writes_what_happens(const void *argument)
+{
+    (void)argument;
+    start_trace();
+    char *p = ALLOC(5000), *q = zc_calloc(3, 7);
+    CHECK_OK(zc_free(p));
+    zc_pool *own;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    options.slot_size = 4096;
+    CHECK_OK(zc_pool_open(&options, &own));
+    void *r = zc_pool_alloc(own); /* of a pool of one's own: not zc_alloc's */
+
+    struct trace_header header;
+    FILE *file = open_trace(&header); /* while it goes on */
+    CHECK(strcmp(header.magic, TRACE_MAGIC) == 0 && header.version == TRACE_VERSION);
+    CHECK(header.record_size == sizeof(struct trace_record) && header.pid == (uint32_t)getpid());
+    CHECK(strcmp(header.command, program_invocation_short_name) == 0);
+    check_next(file, TRACE_ALLOC, p, 5000);
+    check_next(file, TRACE_ALLOC, q, 21);
+    check_next(file, TRACE_FREE, p, 0);
+    struct trace_record record;
+    CHECK(!next(file, &record));
+    fclose(file);
+    CHECK_OK(zc_free(r));
+    CHECK_OK(zc_free(q));
+}
+
+Test(trace, what_happens)
+{
+    apart(writes_what_happens, NULL);
+}
+
+/* More than a window of the file, whose last record must not be lost. */
+static void goes_on(const void *argument)
+{
+    enum { ROUNDS = 70000 };
+    (void)argument;
+    start_trace();
+    for (int i = 0; i < ROUNDS; i++) {
+        errno = 77;
+        CHECK_OK(zc_free(ALLOC(100)));
+        CHECK(errno == 77);
+    }
+    struct trace_header header;
+    FILE *file = open_trace(&header);
+    struct trace_record record;
+    size_t count[3] = {0};
+    while (next(file, &record))
+        count[record.what >> TRACE_KIND_SHIFT]++;
+    CHECKF(count[TRACE_ALLOC] == ROUNDS && count[TRACE_FREE] == ROUNDS, "%zu, %zu", count[TRACE_ALLOC],
+           count[TRACE_FREE]);
+    fclose(file);
+}
+
+Test(trace, long)
+{
+    apart(goes_on, NULL);
+}
+
+static void is_its_own_process(const void *argument)
+{
+    (void)argument;
+    start_trace();
+    CHECK_OK(zc_free(ALLOC(100)));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        _exit(trace_on);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(trace_on);
+    CHECK(unlink(path()) == 0);
+}
+
+Test(trace, fork)
+{
+    apart(is_its_own_process, NULL);
+}
+
+static void says_where_it_cannot(const void *argument)
+{
+    (void)argument;
+    CHECK(setenv("ZC_TRACE", "/nowhere/at/all", 1) == 0);
+    for (int i = 0; i < 2; i++) {
+        errno = 0;
+        CHECK(!zc_alloc(1));
+        CHECKF(errno == ENOENT, "errno %d", errno);
+        CHECKF(strstr(zc_errmsg(), "ZC_TRACE=/nowhere/at/all"), "%s", zc_errmsg());
+    }
+}
+
+Test(trace, no_such_folder)
+{
+    apart(says_where_it_cannot, NULL);
+}
+
+static void is_off(const void *argument)
+{
+    (void)argument;
+    start_trace();
+    CHECK(unsetenv("ZC_TRACE") == 0);
+    CHECK_OK(zc_free(ALLOC(100)));
+    CHECK(!trace_on && access(path(), F_OK) == -1);
+}
+
+Test(trace, off_by_default)
+{
+    apart(is_off, NULL);
+}
