@@ -149,7 +149,15 @@ Test(variables, malformed_pools)
 Test(variables, well_formed_pools)
 {
     static const char *const good[] = {
-        "64K:512,1M:64:huge", "64K:4", "65536:4", "1:1", "100K:2:cap=8", "100K:2:cap=8:small:grow", "2M:0:huge", "64K:4:from=4K:cap=8,1M:1:from=0", "",
+        "64K:512,1M:64:huge",
+        "64K:4",
+        "65536:4",
+        "1:1",
+        "100K:2:cap=8",
+        "100K:2:cap=8:small:grow",
+        "2M:0:huge",
+        "64K:4:from=4K:cap=8,1M:1:from=0",
+        "",
     };
 
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)

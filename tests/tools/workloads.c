@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: workloads multigrid|server|cache
+ *
+ * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
+ * that the process ended up with, and the seconds that it took. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "core/clock.h"
+
+static unsigned random_below(unsigned n)
+{
+    static uint64_t state = 88172645463325252u; /* G. Marsaglia, "Xorshift RNGs" */
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 33) % n;
+}
+
+static void *filled(size_t size)
+{
+    return memset(ALLOC(size), 1, size);
+}
+
+/* Cycles through levels of ever coarser grids: each has buffers for its edges, which it gives back before the next
+ * level makes its own. */
+static void multigrid(void)
+{
+    enum { CYCLES = 20, BUFFERS = 32 };
+    char *edges[BUFFERS];
+    for (int cycle = 0; cycle < CYCLES; cycle++) {
+        for (size_t edge = (size_t)1 << 20; edge >= 64 << 10; edge = edge * 3 / 4) {
+            for (int i = 0; i < BUFFERS; i++)
+                edges[i] = filled(edge);
+            for (int i = 0; i < BUFFERS; i++)
+                CHECK_OK(zc_free(edges[i]));
+        }
+    }
+}
+
+/* Answers bursts of requests of one kind after the other; a message is a power of two of bytes and a header. */
+static void server(void)
+{
+    enum { ROUNDS = 60, BURST = 32, HEADER = 64 };
+    static const size_t kinds[] = {64 << 10, 256 << 10, 1 << 20};
+    zc_comm *comm;
+    CHECK_OK(zc_open("loop", NULL, &comm));
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t length = kinds[round % 3] + HEADER;
+        for (int i = 0; i < BURST; i++)
+            CHECK_OK(zc_send_free(filled(length), length, 0, 0, comm));
+        for (int i = 0; i < BURST; i++) {
+            void *message;
+            CHECK_OK(zc_recv_alloc(&message, 0, 0, comm, NULL));
+            CHECK_OK(zc_free(message));
+        }
+    }
+    CHECK_OK(zc_close(comm));
+}
+
+/* Keeps 48 buffers, of which it replaces one after the other by one of another size, as a cache of objects would. */
+static void cache(void)
+{
+    enum { STEPS = 20000, LIVE = 48, OCTAVES = 6 };
+    char *live[LIVE] = {NULL};
+    for (int step = 0; step < STEPS; step++) {
+        char **buffer = &live[random_below(LIVE)];
+        size_t middle = (size_t)(32 << 10) << random_below(OCTAVES), size = middle + random_below((unsigned)middle);
+        CHECK_OK(zc_free(*buffer));
+        *buffer = ALLOC(size);
+        (*buffer)[0] = (*buffer)[size - 1] = 1;
+    }
+    for (int i = 0; i < LIVE; i++)
+        CHECK_OK(zc_free(live[i]));
+}
+
+/* A page counts once, however often it is mapped. */
+static unsigned long long resident_bytes(void)
+{
+    FILE *file = fopen("/proc/self/smaps_rollup", "re");
+    char line[256];
+    unsigned long long kib = 0;
+    CHECK(file);
+    while (fgets(line, sizeof line, file))
+        if (strncmp(line, "Pss:", 4) == 0)
+            kib = strtoull(line + 4, NULL, 10);
+    fclose(file);
+    CHECK(kib);
+    return kib << 10;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"cache", cache}};
+    for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
+        if (strcmp(workloads[i].name, argv[1]) == 0) {
+            uint64_t start = clock_ns();
+            workloads[i].run();
+            double seconds = (double)(clock_ns() - start) / 1e9;
+            printf("%llu %.6f\n", resident_bytes(), seconds);
+            return 0;
+        }
+    }
+    fputs("usage: workloads multigrid|server|cache\n", stderr);
+    return 2;
+}
