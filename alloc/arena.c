@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "core/error.h"
+#include "core/stats.h"
 
 _Static_assert(sizeof(struct entry) == 64, "metadata is 64 bytes a page");
 
@@ -58,6 +59,8 @@ static void open_once(void)
     for (size_t span = (size_t)1 << 40; span >= (size_t)1 << 28; span >>= 1) {
         if (reserve(span)) {
             pthread_atfork(NULL, NULL, seal_off_child);
+            live_open();
+            atomic_store(&live.arena, &arena);
             return;
         }
     }

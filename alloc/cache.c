@@ -209,6 +209,7 @@ static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
 int cache_refill(struct zc_pool *pool, struct slot **slot)
 {
     uint32_t most = cache_of(pool) ? batch(pool) : 1, got;
+    atomic_fetch_add_explicit(&pool->refills, 1, memory_order_relaxed);
     do {
         if (pool_full(pool)) {
             bool full;

@@ -328,6 +328,7 @@ static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge, bool
     pthread_mutex_init(&pool->growth, NULL);
     pool->next = pools;
     pools = pool;
+    atomic_store(&live.pools, pool);
     return pool;
 }
 
@@ -362,6 +363,8 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
         atomic_store(&pool->allocs, 0);
         atomic_store(&pool->fallbacks, 0);
         atomic_store(&pool->over_cap, 0);
+        atomic_store(&pool->renamed, 0);
+        atomic_store(&pool->refills, 0);
     }
     pthread_mutex_unlock(&pools_lock);
     if (!pool)
@@ -395,6 +398,20 @@ static int check_open(const struct zc_pool *pool, const char *call)
     return 0;
 }
 
+/* Counts what its slots are used for, one after the other, while others go on. */
+static void look_at_slots(const struct segment *segment, zc_pool_stats *now)
+{
+    for (uint32_t i = 0; i < segment->carved; i++) {
+        struct slot *slot = segment_slot(segment, i);
+        struct backing *backing = slot_lock(slot);
+        bool in_flight = backing->sends || slot->receives;
+        now->in_flight += in_flight;
+        now->idle_protected += !in_flight && slot->state == SLOT_LIVE && slot->guard_pages;
+        now->waste += !in_flight && slot->state != SLOT_LIVE && slot->state != SLOT_BARE;
+        lock_drop(&backing->lock);
+    }
+}
+
 int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
 {
     int error = check_open(pool, "zc_pool_stats_get");
@@ -412,11 +429,14 @@ int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
                          .allocs = atomic_load(&pool->allocs) + cached.allocs,
                          .fallbacks = atomic_load(&pool->fallbacks),
                          .over_cap = atomic_load(&pool->over_cap),
-                         .cached = cached.slots};
+                         .cached = cached.slots,
+                         .renamed = atomic_load(&pool->renamed),
+                         .refills = atomic_load(&pool->refills)};
     pthread_mutex_lock(&pool->growth);
     for (struct segment *segment = pool->segments; segment; segment = segment->next) {
         now.segments += segment->mapped;
         now.slots += segment->carved;
+        look_at_slots(segment, &now);
     }
     for (uint32_t id = pool->bare; id != NONE; id = atomic_load(&slot_by_id(id)->next))
         now.slots--;

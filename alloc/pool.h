@@ -38,7 +38,7 @@ struct zc_pool {
     _Atomic long spare;
     _Atomic size_t taken; /* slots that are live or in the caches of threads */
     _Atomic size_t peak;  /* of live slots */
-    _Atomic uint64_t allocs, fallbacks, over_cap;
+    _Atomic uint64_t allocs, fallbacks, over_cap, renamed, refills;
     lock cache_lock;
     struct cache *caches;
     pthread_mutex_t growth; /* segments, carving, trimming */

@@ -6,8 +6,6 @@
 
 #include "core/error.h"
 
-struct counters counters;
-
 static void nothing(zc_stats *stats)
 {
     (void)stats;
@@ -20,7 +18,7 @@ int zc_stats_get(zc_stats *stats)
     if (!stats || stats->size < sizeof stats->size)
         return fail(-EINVAL, "zc_stats_get: set stats->size to sizeof(zc_stats) first");
     zc_stats now = {.size = stats->size};
-#define X(name) now.name = atomic_load_explicit(&counters.name, memory_order_relaxed);
+#define X(name) now.name = atomic_load_explicit(&live.counters.name, memory_order_relaxed);
     ZC_STATS(X)
 #undef X
     void (*gather)(zc_stats *) = atomic_load(&stats_gather);

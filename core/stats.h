@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * Counters of the process, one a field of struct zc_stats. */
+ * Counters of the process, one a field of struct zc_stats, in a page that other processes can look at (zc top). They
+ * are nowhere else, so that showing them costs nothing.
+ *
+ * The page is a memfd called LIVE_NAME, mapped over the variable `live`. Who may look into /proc/PID (the same user)
+ * finds it among the descriptors there and can map it, but only to read: it is sealed. Nothing is left behind, however
+ * the process ends. Where no memfd can be had, `live` is ordinary memory, and nobody sees it. */
 #ifndef ZC_CORE_STATS_H
 #define ZC_CORE_STATS_H
 
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "core/sys.h"
 #include "zc.h"
 
 // clang-format off
@@ -26,11 +32,29 @@ struct counters {
 #undef X
 };
 
-extern struct counters counters;
+#define LIVE_NAME "zc-live"
+#define LIVE_MAGIC "zc live"
+
+struct live {
+    _Alignas(PAGE_SIZE_) char magic[8]; /* "" until the page is shown */
+    char version[16];                   /* what `arena` and `pools` point to is for readers of the same version */
+    uint64_t pid;
+    /* Addresses in this process: of its struct arena, and of the first of its struct zc_pool. */
+    const void *_Atomic arena;
+    const void *_Atomic pools;
+    struct counters counters;
+};
+
+_Static_assert(sizeof(struct live) == PAGE_SIZE_, "one page");
+
+extern struct live live;
+
+/* Shows the page, once. What other threads count meanwhile may be lost. */
+void live_open(void);
 
 /* Fills in what is counted elsewhere: `allocs` and `frees`, by pools. */
 extern void (*_Atomic stats_gather)(zc_stats *stats);
 
-#define count(name) atomic_fetch_add_explicit(&counters.name, 1, memory_order_relaxed)
+#define count(name) atomic_fetch_add_explicit(&live.counters.name, 1, memory_order_relaxed)
 
 #endif

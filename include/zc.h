@@ -149,7 +149,12 @@ typedef struct zc_pool_stats {
     size_t peak;      /* most ever live; with several threads, up to what their caches hold too high */
     size_t cap;
     uint64_t allocs, fallbacks, over_cap; /* since the pool was opened */
-    size_t cached; /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
+    size_t cached;         /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
+    size_t in_flight;      /* slots with a send, a receive that was not asked about, or a guard; live or freed since */
+    size_t idle_protected; /* live, not in flight, and perhaps still protected: the next store to each faults */
+    size_t waste;          /* populated, but neither live nor in flight: cached, spare, or waiting to be used */
+    uint64_t renamed;      /* conflicts ended by fresh pages, since the pool was opened */
+    uint64_t refills;      /* times that a thread's cache was empty */
 } zc_pool_stats;
 
 /* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. -ENOTSUP:
@@ -161,7 +166,8 @@ ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);
 /* A slot of the pool; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
 ZC_API void *zc_pool_alloc(zc_pool *pool);
 
-/* Fills *stats up to stats->size, which the caller sets. */
+/* Fills *stats up to stats->size, which the caller sets. Looks at each slot, so that it is slow for large pools. `zc
+ * top` shows the same of another process, and of the pools of zc_alloc. */
 ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
 
 /* Gives whole segments, of which nothing is live or in flight, back to the system, after threads' caches were

@@ -30,7 +30,7 @@ static void *alloc_past(struct zc_pool *pool, size_t size)
                          pool->slot_size, pool->cap);
     void *ptr = fallback_alloc(size);
     atomic_fetch_add(&pool->fallbacks, ptr != NULL);
-    atomic_fetch_add(&counters.fallbacks, ptr != NULL);
+    atomic_fetch_add(&live.counters.fallbacks, ptr != NULL);
     return ptr;
 }
 

@@ -475,6 +475,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     slot_unlock(fresh);
     slot_unlock(backing);
     count(renames);
+    atomic_fetch_add_explicit(&pool->renamed, 1, memory_order_relaxed);
     policy_observe(pool, COST_RENAME, pool->slot_size, clock_ns() - before);
 }
 

@@ -30,7 +30,7 @@ bool pooled(const void *ptr)
         uintptr_t first = strtoul(line, &end, 16), last = strtoul(end + 1, NULL, 16);
 
         if (first <= (uintptr_t)ptr && (uintptr_t)ptr < last)
-            found = strstr(line, "/memfd:zc") != NULL;
+            found = strstr(line, "/memfd:zc ") != NULL;
     }
     fclose(file);
     return found;

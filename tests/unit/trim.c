@@ -179,7 +179,7 @@ static int memfd_mappings(void)
     int n = 0;
     CHECK(file);
     while (fgets(line, sizeof line, file))
-        n += strstr(line, "memfd:zc") != NULL;
+        n += strstr(line, "memfd:zc ") != NULL;
     fclose(file);
     return n;
 }

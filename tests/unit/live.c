@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Statistics: of pools, and the page that shows a process's counters to others. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "core/stats.h"
+
+/* ---- pools ---- */
+
+static zc_pool_stats pool_now(zc_pool *pool)
+{
+    zc_pool_stats stats = {.size = sizeof stats};
+    CHECK_OK(zc_pool_stats_get(pool, &stats));
+    return stats;
+}
+
+static void expect_pool(zc_pool *pool, size_t live, size_t in_flight, size_t idle_protected, uint64_t renamed)
+{
+    zc_pool_stats now = pool_now(pool);
+    CHECKF(now.live == live, "%zu live, expected %zu", now.live, live);
+    CHECKF(now.in_flight == in_flight, "%zu in flight, expected %zu", now.in_flight, in_flight);
+    CHECKF(now.idle_protected == idle_protected, "%zu idle, expected %zu", now.idle_protected, idle_protected);
+    CHECKF(now.renamed == renamed, "%llu renamed", (unsigned long long)now.renamed);
+}
+
+Test(live, pool_statistics)
+{
+    enum { SIZE = 1 << 16 };
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_options protect = ZC_OPTIONS_INIT;
+    zc_pool *pool;
+    zc_comm *comm;
+    options.slot_size = SIZE;
+    options.initial = 8;
+    protect.policy = ZC_POLICY_PROTECT;
+    protect.release = ZC_RELEASE_LAZY;
+    protect.conflict = ZC_CONFLICT_COPY;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    CHECK_OK(zc_open("loop", &protect, &comm));
+
+    expect_pool(pool, 0, 0, 0, 0);
+    CHECK(pool_now(pool).waste == 8 && pool_now(pool).slots == 8);
+    char *p = zc_pool_alloc(pool), *q = zc_pool_alloc(pool), *in = ALLOC(SIZE);
+    CHECK(p && q);
+    expect_pool(pool, 2, 0, 0, 0);
+    CHECK(pool_now(pool).waste == 6 && pool_now(pool).refills >= 1);
+    memset(p, 1, SIZE);
+    memset(q, 1, SIZE);
+    CHECK_OK(zc_send(p, SIZE, 0, 1, comm));
+    CHECK_OK(zc_send(q, SIZE, 0, 1, comm));
+    expect_pool(pool, 2, 2, 0, 0);
+    ((volatile char *)q)[0] = 2; /* its old pages are in flight now, its new ones are not */
+    expect_pool(pool, 2, 2, 0, 1);
+    CHECK_OK(zc_free(q));
+    expect_pool(pool, 1, 2, 0, 1);
+    CHECK_OK(zc_recv(in, SIZE, 0, 1, comm, NULL));
+    CHECK_OK(zc_recv(in, SIZE, 0, 1, comm, NULL));
+    expect_pool(pool, 1, 0, 1, 1);
+    CHECK_OK(zc_writable(p));
+    expect_pool(pool, 1, 0, 0, 1);
+    CHECK_OK(zc_irecv(p, SIZE, 0, 1, comm));
+    expect_pool(pool, 1, 1, 0, 1);
+    CHECK_OK(zc_cancel(p));
+    expect_pool(pool, 1, 0, 0, 1);
+    CHECK(pool_now(pool).waste == pool_now(pool).slots - 1);
+    CHECK_OK(zc_free(p));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+}
+
+/* ---- the page ---- */
+
+/* A descriptor that another process would find, opened as it would. */
+static int open_page(pid_t pid, int flags)
+{
+    char path[64], name[64];
+    for (int fd = 0; fd < 64; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+        ssize_t length = readlink(path, name, sizeof name - 1);
+        name[length > 0 ? length : 0] = 0;
+        if (strncmp(name, "/memfd:" LIVE_NAME " ", sizeof "/memfd:" LIVE_NAME) == 0)
+            return open(path, flags);
+    }
+    return -1;
+}
+
+Test(live, others_see_the_counters)
+{
+    CHECK_OK(zc_free(ALLOC(1)));
+    int fd = open_page(getpid(), O_RDONLY);
+    CHECK(fd >= 0);
+    const struct live *page = sys_mmap(NULL, sizeof live, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(page && page != &live);
+    CHECK(strcmp(page->magic, LIVE_MAGIC) == 0 && strcmp(page->version, zc_version()) == 0);
+    CHECK(page->pid == (uint64_t)getpid());
+    uint64_t before = page->counters.receives_bounced;
+    count(receives_bounced);
+    CHECK(page->counters.receives_bounced == before + 1);
+}
+
+Test(live, others_cannot_write)
+{
+    CHECK_OK(zc_free(ALLOC(1)));
+    int fd = open_page(getpid(), O_RDWR);
+    CHECK(fd >= 0);
+    CHECK(!sys_mmap(NULL, sizeof live, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) && errno == EPERM);
+    CHECK(pwrite(fd, "x", 1, 0) == -1 && errno == EPERM);
+    CHECK(ftruncate(fd, 0) == -1 && errno == EPERM);
+}
+
+/* A child counts for itself, and does not show its parent's page as its own. */
+Test(live, fork)
+{
+    CHECK_OK(zc_free(ALLOC(1)));
+    count(receives_bounced);
+    uint64_t before = stats_now().receives_bounced;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        count(receives_bounced);
+        _exit(live.counters.receives_bounced == before + 1 && open_page(getpid(), O_RDONLY) < 0 ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(stats_now().receives_bounced == before);
+    CHECK(open_page(getpid(), O_RDONLY) >= 0);
+}
