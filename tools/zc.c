@@ -8,7 +8,7 @@
 #include "tools/zc/command.h"
 #include "zc.h"
 
-static const struct command *const commands[] = {&command_info, &command_race, &command_record, &command_tune};
+static const struct command *const commands[] = {&command_info, &command_race, &command_record, &command_tune, &command_top};
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -83,6 +83,20 @@ const char *size_text(unsigned long long bytes)
     int whole = value == (double)(unsigned long long)value;
     snprintf(text, sizeof texts[0], "%.*f %s", whole ? 0 : 1, value, units[unit]);
     return text;
+}
+
+void print_quoted(const char *text)
+{
+    putchar('"');
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            putchar('\\');
+        if ((unsigned char)*text < ' ')
+            printf("\\u%04x", (unsigned char)*text);
+        else
+            putchar(*text);
+    }
+    putchar('"');
 }
 
 static int is_help(const char *argument)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: workloads multigrid|server|cache
+ * usage: workloads multigrid|server|cache|wait
  *
  * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
- * that the process ended up with, and the seconds that it took. */
+ * that the process ended up with, and the seconds that it took.
+ *
+ * `wait` has sends in flight, says "ready", and waits for the end of its standard input. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +79,20 @@ static void cache(void)
         CHECK_OK(zc_free(live[i]));
 }
 
+static void wait_for_input(void)
+{
+    zc_comm *comm;
+    CHECK_OK(zc_open("loop", NULL, &comm));
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(zc_send_free(filled(100000), 100000, 0, 7, comm));
+    CHECK_OK(zc_send_free(filled(1000000), 1000000, 0, 8, comm));
+    filled(100000);
+    puts("ready");
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
+}
+
 /* A page counts once, however often it is mapped. */
 static unsigned long long resident_bytes(void)
 {
@@ -97,7 +113,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"cache", cache}};
+    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"cache", cache}, {"wait", wait_for_input}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();
@@ -107,6 +123,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|cache\n", stderr);
+    fputs("usage: workloads multigrid|server|cache|wait\n", stderr);
     return 2;
 }

@@ -12,7 +12,7 @@ struct command {
     int (*run)(int argc, char **argv); /* argv[0] is the subcommand's name; returns the exit status */
 };
 
-extern const struct command command_info, command_race, command_record, command_tune;
+extern const struct command command_info, command_race, command_record, command_tune, command_top;
 
 enum {
     STATUS_FAILED = 1, /* it could not be done */
@@ -34,5 +34,8 @@ int parse_flags(int argc, char **argv, const struct flag *flags);
 
 /* "4 KiB": whole in the largest unit that loses nothing, else with one decimal. Valid until the fourth next call. */
 const char *size_text(unsigned long long bytes);
+
+/* Prints it as a string of JSON. */
+void print_quoted(const char *text);
 
 #endif

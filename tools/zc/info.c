@@ -272,33 +272,19 @@ static void print_table(const struct costs *costs)
         print_costs(costs);
 }
 
-static void print_string(const char *text)
-{
-    putchar('"');
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            putchar('\\');
-        if ((unsigned char)*text < ' ')
-            printf("\\u%04x", (unsigned char)*text);
-        else
-            putchar(*text);
-    }
-    putchar('"');
-}
-
 static void print_json(const struct costs *costs)
 {
     fputs("{\"version\": ", stdout);
-    print_string(zc_version());
+    print_quoted(zc_version());
     fputs(", \"facts\": [", stdout);
     for (size_t i = 0; i < fact_count; i++) {
         fputs(i ? ",\n  {\"name\": " : "\n  {\"name\": ", stdout);
-        print_string(facts[i].name);
+        print_quoted(facts[i].name);
         fputs(", \"value\": ", stdout);
-        print_string(facts[i].value);
+        print_quoted(facts[i].value);
         if (facts[i].advice) {
             fputs(", \"advice\": ", stdout);
-            print_string(facts[i].advice);
+            print_quoted(facts[i].advice);
         }
         putchar('}');
     }

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+#include "tools/zc/process.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "alloc/arena.h"
+#include "alloc/cache.h"
+#include "alloc/pool.h"
+#include "tools/zc/command.h"
+#include "transport/comm.h"
+#include "transport/op.h"
+
+enum {
+    LIST_MOST = 1 << 20, /* a list that changes while it is read may never end */
+    BATCH = 512          /* entries that are read at once */
+};
+
+/* ---- the page ---- */
+
+/* A descriptor of the page that process `pid` shows, or -errno: -ENOENT, there is none. */
+static int open_page(pid_t pid)
+{
+    char folder[64], path[512], name[64];
+    snprintf(folder, sizeof folder, "/proc/%d/fd", (int)pid);
+    DIR *fds = opendir(folder);
+    if (!fds)
+        return -errno;
+    int fd = -ENOENT;
+    for (struct dirent *entry; fd == -ENOENT && (entry = readdir(fds));) {
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        ssize_t length = readlink(path, name, sizeof name - 1);
+        name[length > 0 ? length : 0] = 0;
+        if (strncmp(name, "/memfd:" LIVE_NAME " ", sizeof "/memfd:" LIVE_NAME) == 0)
+            fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
+    closedir(fds);
+    return fd;
+}
+
+static void read_command(struct process *process)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/comm", (int)process->pid);
+    FILE *file = fopen(path, "re");
+    if (file) {
+        if (fgets(process->command, sizeof process->command, file))
+            process->command[strcspn(process->command, "\n")] = 0;
+        fclose(file);
+    }
+}
+
+int process_open(pid_t pid, struct process *process)
+{
+    if (kill(pid, 0) && errno == ESRCH)
+        return failed("%d: there is no such process", (int)pid);
+    int fd = open_page(pid);
+    if (fd == -EACCES || fd == -EPERM)
+        return failed("%d: it belongs to another user: try as that user or as root", (int)pid);
+    if (fd == -ENOENT)
+        return failed("%d: it does not use zc, or has not allocated anything yet", (int)pid);
+    if (fd < 0)
+        return failed("%d: it cannot be looked at: %s", (int)pid, strerror(-fd));
+    *process = (struct process){.pid = pid};
+    process->live = sys_mmap(NULL, sizeof *process->live, PROT_READ, MAP_SHARED, fd, 0);
+    close(fd);
+    if (!process->live)
+        return failed("%d: its page cannot be mapped: %s", (int)pid, strerror(errno));
+    if (memcmp(process->live->magic, LIVE_MAGIC, sizeof process->live->magic) != 0 ||
+        strncmp(process->live->version, zc_version(), sizeof process->live->version) != 0)
+        return failed("%d: it uses zc %.15s and this is the tool of %s: use the one of its version", (int)pid,
+                      process->live->version, zc_version());
+    read_command(process);
+    return 0;
+}
+
+bool process_there(const struct process *process)
+{
+    int fd = open_page(process->pid);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* ---- its memory ---- */
+
+/* 0 or -errno; -EFAULT where something is not there any more. */
+static int fetch(const struct process *process, const void *from, void *to, size_t size)
+{
+    struct iovec local = {to, size}, remote = {(void *)(uintptr_t)from, size};
+    ssize_t done = process_vm_readv(process->pid, &local, 1, &remote, 1, 0);
+    return done == (ssize_t)size ? 0 : done < 0 ? -errno : -EFAULT;
+}
+
+/* Fetches `count` entries of slots that are `step` entries apart. */
+static int fetch_entries(const struct process *process, const struct entry *from, size_t step, struct entry *to,
+                         size_t count)
+{
+    struct iovec local = {to, count * sizeof *to}, remote[BATCH];
+    for (size_t i = 0; i < count; i++)
+        remote[i] = (struct iovec){(void *)(uintptr_t)(from + i * step), sizeof *from};
+    ssize_t done = process_vm_readv(process->pid, &local, 1, remote, count, 0);
+    return done == (ssize_t)local.iov_len ? 0 : done < 0 ? -errno : -EFAULT;
+}
+
+/* ---- who holds ---- */
+
+static struct holder *holder_of(struct view *view, int peer, int tag)
+{
+    size_t i = 0;
+    while (i < view->holders && (view->holder[i].peer != peer || view->holder[i].tag != tag))
+        i++;
+    if (i == HOLDERS_MOST)
+        i--;
+    else if (i == view->holders)
+        view->holder[view->holders++] = (struct holder){.peer = peer, .tag = tag};
+    return &view->holder[i];
+}
+
+/* Adds the sends of a backing's list of holds. Guards are holds, too, but not of an operation. */
+static void add_holders(const struct process *process, const struct hold *at, struct view *view)
+{
+    struct op op;
+    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &op, sizeof op) == 0; i++, at = op.hold.next) {
+        if ((const void *)op.hold.rules != (const void *)op.comm)
+            continue;
+        struct holder *holder = holder_of(view, op.peer, op.tag);
+        holder->sends++;
+        holder->bytes += op.hold.length;
+    }
+}
+
+static int by_bytes(const void *a, const void *b)
+{
+    uint64_t x = ((const struct holder *)a)->bytes, y = ((const struct holder *)b)->bytes;
+    return (x < y) - (x > y);
+}
+
+/* ---- its pools ---- */
+
+static bool has_sends(const struct process *process, const struct backing *shown, const struct entry *entry,
+                      const struct entry *at)
+{
+    struct backing other;
+    if (shown == &at->backing)
+        return entry->backing.sends != NULL;
+    return fetch(process, shown, &other, sizeof other) == 0 && other.sends;
+}
+
+static void look_at_slot(const struct process *process, const struct entry *entry, const struct entry *at,
+                         struct pool_view *pool, struct view *view)
+{
+    const struct slot *slot = &entry->slot;
+    bool live = slot->state == SLOT_LIVE;
+    bool in_flight = slot->receives || has_sends(process, atomic_load(&slot->backing), entry, at);
+    if (slot->state == SLOT_BARE)
+        return;
+    pool->slots++;
+    pool->live += live;
+    pool->in_flight += in_flight;
+    pool->idle_protected += live && !in_flight && slot->guard_pages;
+    pool->waste += !live && !in_flight;
+    if (entry->backing.sends)
+        add_holders(process, entry->backing.sends, view);
+}
+
+static int look_at_segment(const struct process *process, const struct arena *arena, const struct segment *segment,
+                           struct pool_view *pool, struct view *view)
+{
+    static struct entry entries[BATCH];
+    size_t step = segment->stride >> PAGE_SHIFT;
+    size_t first = (size_t)(segment->user - arena->user) >> PAGE_SHIFT;
+    for (uint32_t done = 0; done < segment->carved;) {
+        size_t count = segment->carved - done < BATCH ? segment->carved - done : BATCH;
+        const struct entry *at = arena->entries + first + done * step;
+        int error = fetch_entries(process, at, step, entries, count);
+        if (error)
+            return error;
+        for (size_t i = 0; i < count; i++)
+            look_at_slot(process, &entries[i], at + i * step, pool, view);
+        done += (uint32_t)count;
+    }
+    return 0;
+}
+
+static uint64_t cached_allocs(const struct process *process, const struct zc_pool *pool)
+{
+    struct cache cache;
+    uint64_t allocs = 0;
+    const struct cache *at = pool->caches;
+    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &cache, offsetof(struct cache, ids)) == 0; i++) {
+        allocs += cache.allocs;
+        at = cache.next;
+    }
+    return allocs;
+}
+
+static int look_at_pool(const struct process *process, const struct arena *arena, const struct zc_pool *pool,
+                        struct view *view)
+{
+    struct pool_view *to = &view->pool[view->pools++];
+    *to = (struct pool_view){.slot_size = pool->slot_size,
+                             .cap = pool->cap,
+                             .allocs = pool->allocs + cached_allocs(process, pool),
+                             .renamed = pool->renamed,
+                             .refills = pool->refills,
+                             .fallbacks = pool->fallbacks,
+                             .over_cap = pool->over_cap};
+    struct segment segment;
+    int error = 0;
+    const struct segment *at = pool->segments;
+    for (int i = 0; at && i < LIST_MOST && !error; i++, at = segment.next) {
+        error = fetch(process, at, &segment, sizeof segment);
+        if (!error && segment.mapped)
+            error = look_at_segment(process, arena, &segment, to, view);
+    }
+    to->peak = pool->peak > to->live ? pool->peak : to->live;
+    return error;
+}
+
+static int by_slot_size(const void *a, const void *b)
+{
+    size_t x = ((const struct pool_view *)a)->slot_size, y = ((const struct pool_view *)b)->slot_size;
+    return (x > y) - (x < y);
+}
+
+int process_look(const struct process *process, struct view *view)
+{
+    struct arena arena;
+    struct zc_pool pool;
+    *view = (struct view){0};
+    int error = fetch(process, atomic_load(&process->live->arena), &arena, sizeof arena);
+    const struct zc_pool *at = atomic_load(&process->live->pools);
+    for (; at && !error && view->pools < POOLS_MOST; at = pool.next) {
+        error = fetch(process, at, &pool, sizeof pool);
+        if (!error && pool.open)
+            error = look_at_pool(process, &arena, &pool, view);
+    }
+    qsort(view->pool, view->pools, sizeof view->pool[0], by_slot_size);
+    qsort(view->holder, view->holders, sizeof view->holder[0], by_bytes);
+    return error;
+}
