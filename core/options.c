@@ -67,7 +67,7 @@ enum { ROWS = sizeof rows / sizeof rows[0] };
 
 static struct options options;
 static int status;
-static char status_message[512];
+static char status_message[1024];
 
 const char *parse_size(const char *text, uint64_t *value)
 {
@@ -101,6 +101,24 @@ static void expected(char *text, size_t size, const struct row *row)
     for (const char *const *name = row->names; *name; name++)
         used += (size_t)snprintf(text + used, size - used, " %s", *name);
     snprintf(text + used, size - used, " (%s)", row->help);
+}
+
+bool options_describe(size_t i, struct option_text *text)
+{
+    if (i >= ROWS)
+        return false;
+    const struct row *row = &rows[i];
+    *text = (struct option_text){.variable = row->variable, .help = row->help};
+    size_t used = 0;
+    for (const char *const *name = row->names; name && *name; name++)
+        used += (size_t)snprintf(text->values + used, sizeof text->values - used, used ? "|%s" : "%s", *name);
+    if (row->names)
+        snprintf(text->initial, sizeof text->initial, "%s", row->names[(int)row->initial - row->base]);
+    else if (row->kind == KIND_NUMBER)
+        snprintf(text->initial, sizeof text->initial, "%llu", (unsigned long long)row->initial);
+    if (!row->names)
+        snprintf(text->values, sizeof text->values, "%s", row->kind == KIND_NUMBER ? "N" : "TEXT");
+    return true;
 }
 
 static bool set(const struct row *row, const char *value)
@@ -151,7 +169,7 @@ static void load(void)
         size_t length = (size_t)(equals - *entry);
         while (row < rows + ROWS && (strncmp(row->variable, *entry, length) != 0 || row->variable[length]))
             row++;
-        char text[256] = "";
+        char text[512] = "";
         if (row == rows + ROWS) {
             status = -EINVAL;
             size_t used = 0;

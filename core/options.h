@@ -4,6 +4,7 @@
 #ifndef ZC_CORE_OPTIONS_H
 #define ZC_CORE_OPTIONS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,15 @@ struct options {
 /* Fills *out with defaults and environment. 0, or -EINVAL with a message that names the variable. The
  * answer is the same for the life of the process. */
 int options_get(const struct options **out);
+
+/* A row of the table, for people. */
+struct option_text {
+    const char *variable, *help;
+    char values[64], initial[32];
+};
+
+/* Describes row i, from 0; false past the last. */
+bool options_describe(size_t i, struct option_text *text);
 
 /* Parses a number with an optional K, M, G or T (powers of 1024); returns the end, or NULL. */
 const char *parse_size(const char *text, uint64_t *value);

@@ -298,15 +298,27 @@ static void print_json(const struct costs *costs)
     puts("\n]}");
 }
 
+static int print_options(void)
+{
+    struct option_text text;
+    printf("%-20s %-24s %-8s %s\n", "variable", "values", "default", "meaning");
+    for (size_t i = 0; options_describe(i, &text); i++)
+        printf("%-20s %-24s %-8s %s\n", text.variable, text.values, text.initial[0] ? text.initial : "-", text.help);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
-    int json = 0, quick = 0;
-    const struct flag flags[] = {{"json", &json, NULL}, {"quick", &quick, NULL}, {NULL, NULL, NULL}};
+    int json = 0, quick = 0, options = 0;
+    const struct flag flags[] = {
+        {"json", &json, NULL}, {"quick", &quick, NULL}, {"options", &options, NULL}, {NULL, NULL, NULL}};
     int at = parse_flags(argc, argv, flags);
     if (at < 0)
         return STATUS_USAGE;
     if (at < argc)
         return misused("%s: expected no argument", argv[at]);
+    if (options)
+        return print_options();
 
     kernel();
     transports();
@@ -326,12 +338,13 @@ static int run(int argc, char **argv)
 
 const struct command command_info = {
     .name = "info",
-    .arguments = "[--json] [--quick]",
+    .arguments = "[--json] [--quick] [--options]",
     .summary = "What this host can do for zc, what it costs, and what to change",
     .help = "Prints a line for each thing that zc depends on; under it, after an arrow, what to change and how, where\n"
             "changing it would help. Then what copying, protecting and faulting cost here, each the median of 9\n"
             "rounds on pages that are mapped as zc maps its own. Changes nothing.\n\n"
-            "  --json    the same for a program: facts (name, value, advice) and costs in nanoseconds\n"
-            "  --quick   without measuring\n",
+            "  --json     the same for a program: facts (name, value, advice) and costs in nanoseconds\n"
+            "  --quick    without measuring\n"
+            "  --options  instead, the ZC_... variables that every program with zc reads\n",
     .run = run,
 };
