@@ -60,6 +60,7 @@ Test(live, pool_statistics)
     expect_pool(pool, 2, 2, 0, 1);
     CHECK_OK(zc_free(q));
     expect_pool(pool, 1, 2, 0, 1);
+    CHECK(pool_now(pool).waste == pool_now(pool).slots - 2); /* p, and the pages that q was sent from */
     CHECK_OK(zc_recv(in, SIZE, 0, 1, comm, NULL));
     CHECK_OK(zc_recv(in, SIZE, 0, 1, comm, NULL));
     expect_pool(pool, 1, 0, 1, 1);
