@@ -31,6 +31,7 @@ if(ZC_WITH_VERBS)
 endif()
 
 set(CPACK_COMPONENT_ZC_DESCRIPTION "Messages without copies and without waiting: command to tune them")
+set(CPACK_COMPONENT_ZC_DEPENDS libzc0) # whose libraries zc race preloads
 set(CPACK_DEBIAN_ZC_PACKAGE_NAME zc)
 set(CPACK_DEBIAN_ZC_PACKAGE_SECTION utils)
 

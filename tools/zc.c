@@ -8,7 +8,9 @@
 #include "tools/zc/command.h"
 #include "zc.h"
 
-static const struct command *const commands[] = {&command_info, &command_race, &command_record, &command_tune, &command_top, &command_bench};
+static const struct command *const commands[] = {
+    &command_info, &command_top, &command_record, &command_tune, &command_bench, &command_race,
+};
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 

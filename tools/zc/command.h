@@ -12,7 +12,7 @@ struct command {
     int (*run)(int argc, char **argv); /* argv[0] is the subcommand's name; returns the exit status */
 };
 
-extern const struct command command_info, command_race, command_record, command_tune, command_top, command_bench;
+extern const struct command command_info, command_top, command_record, command_tune, command_bench, command_race;
 
 enum {
     STATUS_FAILED = 1, /* it could not be done */
