@@ -592,7 +592,7 @@ int main(int argc, char **argv)
     make_room_for_tls(argv);
     load_all();
     /* What runs in children comes first: zc cannot be used in a child of a process that has used it. */
-    size_t live = quick ? 100000 : 1000000;
+    size_t live = quick ? 300000 : 1000000;
     for (size_t v = 0; v < AGAIN; v++) {
         bench_say("alloc: live, %s, %zu buffers", variants[v].name, live);
         measure_live(&variants[v], live);
