@@ -14,6 +14,7 @@ enum { CLIENT_MAX_IN_FLIGHT = 16 };
 struct run {
     struct options options;
     struct job job;
+    zc_comm *zc[WAYS];
     int rank;
     struct server servers[MAX_VARIANTS];
     struct report *report;
@@ -32,6 +33,7 @@ static int cells_for(size_t size)
 
 static void run_round(struct run *run, int variant, double seconds)
 {
+    run->job.zc = run->zc[run->options.variants[variant]->way];
     if (run->rank == SERVER)
         server_round(&run->servers[variant]);
     else
@@ -124,10 +126,27 @@ static int conclude(struct run *run)
     return good ? 0 : 1;
 }
 
+/* A communicator for each way that a variant wants; options are theirs. */
+static void open_ways(struct run *run, uint32_t max_in_flight)
+{
+    static const zc_options ways[WAYS] = {
+        [WAY_AUTO] = ZC_OPTIONS_INIT,
+        [WAY_EAGER] = {sizeof(zc_options), .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_EAGER},
+        [WAY_LAZY] = {sizeof(zc_options), .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_LAZY}};
+
+    for (int i = 0; i < run->options.nvariants; i++) {
+        enum way way = run->options.variants[i]->way;
+        zc_options options = ways[way];
+        options.max_in_flight = max_in_flight;
+        if (!run->zc[way])
+            must(zc_open_mpi(MPI_COMM_WORLD, &options, &run->zc[way]), "zc_open_mpi");
+    }
+}
+
 static int run_all(struct run *run)
 {
     const struct options *options = &run->options;
-    zc_options zc = ZC_OPTIONS_INIT;
+    uint32_t max_in_flight = 0;
     int size;
 
     MPI_Comm_size(MPI_COMM_WORLD, &size);
@@ -140,7 +159,7 @@ static int run_all(struct run *run)
         run->client = client_open(run->rank, options);
         /* A client may PUT much faster than the server takes it; this is all the flow control there is. The server
          * needs none: clients ask for no more than a window. */
-        zc.max_in_flight = CLIENT_MAX_IN_FLIGHT;
+        max_in_flight = CLIENT_MAX_IN_FLIGHT;
     }
     int ready = run->rank != SERVER || run->report;
     MPI_Bcast(&ready, 1, MPI_INT, SERVER, MPI_COMM_WORLD);
@@ -148,7 +167,7 @@ static int run_all(struct run *run)
         return 2;
     MPI_Comm_dup(MPI_COMM_WORLD, &run->job.control);
     MPI_Comm_dup(MPI_COMM_WORLD, &run->job.mpi);
-    must(zc_open_mpi(MPI_COMM_WORLD, &zc, &run->job.zc), "zc_open_mpi");
+    open_ways(run, max_in_flight);
 
     for (const struct grid *grid = options->grids; grid < options->grids + options->ngrids; grid++)
         for (int i = 0; i < grid->nsizes; i++)
@@ -157,7 +176,8 @@ static int run_all(struct run *run)
     report_close(run->report);
     if (run->client)
         client_close(run->client);
-    must(zc_close(run->job.zc), "zc_close");
+    for (int way = 0; way < WAYS; way++)
+        must(zc_close(run->zc[way]), "zc_close");
     MPI_Comm_free(&run->job.mpi);
     MPI_Comm_free(&run->job.control);
     return code;

@@ -19,7 +19,7 @@ static const char usage[] =
     "new ones; the server overwrites cells while they are being sent. Several servers (\"variants\") take turns in\n"
     "one run, so that they can be compared, and every value is checked by the client that gets it.\n"
     "\n"
-    "Variants (--variants, all by default):\n";
+    "Variants (--variants, by default all but the last two):\n";
 
 static const char usage_options[] =
     "\n"
@@ -45,6 +45,7 @@ static const char usage_options[] =
     "to\n"
     "                       standard output instead of the table; a case is mix-keys-work[-slow][-work], and with\n"
     "                       -work at its end it counts units of other work; threads are clients\n"
+    "      --suite NAME     what the first column says (default table)\n"
     "      --progress       show progress on stderr even if it is no terminal (mpiexec makes it a pipe)\n"
     "      --control        instead of all this, send without any protection and expect torn values: shows that the\n"
     "                       check can see them\n"
@@ -149,7 +150,7 @@ static int parse_variant(const char *text, int n, struct options *options)
     return options->variants[n] ? 0 : complain("--variants '%s': no such variant", text);
 }
 
-enum { AND = 256, STAGED, SEED, CSV, PROGRESS, CONTROL };
+enum { AND = 256, STAGED, SEED, CSV, SUITE, PROGRESS, CONTROL };
 
 /* One word of a list. */
 static int parse_item(int option, const char *text, int n, struct options *options)
@@ -223,6 +224,9 @@ static int parse_option(int option, const char *text, struct options *options)
     case STAGED:
         options->staged = true;
         break;
+    case SUITE:
+        options->suite = text;
+        return 0;
     case CSV:
         options->csv = text;
         break;
@@ -282,25 +286,34 @@ static void set_defaults(struct options *options)
         .seconds = 0.2,
         .progress = isatty(STDERR_FILENO),
         .seed = 1,
+        .suite = "table",
     };
-    while (all_variants[options->nvariants]) {
-        options->variants[options->nvariants] = all_variants[options->nvariants];
-        options->nvariants++;
-    }
+    for (int i = 0; all_variants[i]; i++)
+        if (all_variants[i]->way == WAY_AUTO)
+            options->variants[options->nvariants++] = all_variants[i];
 }
 
 int options_parse(int argc, char **argv, bool is_loud, struct options *options)
 {
-    static const struct option table[] = {
-        {"size", required_argument, NULL, 's'},    {"get", required_argument, NULL, 'g'},
-        {"keys", required_argument, NULL, 'k'},    {"work", required_argument, NULL, 'w'},
-        {"slow", required_argument, NULL, 'l'},    {"variants", required_argument, NULL, 'v'},
-        {"cells", required_argument, NULL, 'c'},   {"window", required_argument, NULL, 'W'},
-        {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 't'},
-        {"and", no_argument, NULL, AND},           {"staged", no_argument, NULL, STAGED},
-        {"seed", required_argument, NULL, SEED},   {"csv", required_argument, NULL, CSV},
-        {"progress", no_argument, NULL, PROGRESS}, {"control", no_argument, NULL, CONTROL},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
+    static const struct option table[] = {{"size", required_argument, NULL, 's'},
+                                          {"get", required_argument, NULL, 'g'},
+                                          {"keys", required_argument, NULL, 'k'},
+                                          {"work", required_argument, NULL, 'w'},
+                                          {"slow", required_argument, NULL, 'l'},
+                                          {"variants", required_argument, NULL, 'v'},
+                                          {"cells", required_argument, NULL, 'c'},
+                                          {"window", required_argument, NULL, 'W'},
+                                          {"rounds", required_argument, NULL, 'r'},
+                                          {"seconds", required_argument, NULL, 't'},
+                                          {"and", no_argument, NULL, AND},
+                                          {"staged", no_argument, NULL, STAGED},
+                                          {"seed", required_argument, NULL, SEED},
+                                          {"csv", required_argument, NULL, CSV},
+                                          {"suite", required_argument, NULL, SUITE},
+                                          {"progress", no_argument, NULL, PROGRESS},
+                                          {"control", no_argument, NULL, CONTROL},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int option;
 
     loud = is_loud;

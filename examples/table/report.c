@@ -91,12 +91,29 @@ static int find_baseline(const struct report *report)
 static void write_row(const struct report *report, const struct job *job, const struct measure *measure, int place,
                       const char *baseline, double ratio)
 {
-    fprintf(report->csv, "table,%d/%d-%s-%dus", job->get_percent, 100 - job->get_percent,
+    fprintf(report->csv, "%s,%d/%d-%s-%dus", report->options->suite, job->get_percent, 100 - job->get_percent,
             job->keys == ZIPF ? "zipf" : "uniform", job->work_us);
     if (job->slow_us)
         fprintf(report->csv, "-slow%dus", job->slow_us);
     fprintf(report->csv, "%s,%s,%zu,%d,%.1f,%s,%s,%.4f\n", measure->suffix, report->options->variants[place]->name,
             job->size, job->clients, median_rate(report, place, measure), measure->unit, baseline, ratio);
+}
+
+/* A variant against the best of others: the smallest of its ratios. 0 if one of them was not run. */
+static double ratio_to_best(const struct report *report, int place, const struct variant *const others[],
+                            const struct measure *measure)
+{
+    double worst = 0;
+
+    for (int i = 0; others[i]; i++) {
+        int other = find(report, others[i], -1);
+        if (other < 0)
+            return 0;
+        double ratio = median_ratio(report, place, other, measure);
+        if (i == 0 || ratio < worst)
+            worst = ratio;
+    }
+    return worst;
 }
 
 /* Each variant against the baseline, the baseline against its second run; and those of zc also against what else a
@@ -105,9 +122,13 @@ static void write_rows(const struct report *report, const struct job *job, const
 {
     const struct options *options = report->options;
     int baseline = find_baseline(report);
-    int blocking = find(report, &variant_blocking, -1);
-    int copied = find(report, &variant_copied, -1);
-    int paper = find(report, &variant_paper, -1);
+    static const struct {
+        const char *name;
+        const struct variant *of[6];
+    } others[] = {
+        {"blocking", {&variant_blocking}},
+        {"copied-or-paper", {&variant_copied, &variant_paper}},
+        {"best", {&variant_blocking, &variant_tracked, &variant_copied, &variant_zc_eager, &variant_zc_lazy}}};
 
     if (!report->csv)
         return;
@@ -119,12 +140,10 @@ static void write_rows(const struct report *report, const struct job *job, const
         int against = place == baseline && again >= 0 ? again : place;
         write_row(report, job, measure, place, options->variants[baseline]->name,
                   median_ratio(report, against, baseline, measure));
-        if (variant->zc && blocking >= 0)
-            write_row(report, job, measure, place, "blocking", median_ratio(report, place, blocking, measure));
-        if (variant->zc && copied >= 0 && paper >= 0) {
-            double to_copied = median_ratio(report, place, copied, measure);
-            double to_paper = median_ratio(report, place, paper, measure);
-            write_row(report, job, measure, place, "copied-or-paper", to_copied < to_paper ? to_copied : to_paper);
+        for (size_t i = 0; i < sizeof others / sizeof others[0] && variant->zc; i++) {
+            double worst = ratio_to_best(report, place, others[i].of, measure);
+            if (worst > 0)
+                write_row(report, job, measure, place, others[i].name, worst);
         }
     }
     fflush(report->csv);

@@ -26,8 +26,9 @@ struct book {
     uint64_t (*totals)[2]; /* and what they hold: GETs and PUTs made */
 };
 
-const struct variant *const all_variants[] = {
-    &variant_blocking, &variant_tracked, &variant_copied, &variant_paper, &variant_zc, &variant_zc_inplace, NULL};
+const struct variant *const all_variants[] = {&variant_blocking, &variant_tracked, &variant_copied,
+                                              &variant_paper,    &variant_zc,      &variant_zc_inplace,
+                                              &variant_zc_eager, &variant_zc_lazy, NULL};
 
 const struct variant *variant_find(const char *name)
 {
@@ -255,7 +256,6 @@ void server_open(struct server *server, const struct job *job, const struct vari
     *server = (struct server){.job = job,
                               .variant = variant,
                               .mpi = job->mpi,
-                              .zc = job->zc,
                               .size = job->size,
                               .pending_max = job->clients * job->options->window};
     turns_per_us();

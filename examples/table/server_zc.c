@@ -10,13 +10,13 @@ static bool arrived(struct server *server, int tag, zc_status *status)
 {
     int found;
 
-    must(zc_iprobe(ZC_ANY_SOURCE, tag, server->zc, &found, status), "zc_iprobe");
+    must(zc_iprobe(ZC_ANY_SOURCE, tag, server->job->zc, &found, status), "zc_iprobe");
     return found;
 }
 
 static void receive(struct server *server, void *buf, size_t size, int client, int tag)
 {
-    must(zc_recv(buf, size, client, tag, server->zc, NULL), "zc_recv");
+    must(zc_recv(buf, size, client, tag, server->job->zc, NULL), "zc_recv");
 }
 
 static void serve(struct server *server)
@@ -39,7 +39,7 @@ static void serve(struct server *server)
         }
         if (arrived(server, GET_REQUEST, &from)) {
             receive(server, &get, sizeof get, from.source, GET_REQUEST);
-            must(zc_send(table[get.key], server->size, from.source, GET_RESPONSE, server->zc), "zc_send");
+            must(zc_send(table[get.key], server->size, from.source, GET_RESPONSE, server->job->zc), "zc_send");
             was_sent(server, from.source, get.key);
         }
         other_work(server);
@@ -48,7 +48,7 @@ static void serve(struct server *server)
 
 static void finish(struct server *server)
 {
-    must(zc_flush(server->zc), "zc_flush");
+    must(zc_flush(server->job->zc), "zc_flush");
 }
 
 const struct variant variant_zc = {
@@ -64,6 +64,27 @@ const struct variant variant_zc_inplace = {
     .name = "zc-inplace",
     .help = "zc_send from the cell; a PUT is received straight into the cell by zc_recv",
     .zc = true,
+    .serve = serve,
+    .finish = finish,
+};
+
+/* What zc chooses from, to see whether it chooses well. */
+const struct variant variant_zc_eager = {
+    .name = "zc-eager",
+    .help = "as zc, but always by protection, which ends when the send has left",
+    .way = WAY_EAGER,
+    .zc = true,
+    .staging = true,
+    .serve = serve,
+    .finish = finish,
+};
+
+const struct variant variant_zc_lazy = {
+    .name = "zc-lazy",
+    .help = "as zc, but always by protection, which the next store ends",
+    .way = WAY_LAZY,
+    .zc = true,
+    .staging = true,
     .serve = serve,
     .finish = finish,
 };

@@ -94,7 +94,8 @@ struct options {
     bool control;
     bool progress;
     uint64_t seed;
-    const char *csv; /* a file; "-": standard output, which then has nothing else */
+    const char *csv;   /* a file; "-": standard output, which then has nothing else */
+    const char *suite; /* the first column there */
 };
 
 /* Returns -1 to go on, else the exit code. Only a `loud` rank prints. */
@@ -111,7 +112,7 @@ struct job {
     bool yield;       /* more ranks than processors: whoever polls lets others run */
     MPI_Comm control; /* rounds, books */
     MPI_Comm mpi;     /* the table's messages, without zc */
-    zc_comm *zc;      /* and with it */
+    zc_comm *zc;      /* and with it, as the variant in turn wants it */
 };
 
 /* ---- the server (server*.c) --------------------------------------------------------------------- */
@@ -128,7 +129,6 @@ struct server {
     const struct job *job;
     const struct variant *variant;
     MPI_Comm mpi;
-    zc_comm *zc;
     size_t size;
     void **cells;    /* the table: cells[key] */
     void *staging;   /* where a PUT lands that is then copied in; NULL in the variants that need none */
@@ -144,9 +144,14 @@ struct server {
     bool clients_done;
 };
 
+/* How zc keeps its promise in a variant: as it likes, or by protection alone, released at once or left to the next
+ * store. */
+enum way { WAY_AUTO, WAY_EAGER, WAY_LAZY, WAYS };
+
 struct variant {
     const char *name;
     const char *help;
+    enum way way;
     bool zc;                               /* messages by zc, cells from zc_alloc */
     bool staging;                          /* a PUT is received aside, then copied in */
     void (*open)(struct server *server);   /* may be NULL */
@@ -156,7 +161,7 @@ struct variant {
 };
 
 extern const struct variant variant_blocking, variant_tracked, variant_copied, variant_paper, variant_zc,
-    variant_zc_inplace, variant_torn;
+    variant_zc_eager, variant_zc_lazy, variant_zc_inplace, variant_torn;
 
 const struct variant *variant_find(const char *name);
 extern const struct variant *const all_variants[]; /* those shown in the help; ends with NULL */

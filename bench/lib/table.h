@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Suites that are the table of examples/, with a grid of their own: each rank becomes the example, which prints the rows. */
+#ifndef ZC_BENCH_TABLE_H
+#define ZC_BENCH_TABLE_H
+
+/* Runs examples/table with `options`, which end with NULL, in the place of this program. */
+_Noreturn void table_exec(const char *program, const char *const options[]);
+
+#endif
