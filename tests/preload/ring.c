@@ -72,7 +72,7 @@ int main(int argc, char **argv)
     if (!length)
         fail("no maps", 0);
     maps[length] = 0;
-    if (!strstr(maps, "/memfd:zc"))
+    if (!strstr(maps, "/memfd:zc "))
         fail("no pools", 0);
     fclose(file);
     free(maps);
