@@ -49,7 +49,7 @@ Test(pace, notices_a_change)
         epoch(&pace, WAY_PROTECT);
     CHECK(epoch(&pace, WAY_PROTECT) == WAY_COPY);
     /* The slow way becomes the fast one: the next retrials show it. */
-    while (epochs < 6 * RETRIAL && (epoch(&pace, WAY_COPY) == WAY_COPY || epoch(&pace, WAY_COPY) == WAY_COPY))
-        epochs++;
+    for (int protects = 0; epochs < 6 * RETRIAL && protects < 2; epochs++)
+        protects = epoch(&pace, WAY_COPY) == WAY_PROTECT ? protects + 1 : 0;
     CHECKF(epochs < 6 * RETRIAL, "not in %d epochs", epochs);
 }
