@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -13,6 +14,7 @@
 struct live live;
 
 static int file = -1;
+static bool hidden;
 static ino_t inode;
 
 /* A forked child counts for itself, and shows nothing. */
@@ -27,11 +29,16 @@ static void hide_in_child(void)
         close(file);
 }
 
+void live_hide(void)
+{
+    hidden = true;
+}
+
 void live_open(void)
 {
     enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL };
     struct stat stat;
-    if (file >= 0)
+    if (file >= 0 || hidden)
         return;
     file = memfd_create(LIVE_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (file < 0)

@@ -52,6 +52,10 @@ extern struct live live;
 /* Shows the page, once. What other threads count meanwhile may be lost. */
 void live_open(void);
 
+/* It is not to be shown: for a process that does not know that it has zc, and takes the numbers of its descriptors for
+ * its own. */
+void live_hide(void);
+
 /* Fills in what is counted elsewhere: `allocs` and `frees`, by pools. */
 extern void (*_Atomic stats_gather)(zc_stats *stats);
 

@@ -8,6 +8,7 @@
 #include "alloc/heap.h"
 #include "core/error.h"
 #include "core/options.h"
+#include "core/stats.h"
 #include "protect/hold.h"
 #include "protect/inherit.h"
 
@@ -34,13 +35,15 @@ static int open_pools(bool hidden, char **start, size_t *length)
     struct rlimit limit;
     if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur != RLIM_INFINITY)
         return fail(-ENOMEM, "zc: RLIMIT_AS is set");
+    if (hidden) {
+        live_hide();
+        segment_hide();
+    }
     int error = heap_open();
     if (error == -EINVAL)
         error_print();
     if (error)
         return error;
-    if (hidden)
-        segment_hide();
     inherit_open();
     *start = arena.user;
     *length = arena.span;
