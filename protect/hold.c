@@ -104,12 +104,7 @@ static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct 
     case ZC_POLICY_PROTECT:
         return true;
     default:
-        if (!pages_guarded(slot, hold_first_page(hold), hold_end_page(hold)))
-            return policy_protects(pool, slot, hold->length);
-        if (policy_reuses(pool, slot))
-            return true;
-        policy_resent(slot);
-        return false;
+        return policy_protects(pool, slot, hold->length);
     }
 }
 
@@ -148,7 +143,8 @@ enum send_way hold_send(struct hold *hold, const char **wire)
     struct zc_pool *pool = slot_pool(slot);
     struct backing *backing = slot_lock_briefly(slot);
     enum send_way way = SEND_COPY;
-    if (protectable(hold) && policy_allows(pool, slot, hold)) {
+    if (protectable(hold) && hold->rules->policy != ZC_POLICY_COPY &&
+        (pages_guarded(slot, hold_first_page(hold), hold_end_page(hold)) || policy_allows(pool, slot, hold))) {
         backing = reserve(slot, backing);
         if (slot->reserved && protectable(hold))
             way = guard_send(hold);

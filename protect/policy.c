@@ -11,7 +11,6 @@
 enum {
     SCALE = 8,             /* estimates count eighths of a send */
     ESTIMATE_MOST = 255,   /* just below 32 sends a write: more makes no difference */
-    RUN_SURE = 32,         /* sends without a write after which a slot is left protected in any case */
     BACKOFF_MOST = 5,      /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,      /* trials may take 1/50 of the time */
     TRIAL_CREDIT = 1000000 /* ns, to begin with */
@@ -23,7 +22,6 @@ struct costs {
     _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
     _Atomic uint64_t trials;   /* ns spent on protections that did not pay */
     _Atomic uint64_t since;    /* clock at the pool's first decision */
-    struct pace pace;
 };
 
 _Static_assert(sizeof(struct costs) <= sizeof((struct zc_pool *)0)->costs, "costs fit into the pool");
@@ -155,27 +153,6 @@ static uint64_t cycle_cost(struct zc_pool *pool)
     return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + seed.fault;
 }
 
-/* Where copying is faster as a whole, protection is tried to see whether the slot is written at all any more. */
-static bool tries_now(struct costs *costs, struct slot *slot, uint64_t cycle)
-{
-    if (slot->skip) {
-        slot->skip--;
-        return false;
-    }
-    slot->skip = RUN_SURE - 1;
-    return trial_affordable(costs, cycle);
-}
-
-struct pace *policy_pace(struct zc_pool *pool)
-{
-    return &costs_of(pool)->pace;
-}
-
-bool policy_reuses(struct zc_pool *pool, const struct slot *slot)
-{
-    return slot->run >= RUN_SURE || pace_next(policy_pace(pool)) == WAY_PROTECT;
-}
-
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
 {
     /* A rename is of the whole slot: for a small part of it, copying is the better bet. */
@@ -184,8 +161,6 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     struct costs *costs = costs_of(pool);
     uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool);
     uint32_t estimate = estimate_of(costs, slot);
-    if (pace_next(&costs->pace) == WAY_COPY && estimate < ESTIMATE_MOST)
-        return tries_now(costs, slot, cycle);
     if (estimate && copy * estimate / SCALE > cycle)
         return true;
     if (slot->skip) {
@@ -234,8 +209,7 @@ void policy_written(struct zc_pool *pool, struct slot *slot)
         slot->skip = (uint8_t)(1 << slot->backoff);
         slot->backoff += slot->backoff < BACKOFF_MOST;
     } else {
-        slot->backoff = 0;
-        slot->skip = pace_way(&costs->pace) == WAY_COPY ? slot->skip : 0;
+        slot->skip = slot->backoff = 0;
     }
     slot->run = 1;
 }

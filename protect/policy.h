@@ -14,7 +14,6 @@
 #include <stdint.h>
 
 #include "alloc/pool.h"
-#include "protect/pace.h"
 
 /* Kinds of work whose cost is averaged, by pool. */
 enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_RENAME, COSTS };
@@ -30,12 +29,6 @@ uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes);
 
 /* Should this send of `bytes` protect the slot, which is not protected now? */
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes);
-
-/* Should a send of the slot, which is protected still, use that, instead of a copy? */
-bool policy_reuses(struct zc_pool *pool, const struct slot *slot);
-
-/* Which of both is faster for the pool as a whole. */
-struct pace *policy_pace(struct zc_pool *pool);
 
 /* The slot was protected for a send; the slot was sent again as it is; its protection was ended by a store. */
 void policy_protected(struct slot *slot);

@@ -7,7 +7,6 @@
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include "check.h"
 
@@ -61,14 +60,6 @@ static int copies(struct slot *s, int most)
     return n;
 }
 
-/* What one of two ways costs shows from send to send: copies are made to lose or to win, by sleeping. */
-static void make_slow(enum way slow)
-{
-    for (int i = 0; i < 7 * 64; i++)
-        if (pace_next(policy_pace(&pool)) == slow)
-            usleep(200);
-}
-
 Test(policy, starts_by_copying_and_tries_the_second_send)
 {
     for (int i = 0; i < 2; i++) {
@@ -114,7 +105,6 @@ Test(policy, long_runs_are_protected_again_at_once)
 {
     costs_dear();
     CHECK(copies(&slot, 10) == 1);
-    make_slow(WAY_COPY);
     run(&slot, 20);
     for (int i = 0; i < 100; i++)
         CHECK(protects(&slot));
@@ -209,31 +199,6 @@ Test(policy, other_slots_of_the_pool_share_what_was_learned)
     CHECK(protects(&fresh));
 }
 
-Test(policy, copies_where_that_is_faster_as_a_whole)
-{
-    costs_cheap();
-    run(&slot, 20);
-    make_slow(WAY_PROTECT);
-    CHECK(copies(&slot, 100) <= 32); /* to see whether it is written any more */
-    CHECK(copies(&slot, 100) == 31);
-    CHECK(!policy_reuses(&pool, &slot));
-    /* What is never written is left protected all the same. */
-    policy_protected(&slot);
-    for (int i = 0; i < 40; i++)
-        policy_resent(&slot);
-    CHECK(policy_reuses(&pool, &slot));
-    CHECK(protects(&slot));
-}
-
-Test(policy, protects_where_that_is_faster_as_a_whole)
-{
-    costs_cheap();
-    run(&slot, 20);
-    make_slow(WAY_COPY);
-    for (int i = 0; i < 10; i++)
-        CHECK(protects(&slot) && policy_reuses(&pool, &slot));
-}
-
 Test(policy, a_new_owner_starts_anew)
 {
     costs_dear();
@@ -300,7 +265,6 @@ Test(policy, lingers_once_in_a_while_where_each_send_is_written)
     costs_cheap();
     for (int i = 0; i < 10; i++)
         run(&slot, 1);
-    make_slow(WAY_COPY);
     int lingered = 0, since = 0, longest = 0;
     for (int i = 0; i < 330; i++) {
         CHECK(protects(&slot));
