@@ -69,7 +69,8 @@ static void child_starts(void)
 
 static void prepare(void)
 {
-    possible = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 &&
+    long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+    possible = commands > 0 && (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED) && (commands & MEMBARRIER_CMD_GLOBAL) &&
                pthread_key_create(&key, thread_ends) == 0 && pthread_atfork(NULL, NULL, child_starts) == 0;
 }
 
@@ -107,6 +108,17 @@ static struct cache *cache_of(struct zc_pool *pool)
 
 /* ---- what other threads keep ---- */
 
+/* The process registers for the quick kind when it first needs a barrier, not when it starts: with several threads, that
+ * takes the kernel milliseconds. The slow kind needs no registration. */
+static void barrier(void)
+{
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0)
+        return;
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
+        syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+}
+
 /* Closes the pool's caches, and returns when nobody is inside. Under its cache_lock. */
 static void close_all(struct zc_pool *pool)
 {
@@ -117,7 +129,7 @@ static void close_all(struct zc_pool *pool)
         others |= cache != mine;
     }
     if (others)
-        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+        barrier();
     for (struct cache *cache = pool->caches; cache; cache = cache->next)
         for (int spins = 0; atomic_load_explicit(&cache->busy, memory_order_acquire); spins++) {
             cpu_relax();

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -370,4 +371,39 @@ static void refuse_membarrier(const void *argument)
 Test(cache, none_without_membarrier)
 {
     apart(refuse_membarrier, NULL);
+}
+
+static pthread_barrier_t meeting;
+
+static void *use_there(void *pool)
+{
+    use(pool, 20);
+    pthread_barrier_wait(&meeting);
+    pthread_barrier_wait(&meeting); /* its cache is there until then */
+    return NULL;
+}
+
+/* With several threads, registering takes the kernel milliseconds; the slow kind of barrier needs none. */
+static void refuse_registration(const void *argument)
+{
+    (void)argument;
+    deny_system_call(SYS_membarrier, 0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, EINVAL);
+    zc_pool *pool = open_pool(4096, ZC_UNLIMITED, ZC_FULL_GROW);
+    use(pool, 20);
+    size_t mine = stats_of(pool).cached;
+    pthread_t thread;
+    CHECK_OK(pthread_barrier_init(&meeting, NULL, 2));
+    CHECK_OK(pthread_create(&thread, NULL, use_there, pool));
+    pthread_barrier_wait(&meeting);
+    CHECK(mine > 0 && stats_of(pool).cached > mine);
+    CHECK_OK(zc_pool_trim(pool, NULL));
+    CHECK(stats_of(pool).cached == 0);
+    pthread_barrier_wait(&meeting);
+    CHECK_OK(pthread_join(thread, NULL));
+    CHECK_OK(zc_pool_close(pool));
+}
+
+Test(cache, needs_no_registration_to_start)
+{
+    apart(refuse_registration, NULL);
 }
