@@ -47,5 +47,5 @@ int main(int argc, char **argv)
     bench_under_mpiexec(argv, "2");
     const char *ranks = getenv("PMI_SIZE");
     bool is_more = ranks && strcmp(ranks, "2") != 0;
-    table_exec(argv[0], is_more ? (quick ? more_quick : more) : (quick ? two_quick : two));
+    table_exec(argv[0], is_more ? (quick ? more_quick : more) : (quick ? two_quick : two), NULL);
 }

@@ -150,6 +150,7 @@ static int run_all(struct run *run)
     int size;
 
     MPI_Comm_size(MPI_COMM_WORLD, &size);
+    choose_pages(options->pages);
     run->job.options = options;
     run->job.clients = size - 1;
     run->job.yield = size > sysconf(_SC_NPROCESSORS_ONLN);

@@ -21,13 +21,18 @@ static char *table_path(const char *program)
     return result;
 }
 
-void table_exec(const char *program, const char *const options[])
+void table_exec(const char *program, const char *const options[], const char *const more[])
 {
     enum { MOST = 64 };
     const char *args[MOST] = {table_path(program)};
 
+    int n = 1;
     for (int i = 0; options[i]; i++)
-        args[i + 1] = options[i];
+        args[n++] = options[i];
+    for (int i = 0; more && more[i]; i++)
+        args[n++] = more[i];
+    if (getenv("BENCH_PROGRESS"))
+        args[n] = "--progress"; /* under mpiexec, standard error is a pipe */
     execv(args[0], (char **)args);
     bench_die("%s: %s: %s", program, args[0], strerror(errno));
 }

@@ -4,7 +4,7 @@
 #ifndef ZC_BENCH_TABLE_H
 #define ZC_BENCH_TABLE_H
 
-/* Runs examples/table with `options`, which end with NULL, in the place of this program. */
-_Noreturn void table_exec(const char *program, const char *const options[]);
+/* Runs examples/table in the place of this program, with `options` and (may be NULL) `more`, each of which ends with NULL. */
+_Noreturn void table_exec(const char *program, const char *const options[], const char *const more[]);
 
 #endif

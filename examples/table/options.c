@@ -36,6 +36,7 @@ static const char usage_options[] =
     "  -W, --window N       GETs that each client keeps in flight (default 4)\n"
     "  -r, --rounds N       rounds of each variant, after one to warm up (default 5); medians are shown\n"
     "  -t, --seconds S      a round (default 0.2)\n"
+    "      --pages KIND     of all cells and buffers: small or huge (default: huge from 2 MiB on). Sets ZC_HUGE\n"
     "      --staged         all variants but zc-inplace receive a PUT aside and copy it into the cell, as the paper's\n"
     "                       listings do; by default blocking, tracked and copied receive straight into the cell\n"
     "      --seed N         of keys and operations (default 1)\n"
@@ -43,8 +44,8 @@ static const char usage_options[] =
     "What is shown:\n"
     "      --csv FILE       also write suite,case,variant,size,threads,value,unit,baseline,ratio; \"-\" writes that "
     "to\n"
-    "                       standard output instead of the table; a case is mix-keys-work[-slow][-work], and with\n"
-    "                       -work at its end it counts units of other work; threads are clients\n"
+    "                       standard output instead of the table; a case is mix-keys[-pages]-work[-slow][-work], and\n"
+    "                       with -work at its end it counts units of other work; threads are clients\n"
     "      --suite NAME     what the first column says (default table)\n"
     "      --progress       show progress on stderr even if it is no terminal (mpiexec makes it a pipe)\n"
     "      --control        instead of all this, send without any protection and expect torn values: shows that the\n"
@@ -150,7 +151,18 @@ static int parse_variant(const char *text, int n, struct options *options)
     return options->variants[n] ? 0 : complain("--variants '%s': no such variant", text);
 }
 
-enum { AND = 256, STAGED, SEED, CSV, SUITE, PROGRESS, CONTROL };
+static int parse_pages(const char *text, enum pages *pages)
+{
+    if (strcmp(text, "small") == 0)
+        *pages = PAGES_SMALL;
+    else if (strcmp(text, "huge") == 0)
+        *pages = PAGES_HUGE;
+    else
+        return complain("--pages '%s': expected small or huge", text);
+    return 0;
+}
+
+enum { AND = 256, STAGED, SEED, CSV, SUITE, PROGRESS, CONTROL, PAGES };
 
 /* One word of a list. */
 static int parse_item(int option, const char *text, int n, struct options *options)
@@ -221,6 +233,8 @@ static int parse_option(int option, const char *text, struct options *options)
         break;
     case AND:
         return add_grid(options);
+    case PAGES:
+        return parse_pages(text, &options->pages);
     case STAGED:
         options->staged = true;
         break;
@@ -295,25 +309,17 @@ static void set_defaults(struct options *options)
 
 int options_parse(int argc, char **argv, bool is_loud, struct options *options)
 {
-    static const struct option table[] = {{"size", required_argument, NULL, 's'},
-                                          {"get", required_argument, NULL, 'g'},
-                                          {"keys", required_argument, NULL, 'k'},
-                                          {"work", required_argument, NULL, 'w'},
-                                          {"slow", required_argument, NULL, 'l'},
-                                          {"variants", required_argument, NULL, 'v'},
-                                          {"cells", required_argument, NULL, 'c'},
-                                          {"window", required_argument, NULL, 'W'},
-                                          {"rounds", required_argument, NULL, 'r'},
-                                          {"seconds", required_argument, NULL, 't'},
-                                          {"and", no_argument, NULL, AND},
-                                          {"staged", no_argument, NULL, STAGED},
-                                          {"seed", required_argument, NULL, SEED},
-                                          {"csv", required_argument, NULL, CSV},
-                                          {"suite", required_argument, NULL, SUITE},
-                                          {"progress", no_argument, NULL, PROGRESS},
-                                          {"control", no_argument, NULL, CONTROL},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option table[] = {
+        {"size", required_argument, NULL, 's'},    {"get", required_argument, NULL, 'g'},
+        {"keys", required_argument, NULL, 'k'},    {"work", required_argument, NULL, 'w'},
+        {"slow", required_argument, NULL, 'l'},    {"variants", required_argument, NULL, 'v'},
+        {"cells", required_argument, NULL, 'c'},   {"window", required_argument, NULL, 'W'},
+        {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 't'},
+        {"and", no_argument, NULL, AND},           {"staged", no_argument, NULL, STAGED},
+        {"seed", required_argument, NULL, SEED},   {"pages", required_argument, NULL, PAGES},
+        {"csv", required_argument, NULL, CSV},     {"suite", required_argument, NULL, SUITE},
+        {"progress", no_argument, NULL, PROGRESS}, {"control", no_argument, NULL, CONTROL},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     int option;
 
     loud = is_loud;

@@ -91,8 +91,10 @@ static int find_baseline(const struct report *report)
 static void write_row(const struct report *report, const struct job *job, const struct measure *measure, int place,
                       const char *baseline, double ratio)
 {
-    fprintf(report->csv, "%s,%d/%d-%s-%dus", report->options->suite, job->get_percent, 100 - job->get_percent,
-            job->keys == ZIPF ? "zipf" : "uniform", job->work_us);
+    static const char *const pages[] = {[PAGES_AUTO] = "", [PAGES_SMALL] = "-small", [PAGES_HUGE] = "-huge"};
+
+    fprintf(report->csv, "%s,%d/%d-%s%s-%dus", report->options->suite, job->get_percent, 100 - job->get_percent,
+            job->keys == ZIPF ? "zipf" : "uniform", pages[report->options->pages], job->work_us);
     if (job->slow_us)
         fprintf(report->csv, "-slow%dus", job->slow_us);
     fprintf(report->csv, "%s,%s,%zu,%d,%.1f,%s,%s,%.4f\n", measure->suffix, report->options->variants[place]->name,

@@ -66,6 +66,20 @@ static void *must_have(void *memory)
 
 /* ---- memory without zc --------------------------------------------------------------------------- */
 
+static enum pages chosen;
+
+void choose_pages(enum pages pages)
+{
+    chosen = pages;
+    if (pages != PAGES_AUTO)
+        setenv("ZC_HUGE", pages == PAGES_HUGE ? "always" : "never", 1);
+}
+
+static bool wants_huge(size_t size)
+{
+    return chosen == PAGES_HUGE || (chosen == PAGES_AUTO && size >= HUGE_PAGE);
+}
+
 static size_t stride_of(size_t size)
 {
     size_t unit = size >= HUGE_PAGE ? HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
@@ -87,8 +101,7 @@ void *warm_alloc(size_t n, size_t size, size_t *stride)
         munmap(memory, before);
     munmap(memory + before + length, HUGE_PAGE - before);
     memory += before;
-    if (size >= HUGE_PAGE)
-        madvise(memory, length, MADV_HUGEPAGE);
+    madvise(memory, length, wants_huge(size) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     memset(memory, 1, length);
     *stride = step;
     return memory;

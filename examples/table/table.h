@@ -67,6 +67,9 @@ enum { MAX_LIST = 16, MAX_VARIANTS = MAX_LIST, MAX_ROUNDS = 1000 };
 
 enum distribution { UNIFORM, ZIPF };
 
+/* Of cells and buffers, with zc and without. */
+enum pages { PAGES_AUTO, PAGES_SMALL, PAGES_HUGE };
+
 /* All combinations are run. */
 struct grid {
     size_t sizes[MAX_LIST];
@@ -90,7 +93,8 @@ struct options {
     int window; /* GETs that a client keeps in flight */
     int rounds;
     double seconds; /* a round */
-    bool staged;    /* every variant receives a PUT aside and copies it in */
+    enum pages pages;
+    bool staged; /* every variant receives a PUT aside and copies it in */
     bool control;
     bool progress;
     uint64_t seed;
@@ -182,8 +186,11 @@ void must(int rc, const char *what); /* ends the run with zc's message if rc is 
 bool mpi_arrived(struct server *server, int tag, int *client);
 void mpi_receive(struct server *server, void *buf, size_t size, int client, int tag);
 
-/* Warm memory without zc: touched, aligned to a page, in huge pages from 2 MiB on. The n pieces of `size`
- * bytes are *stride apart. */
+/* From now on, zc's included, which must not have been used. */
+void choose_pages(enum pages pages);
+
+/* Warm memory without zc: touched, aligned to a page, on pages as chosen. The n pieces of `size` bytes are *stride
+ * apart. */
 void *warm_alloc(size_t n, size_t size, size_t *stride);
 void warm_free(void *memory, size_t n, size_t size);
 
