@@ -29,6 +29,7 @@ struct options {
     uint64_t malloc_threshold; /* of the malloc preload: bytes from which it uses pools */
     uint64_t malloc_most;      /* and up to which it does */
     const char *transport;     /* ZC_TRANSPORT, not parsed here; "" */
+    const char *host;          /* ZC_HOST; "" */
     const char *pools;         /* ZC_POOLS, not parsed here; "" */
     const char *trace;         /* ZC_TRACE: what files of trace records are called; "": none */
 };

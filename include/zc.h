@@ -247,9 +247,9 @@ typedef struct zc_options {
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
     uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
                                   release them cannot keep all memory of its peers. 0: ZC_MAX_VIEWS, else no bound */
-    const char *transport;     /* of zc_open_mpi: "mpi", "shm" where its processes are of one host and user, or
-                                  "verbs[:DEVICE][?...]" between its processes,
-                                  without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
+    const char *transport;     /* of zc_open_mpi: "mpi", "shm" where its processes are of one host and user,
+                                  "auto" (shm between those that are, MPI for others; see docs/shm.md), or
+                                  "verbs[:DEVICE][?...]" without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
 } zc_options;
 
 // clang-format off

@@ -16,9 +16,7 @@
 enum { SPINS = 2000 };
 
 static const struct transport *const transports[] = {
-    &loop_transport,
-    &mpi_transport,
-    &shm_transport,
+    &auto_transport,  &loop_transport, &mpi_transport, &shm_transport,
 #if ZC_WITH_VERBS
     &verbs_transport,
 #endif
@@ -257,6 +255,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
         return error;
     }
     comm->transport = transport;
+    comm->endpoint.ends_with_mpi |= native != NULL;
     comm->owner = pthread_self();
     comm->rules.helper = comm->endpoint.any_thread;
     fault_reinstall(); /* MPI and UCX install handlers of their own */
@@ -288,7 +287,7 @@ int comm_find_transport(const char *scheme, const struct transport **transport)
         }
     if (strcmp(scheme, "verbs") == 0)
         return fail(-ENOTSUP, "zc_open: this libzc was built without the transport \"%s\"", scheme);
-    return fail(-EINVAL, "zc_open: there is no transport \"%s\"; known are mpi, loop, shm and verbs", scheme);
+    return fail(-EINVAL, "zc_open: there is no transport \"%s\"; known are mpi, loop, shm, verbs and auto", scheme);
 }
 
 int zc_open(const char *text, const zc_options *options, zc_comm **comm)
@@ -379,11 +378,11 @@ int zc_close(zc_comm *comm)
     return error ? fail(error, "zc_close: a send had failed: %s", zc_strerror(error)) : 0;
 }
 
-bool comm_close_all(const struct transport *transport, bool patient)
+bool comm_close_all_of_mpi(bool patient)
 {
     bool closed = true;
     for (struct zc_comm *comm = comms; comm; comm = comm->next)
-        if (atomic_load(&comm->open) && comm->transport == transport)
+        if (atomic_load(&comm->open) && comm->endpoint.ends_with_mpi)
             closed &= close_comm(comm, patient);
     return closed;
 }

@@ -79,8 +79,8 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
 /* The same for a loop that waits: lets others run when it takes long. */
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
 
-/* Closes all that are open over `transport`, for its end (MPI_Finalize). False if sends of some are never received
- * and the caller is not patient. */
-bool comm_close_all(const struct transport *transport, bool patient);
+/* Closes all that are open between processes of MPI, for its end. False if sends of some are never received and the
+ * caller is not patient. */
+bool comm_close_all_of_mpi(bool patient);
 
 #endif

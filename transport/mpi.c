@@ -10,10 +10,9 @@
 
 #include "core/error.h"
 #include "core/lock.h"
-#include "core/options.h"
 #include "transport/comm.h"
+#include "transport/mpi.h"
 #include "transport/op.h"
-#include "zc_mpi.h"
 
 enum {
     WINDOW = 64,           /* sends looked at in one poll, in turn */
@@ -79,56 +78,6 @@ static void keep_errors_of_tests(void)
 
 /* ---- opening and closing ---- */
 
-/* A program that exits because of an error, of MPI perhaps (MPI_Abort calls exit), is not to be held up by what is in
- * flight, nor may MPI be called from within. One that exits well, with sends that nobody receives, gets a message. */
-static void finalize_at_exit(int status, void *unused)
-{
-    (void)unused;
-    int done;
-    MPI_Finalized(&done);
-    if (done || status != 0)
-        return;
-    if (comm_close_all(&mpi_transport, false))
-        MPI_Finalize();
-    else
-        MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE);
-}
-
-/* Attributes of MPI_COMM_SELF are deleted first in MPI_Finalize: what is in flight ends there. */
-static int on_finalize(MPI_Comm comm, int key, void *value, void *extra)
-{
-    (void)comm, (void)key, (void)value, (void)extra;
-    comm_close_all(&mpi_transport, true);
-    return MPI_SUCCESS;
-}
-
-static void watch_finalize(void)
-{
-    static bool watched;
-    int key;
-    if (watched)
-        return;
-    watched = true;
-    MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, on_finalize, &key, NULL);
-    MPI_Comm_set_attr(MPI_COMM_SELF, key, NULL);
-}
-
-static int initialise(void)
-{
-    int done, level;
-    MPI_Finalized(&done);
-    if (done)
-        return fail(-EPERM, "zc_open: MPI is finalised");
-    MPI_Initialized(&done);
-    if (done)
-        return 0;
-    int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
-    if (code != MPI_SUCCESS)
-        return fail(-EIO, "zc_open: MPI_Init_thread failed with code %d", code);
-    on_exit(finalize_at_exit, NULL);
-    return 0;
-}
-
 /* The first rendezvous with each peer needs the sender inside MPI once, until the peer is connected. A large
  * message each way now means that no conflict has to wait for that later. */
 static int wire_up(MPI_Comm comm, int rank, int size)
@@ -146,7 +95,7 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
 {
     if (*address->name || address->count)
         return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
-    int error = native ? 0 : initialise();
+    int error = native ? 0 : mpi_initialise();
     struct mpi *mpi = error ? NULL : calloc(1, sizeof *mpi);
     if (!mpi)
         return error ? error : fail(-ENOMEM, "zc_open: no memory");
@@ -165,7 +114,8 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
                                   .tag_most = there ? *tag_most : 32767,
                                   .eager = EAGER,
                                   .any_thread = level == MPI_THREAD_MULTIPLE,
-                                  .serialized = level == MPI_THREAD_SERIALIZED};
+                                  .serialized = level == MPI_THREAD_SERIALIZED,
+                                  .ends_with_mpi = true};
     MPI_Comm_rank(mpi->comm, &endpoint->rank);
     MPI_Comm_size(mpi->comm, &endpoint->size);
     error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
@@ -174,7 +124,6 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
         free(mpi);
         return error;
     }
-    watch_finalize();
     return 0;
 }
 
@@ -491,6 +440,17 @@ static int mpi_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
     return start_receive(mpi, op, code, request);
 }
 
+/* It is received into nothing, which ends its sender's wait. */
+static void mpi_give_back(struct endpoint *endpoint, const struct taken *taken)
+{
+    (void)endpoint;
+    MPI_Message message;
+    memcpy(&message, &taken->native, sizeof message);
+    testing = true; /* that it is truncated is no error */
+    MPI_Mrecv(NULL, 0, MPI_BYTE, &message, MPI_STATUS_IGNORE);
+    testing = false;
+}
+
 const struct transport mpi_transport = {.scheme = "mpi",
                                         .open = mpi_open,
                                         .close = mpi_close,
@@ -500,35 +460,5 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .cancel = mpi_cancel,
                                         .probe = mpi_probe,
                                         .take = mpi_take,
-                                        .receive_taken = mpi_receive_taken};
-
-static const char *transport_wanted(const zc_options *options, const struct options *defaults)
-{
-    if (options && options->size >= sizeof *options && options->transport)
-        return options->transport;
-    return *defaults->transport ? defaults->transport : "mpi";
-}
-
-int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
-{
-    int done, ended;
-    if (!out)
-        return fail(-EINVAL, "zc_open_mpi: comm is NULL");
-    MPI_Initialized(&done);
-    MPI_Finalized(&ended);
-    if (!done || ended)
-        return fail(-EPERM, "zc_open_mpi: MPI is %s", ended ? "finalised" : "not initialised");
-    if (comm == MPI_COMM_NULL)
-        return fail(-EINVAL, "zc_open_mpi: the communicator is MPI_COMM_NULL");
-    struct address address;
-    const struct transport *transport = NULL;
-    const struct options *defaults;
-    int error = options_get(&defaults);
-    if (!error)
-        error = address_parse(transport_wanted(options, defaults), &address);
-    if (!error)
-        error = comm_find_transport(address.scheme, &transport);
-    if (!error && transport == &loop_transport)
-        error = fail(-EINVAL, "zc_open_mpi: the transport is loop, which stays inside a process");
-    return error ? error : comm_open(transport, &address, &comm, options, out);
-}
+                                        .receive_taken = mpi_receive_taken,
+                                        .give_back = mpi_give_back};

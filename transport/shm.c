@@ -2,20 +2,14 @@
 #include "transport/shm.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "core/clock.h"
 #include "core/error.h"
-#include "transport/bootstrap.h"
+#include "transport/hosts.h"
 #include "transport/transport.h"
 
-enum {
-    WAIT_SECONDS = 60,
-    ATTEND_EVERY = 256 /* polls that found nothing, of one that does not sleep */
-};
+enum { ATTEND_EVERY = 256 }; /* polls that found nothing, of one that does not sleep */
 
 /* ---- operations that are over ---- */
 
@@ -338,35 +332,37 @@ static int check_name(const char *name)
     return 0;
 }
 
-static int ask_address(const struct address *address, char name[SHM_NAME_MOST + 1], uint64_t *rank, uint64_t *size)
+static int ask_address(const struct address *address, struct shm_group *group)
 {
+    uint64_t rank, size;
     int error;
-    if ((error = check_name(address->name)) || (error = address_number(address, "size", 1, SHM_RANKS_MOST, 1, size)) ||
-        (error = address_number(address, "rank", 0, *size - 1, 0, rank)))
+    if ((error = check_name(address->name)) || (error = address_number(address, "size", 1, SHM_RANKS_MOST, 1, &size)) ||
+        (error = address_number(address, "rank", 0, size - 1, 0, &rank)))
         return error;
-    strcpy(name, address->name);
+    strcpy(group->name, address->name);
+    group->rank = (int)rank;
+    group->size = (int)size;
     return 0;
 }
 
-/* Ranks are those of the MPI communicator, and the name is one that nobody else has. */
-static int ask_mpi(const void *native, char name[SHM_NAME_MOST + 1], uint64_t *rank, uint64_t *size)
+/* Ranks are those of the MPI communicator. */
+static int ask_mpi(const void *native, struct shm_group *group)
 {
-    struct bootstrap *bootstrap;
-    int error = bootstrap_open_mpi(native, &bootstrap);
+    struct hosts hosts;
+    int error = hosts_find(native, &hosts), other = 0;
     if (error)
         return error;
-    *rank = (uint64_t)bootstrap_rank(bootstrap);
-    *size = (uint64_t)bootstrap_size(bootstrap);
-    char mine[SHM_NAME_MOST + 1] = "", *all = NULL;
-    snprintf(mine, sizeof mine, "mpi-%d-%llx", (int)getpid(), (unsigned long long)clock_ns());
-    if (*size > SHM_RANKS_MOST)
-        error = fail(-EINVAL, "zc_open_mpi: shm has at most %d ranks, not %d", SHM_RANKS_MOST, (int)*size);
-    else if (!(all = malloc(*size * sizeof mine)))
-        error = fail(-ENOMEM, "zc_open_mpi: no memory");
-    else if (!(error = bootstrap_allgather(bootstrap, mine, sizeof mine, all)))
-        memcpy(name, all, sizeof mine);
-    free(all);
-    bootstrap_close(bootstrap);
+    while (other < hosts.size && hosts.with[other])
+        other++;
+    if (other < hosts.size)
+        error = fail(-EINVAL,
+                     "zc_open_mpi: shm: rank %d is of another host, user, pid namespace or run-time directory than "
+                     "rank %d, expected one for all (transport auto reaches both)",
+                     other, hosts.rank);
+    memcpy(group->name, hosts.name, sizeof group->name);
+    group->rank = hosts.rank;
+    group->size = hosts.size;
+    hosts_end(&hosts);
     return error;
 }
 
@@ -381,30 +377,40 @@ static void release(struct shm *shm)
     free(shm);
 }
 
-static int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint)
+/* All but the ranks that take no part are to come. */
+static int invite(struct shm *shm, const bool *with)
 {
-    static const char *const keys[] = {"rank", "size", "wait", NULL};
-    uint64_t rank, size, wait;
-    char name[SHM_NAME_MOST + 1] = "";
-    int error;
-    if ((error = address_check_keys(address, native ? keys + 2 : keys)) ||
-        (error = address_number(address, "wait", 1, 86400, WAIT_SECONDS, &wait)))
-        return error;
-    error = native ? ask_mpi(native, name, &rank, &size) : ask_address(address, name, &rank, &size);
-    if (error)
-        return error;
+    int members = 0;
+    shm->elsewhere.error = -EHOSTUNREACH;
+    shm->elsewhere.why = "it is of another host";
+    for (int rank = 0; rank < shm->size; rank++) {
+        if (!with || with[rank])
+            members++;
+        else
+            shm->peers[rank] = &shm->elsewhere;
+    }
+    return members <= SHM_RANKS_MOST
+               ? 0
+               : fail(-EINVAL, "zc_open: shm has at most %d ranks of a host, not %d", SHM_RANKS_MOST, members);
+}
+
+int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct endpoint *endpoint)
+{
     struct shm *shm = calloc(1, sizeof *shm);
-    if (!shm || !(shm->peers = calloc(size, sizeof(struct link *)))) {
+    if (!shm || !(shm->peers = calloc((size_t)group->size, sizeof(struct link *)))) {
         free(shm);
         return fail(-ENOMEM, "zc_open: no memory");
     }
-    memcpy(shm->name, name, sizeof name);
-    shm->rank = (int)rank;
-    shm->size = (int)size;
+    memcpy(shm->name, group->name, sizeof shm->name);
+    shm->rank = group->rank;
+    shm->size = group->size;
     shm->patience = SHM_PATIENCE_MOST;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
-    error = shm_meet(shm, wait * 1000000000);
+    shm->directory = shm->listener = shm->epoll = shm->bell = -1;
+    int error = invite(shm, group->with);
+    if (!error)
+        error = shm_meet(shm, timeout_ns);
     if (error) {
         release(shm);
         return error;
@@ -416,6 +422,19 @@ static int shm_open_endpoint(const struct address *address, void *native, struct
                                   .eager = RING_EAGER,
                                   .any_thread = true};
     return 0;
+}
+
+static int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint)
+{
+    static const char *const keys[] = {"rank", "size", "wait", NULL};
+    struct shm_group group = {.name = ""};
+    uint64_t wait;
+    int error;
+    if ((error = address_check_keys(address, native ? keys + 2 : keys)) ||
+        (error = address_number(address, "wait", 1, 86400, SHM_WAIT_SECONDS, &wait)) ||
+        (error = native ? ask_mpi(native, &group) : ask_address(address, &group)))
+        return error;
+    return shm_open_group(&group, wait * 1000000000, endpoint);
 }
 
 /* Is a peer still to be told of something? */

@@ -28,6 +28,7 @@
 enum {
     SHM_RANKS_MOST = 256,
     SHM_NAME_MOST = 48,
+    SHM_WAIT_SECONDS = 60,    /* for the others */
     SHM_SEGMENTS_MOST = 4096, /* that a rank shows at a time */
     SHM_PATIENCE_LEAST = 64,  /* polls before one that waits sleeps: fewer where that was in vain */
     SHM_PATIENCE_MOST = 4096
@@ -112,6 +113,7 @@ struct shm {
     int directory, listener, epoll, bell;
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
+    struct link elsewhere; /* stands for ranks that take no part: lost from the beginning */
     struct match_queue queue;
     struct message *free_messages;
     struct registrar registrar;
@@ -130,6 +132,16 @@ struct shm {
 };
 
 /* ---- shm.c ---- */
+
+/* Who is to meet, and by what name. */
+struct shm_group {
+    char name[SHM_NAME_MOST + 1];
+    int rank, size;
+    const bool *with; /* by rank: takes part; NULL: all do */
+};
+
+/* As the transport's open. */
+int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct endpoint *endpoint);
 
 void shm_lock(struct shm *shm);
 
@@ -180,6 +192,9 @@ int shm_hopeless(const struct shm *shm, int src);
 int shm_gone(const struct shm *shm, int rank, int error);
 
 /* ---- shm_place.c: where ranks meet ---- */
+
+/* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. 0 or an error. */
+int place_directory(int *fd);
 
 /* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
  * error of the file system. */

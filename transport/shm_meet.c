@@ -140,6 +140,8 @@ static int check_hello(const struct link *link, const struct packet *hello, cons
     if (hello->rank < 0 || hello->rank >= shm->size || (link->rank >= 0 && link->rank != hello->rank))
         return *why = "it says that it is another rank", -EPROTO;
     const struct link *before = shm->peers[hello->rank];
+    if (before == &shm->elsewhere)
+        return *why = "it says that it is a rank of another host", -EPROTO;
     if (before && !before->error && before != link)
         return *why = "it is there already", -EEXIST;
     return 0;
@@ -296,7 +298,6 @@ static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
 int shm_meet(struct shm *shm, uint64_t timeout_ns)
 {
     int error;
-    shm->directory = shm->listener = -1;
     shm->epoll = epoll_create1(EPOLL_CLOEXEC);
     shm->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     enlist(shm);

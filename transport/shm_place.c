@@ -19,8 +19,7 @@
 
 enum { BACKLOG = SHM_RANKS_MOST + 16 };
 
-/* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. */
-static int open_directory(int *out)
+int place_directory(int *out)
 {
     char path[256];
     const char *run = getenv("XDG_RUNTIME_DIR");
@@ -89,7 +88,7 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
         error = -errno;
     shm->listener = sock;
     for (int rank = 0; rank < shm->size && !error; rank++) {
-        int peer = rank == shm->rank ? -1 : connect_to(shm, rank, &error);
+        int peer = rank == shm->rank || shm->peers[rank] ? -1 : connect_to(shm, rank, &error);
         if (peer >= 0 && (error = met(shm, rank, peer)))
             return error;
     }
@@ -98,7 +97,7 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
 
 int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
-    int error = open_directory(&shm->directory);
+    int error = place_directory(&shm->directory);
     if (error)
         return error;
     flock(shm->directory, LOCK_EX);

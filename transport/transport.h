@@ -35,6 +35,7 @@ struct endpoint {
     size_t eager;    /* messages up to this are likely to be taken before `send` returns */
     bool any_thread; /* any thread may call at any time; else only the one that opened it */
     bool serialized; /* ... or any thread, but one at a time; no helper then */
+    bool ends_with_mpi;
 };
 
 struct transport {
@@ -73,17 +74,19 @@ struct transport {
     int (*take)(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken);
     int (*receive_taken)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
 
+    /* Nobody wants what was taken (any more). NULL: nobody takes without receiving over this one. */
+    void (*give_back)(struct endpoint *endpoint, const struct taken *taken);
+
     /* ---- for those that can show a message where it is; else NULL ---- */
 
     /* Shows what was taken: *bytes may be read until give_back. False: not this one, it is still to be received. */
     bool (*lend)(struct endpoint *endpoint, const struct taken *taken, const void **bytes);
-    void (*give_back)(struct endpoint *endpoint, const struct taken *taken);
 
     /* As `send`, of what is lent, which stays so until the operation is over. */
     int (*send_lent)(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
                      size_t length, int dst, int tag);
 };
 
-extern const struct transport loop_transport, mpi_transport, shm_transport, verbs_transport;
+extern const struct transport auto_transport, loop_transport, mpi_transport, shm_transport, verbs_transport;
 
 #endif

@@ -175,12 +175,14 @@ static void text(const struct option_case *c)
     CHECK_OK(options_get(&options));
     CHECK(!strcmp(options->pools, strcmp(c->variable, "ZC_POOLS") == 0 ? c->value : ""));
     CHECK(!strcmp(options->transport, strcmp(c->variable, "ZC_TRANSPORT") == 0 ? c->value : ""));
+    CHECK(!strcmp(options->host, strcmp(c->variable, "ZC_HOST") == 0 ? c->value : ""));
 }
 
 Test(options, texts_are_kept_as_they_are)
 {
     in_child(&(struct option_case){"ZC_POOLS", "any text: it is parsed later", 0, NULL}, text);
     in_child(&(struct option_case){"ZC_TRANSPORT", "any text: it is parsed later", 0, NULL}, text);
+    in_child(&(struct option_case){"ZC_HOST", "any text", 0, NULL}, text);
 }
 
 static void bad(const struct option_case *c)

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * mpiexec -n 1 -env ZC_HOST a … auto_cases EXPECTED: what transport auto is here, by its ranks' hosts: "shm", "mpi" or
+ * "auto", which three ranks on hosts a, b and a then show by itself; or "refused": shm for ranks of two hosts. */
+#include <errno.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "pattern.h"
+#include "transport/comm.h"
+#include "zc_mpi.h"
+
+enum { FIRST, FAR, NEAR }; /* of rank 0 */
+
+#define BIG ((size_t)200000)
+
+static int rank;
+
+static zc_comm *open_over(const char *transport)
+{
+    zc_comm *comm = NULL;
+    zc_options options = ZC_OPTIONS_INIT;
+
+    options.transport = transport;
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
+    return comm;
+}
+
+static void send_number(unsigned number, int dst, int tag, zc_comm *comm)
+{
+    CHECK_OK(zc_send(&number, sizeof number, dst, tag, comm));
+}
+
+/* Rank 0 looks at what each shows it. */
+static void lent_if_near(zc_comm *comm)
+{
+    zc_view view;
+    char *out = ALLOC(BIG);
+
+    pattern_fill(out, BIG, (unsigned)rank);
+    if (rank != FIRST) {
+        CHECK_OK(zc_send(out, BIG, FIRST, 1, comm));
+        CHECK_OK(zc_recv(out, BIG, FIRST, 2, comm, NULL));
+        CHECK_PATTERN(out, BIG, NEAR);
+    } else {
+        uint64_t lent = stats_now().views_lent;
+        CHECK_OK(zc_recv_view(&view, FAR, 1, comm));
+        CHECK_PATTERN(view.data, BIG, FAR);
+        CHECK(stats_now().views_lent == lent);
+        CHECK_OK(zc_release(&view));
+        CHECK_OK(zc_recv_view(&view, NEAR, 1, comm));
+        CHECK_PATTERN(view.data, BIG, NEAR);
+        CHECK(stats_now().views_lent == lent + 1);
+        CHECK_OK(zc_forward(&view, FAR, 2, comm)); /* by MPI, from the other's memory */
+        CHECK_OK(zc_forward(&view, NEAR, 2, comm));
+        CHECK_OK(zc_release(&view));
+    }
+    CHECK_OK(zc_free(out));
+}
+
+/* Receives that name a rank and are older or younger than one that does not, from each of the two in turn. */
+static void in_order(zc_comm *comm)
+{
+    enum { RECEIVES = 5, PAGE = 4096 };
+
+    if (rank != FIRST) {
+        unsigned go;
+        CHECK_OK(zc_recv(&go, sizeof go, FIRST, 3, comm, NULL));
+        for (unsigned i = 0; i < RECEIVES; i++)
+            send_number(i, FIRST, 4 + (int)i % 2, comm);
+        return;
+    }
+    for (int peer = FAR; peer <= NEAR; peer++) {
+        /* Message i has tag 4 + i % 2. The 2nd receive takes message 1, and so on. */
+        static const int tags[RECEIVES] = {4, ZC_ANY_TAG, 4, ZC_ANY_TAG, 4};
+        static const unsigned expected[RECEIVES] = {0, 1, 2, 3, 4};
+        const int sources[RECEIVES] = {peer, ZC_ANY_SOURCE, peer, peer, ZC_ANY_SOURCE};
+        char *in = ALLOC(RECEIVES * PAGE);
+        for (int i = 0; i < RECEIVES; i++)
+            CHECK_OK(zc_irecv(in + i * PAGE, sizeof(unsigned), sources[i], tags[i], comm));
+        send_number(0, peer, 3, comm);
+        for (int i = 0; i < RECEIVES; i++) {
+            zc_status status;
+            unsigned got;
+            CHECK_OK(zc_wait(in + i * PAGE, &status));
+            CHECK(status.source == peer);
+            memcpy(&got, in + i * PAGE, sizeof got);
+            CHECKF(got == expected[i], "receive %d got message %u of rank %d", i, got, peer);
+        }
+        CHECK_OK(zc_free(in));
+    }
+}
+
+/* Nothing that is waited for comes: the wildcard, and one behind it. Then one goes, and the other is told. */
+static void end_without_message(zc_comm *comm)
+{
+    zc_comm *second = open_over("auto");
+    char *in = ALLOC(BIG);
+    unsigned byte = 0;
+
+    if (rank == FIRST) {
+        CHECK_OK(zc_irecv(in, 4096, ZC_ANY_SOURCE, 6, second));
+        CHECK_OK(zc_irecv(in + 4096, 4096, NEAR, 6, second));
+        CHECK_OK(zc_irecv(in + 8192, 4096, NEAR, 6, second));
+        CHECK_OK(zc_cancel(in + 4096));
+        send_number(0, NEAR, 3, comm);
+        CHECK_IS(zc_wait(in + 8192, NULL), -ECANCELED);
+        CHECK_OK(zc_cancel(in));
+        send_number(0, FAR, 3, comm);
+    } else {
+        CHECK_OK(zc_recv(&byte, sizeof byte, FIRST, 3, comm, NULL));
+    }
+    CHECK_OK(zc_close(second));
+    CHECK_OK(zc_free(in));
+}
+
+/* Both have sent what nobody receives, and what was looked for came after it. */
+static void close_with_what_was_taken(void)
+{
+    zc_comm *comm = open_over("auto");
+    char *out = ALLOC(BIG);
+    unsigned number;
+    zc_status status;
+
+    if (rank != FIRST) {
+        CHECK_OK(zc_send(out, BIG, FIRST, 7, comm));
+        send_number(1, FIRST, 8, comm);
+    } else {
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(zc_recv(&number, sizeof number, ZC_ANY_SOURCE, 8, comm, NULL));
+        CHECK_OK(zc_probe(NEAR, 7, comm, &status));
+        CHECK(status.length == BIG);
+    }
+    CHECK_OK(zc_close(comm)); /* ends for the senders, too */
+    CHECK_OK(zc_free(out));
+}
+
+static void refused(void)
+{
+    zc_comm *comm = NULL;
+    zc_options options = ZC_OPTIONS_INIT;
+
+    options.transport = "shm";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, rank ? "rank 0 is of" : "rank 1 is of");
+    options.transport = "auto:x";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, "no name");
+    CHECK_FAILS(zc_open("auto", NULL, &comm), -EINVAL, "zc_open_mpi");
+    CHECK(!comm);
+}
+
+int main(int argc, char *argv[])
+{
+    int provided;
+
+    CHECKF(argc == 2, "which transport is expected?");
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (strcmp(argv[1], "refused") == 0) {
+        refused();
+        MPI_Finalize();
+        return 0;
+    }
+    zc_comm *comm = open_over("auto");
+    CHECKF(strcmp(comm->transport->scheme, argv[1]) == 0, "it is %s", comm->transport->scheme);
+    if (strcmp(argv[1], "auto") == 0) {
+        CHECK_FAILS(zc_fd(comm), -ENOTSUP, "auto");
+        lent_if_near(comm);
+        in_order(comm);
+        end_without_message(comm);
+        close_with_what_was_taken();
+    }
+    /* What is open ends with MPI. */
+    MPI_Finalize();
+    CHECK_FAILS(zc_progress(comm), -EBADF, "closed");
+    return 0;
+}

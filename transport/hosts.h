@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which processes of an MPI communicator are of one host, in the sense that they can meet over shm: of one user, one pid
+ * namespace and one run-time directory as well. ZC_HOST divides a host further. */
+#ifndef ZC_TRANSPORT_HOSTS_H
+#define ZC_TRANSPORT_HOSTS_H
+
+#include <stdbool.h>
+
+enum { HOSTS_NAME_BYTES = 49 };
+
+struct hosts {
+    int rank, size;
+    int here;                    /* ranks of this one's host */
+    int most;                    /* of the host that has most of them; is it 1, no two ranks can meet */
+    bool *with;                  /* by rank: of this one's host? */
+    char name[HOSTS_NAME_BYTES]; /* for them to meet by, which nobody else has */
+    struct bootstrap *bootstrap;
+};
+
+/* Of *comm, an MPI_Comm. Collective. 0 or an error. */
+int hosts_find(const void *comm, struct hosts *hosts);
+
+/* 0 if all ranks say 0. Else this rank's error, or that of another, with a message. Collective. */
+int hosts_agree(const struct hosts *hosts, int error);
+
+void hosts_end(struct hosts *hosts);
+
+#endif

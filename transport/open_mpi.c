@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Opening over a given MPI communicator, and what its processes are to talk over. */
+#include <errno.h>
+#include <mpi.h>
+
+#include "core/error.h"
+#include "core/options.h"
+#include "transport/comm.h"
+#include "transport/hosts.h"
+#include "transport/mpi.h"
+#include "zc_mpi.h"
+
+static const char *transport_wanted(const zc_options *options, const struct options *defaults)
+{
+    if (options && options->size >= sizeof *options && options->transport)
+        return options->transport;
+    return *defaults->transport ? defaults->transport : "mpi";
+}
+
+/* What makes auto as fast as it can be: one transport for all, where one can reach all. */
+static int choose(const MPI_Comm *comm, const struct address *address, const struct transport **transport)
+{
+    struct hosts hosts;
+    if (*address->name || address->count)
+        return fail(-EINVAL, "zc_open_mpi: auto takes no name and no parameters");
+    int error = hosts_find(comm, &hosts);
+    if (error)
+        return error;
+    if (hosts.most == 1)
+        *transport = &mpi_transport;
+    else if (hosts.here == hosts.size)
+        *transport = &shm_transport;
+    hosts_end(&hosts);
+    return 0;
+}
+
+int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
+{
+    int done, ended;
+    if (!out)
+        return fail(-EINVAL, "zc_open_mpi: comm is NULL");
+    MPI_Initialized(&done);
+    MPI_Finalized(&ended);
+    if (!done || ended)
+        return fail(-EPERM, "zc_open_mpi: MPI is %s", ended ? "finalised" : "not initialised");
+    if (comm == MPI_COMM_NULL)
+        return fail(-EINVAL, "zc_open_mpi: the communicator is MPI_COMM_NULL");
+    struct address address;
+    const struct transport *transport = NULL;
+    const struct options *defaults;
+    int error = options_get(&defaults);
+    if (!error)
+        error = address_parse(transport_wanted(options, defaults), &address);
+    if (!error)
+        error = comm_find_transport(address.scheme, &transport);
+    if (!error && transport == &loop_transport)
+        error = fail(-EINVAL, "zc_open_mpi: the transport is loop, which stays inside a process");
+    if (!error && transport == &auto_transport)
+        error = choose(&comm, &address, &transport);
+    if (error)
+        return error;
+    mpi_watch_finalize();
+    return comm_open(transport, &address, &comm, options, out);
+}
