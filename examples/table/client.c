@@ -33,6 +33,7 @@ struct client {
     uint64_t replies, requests;
 
     void *reply, *zc_reply;
+    zc_view view;
     char *values; /* plain MPI: what PUTs send, a ring of PUTS_IN_FLIGHT */
     size_t stride;
     struct put_request headers[PUTS_IN_FLIGHT];
@@ -115,17 +116,24 @@ static void let_others_run_until_reply(const struct client *client)
     }
 }
 
-static void receive_reply(struct client *client)
+/* Where it is. */
+static const void *receive_reply(struct client *client)
 {
     const struct job *job = client->job;
 
     if (job->slow_us)
         pause_for(client, job->slow_us);
     let_others_run_until_reply(client);
-    if (client->variant->zc)
+    if (client->variant->view) {
+        must(zc_recv_view(&client->view, SERVER, GET_RESPONSE, job->zc), "zc_recv_view of a value");
+        return client->view.data;
+    }
+    if (client->variant->zc) {
         must(zc_recv(client->zc_reply, job->size, SERVER, GET_RESPONSE, job->zc, NULL), "zc_recv of a value");
-    else
-        MPI_Recv(client->reply, (int)job->size, MPI_BYTE, SERVER, GET_RESPONSE, job->mpi, MPI_STATUS_IGNORE);
+        return client->zc_reply;
+    }
+    MPI_Recv(client->reply, (int)job->size, MPI_BYTE, SERVER, GET_RESPONSE, job->mpi, MPI_STATUS_IGNORE);
+    return client->reply;
 }
 
 static void take_reply(struct client *client, struct verdict *verdict)
@@ -134,8 +142,7 @@ static void take_reply(struct client *client, struct verdict *verdict)
     uint64_t n = client->replies++;
     uint64_t key = client->asked[n % (uint64_t)job->options->window]; // NOLINT(clang-analyzer-*): and a window
 
-    receive_reply(client);
-    const void *value = client->variant->zc ? client->zc_reply : client->reply;
+    const void *value = receive_reply(client);
     size_t good = value_check(value, job->size, key);
     verdict->checked++;
     if (good < job->size) {
@@ -148,6 +155,8 @@ static void take_reply(struct client *client, struct verdict *verdict)
         client->seen = realloc(client->seen, client->seen_room * sizeof *client->seen);
     }
     client->seen[n] = good < job->size ? (uint64_t)TORN_VERSION : ((const struct value_header *)value)->version;
+    if (client->variant->view)
+        must(zc_release(&client->view), "zc_release");
 }
 
 static void get(struct client *client, uint64_t key)
@@ -228,7 +237,7 @@ static uint64_t misdated(struct client *client)
     uint64_t *sent = malloc((n + 1) * sizeof *sent);
     uint64_t wrong = 0;
 
-    MPI_Recv(sent, (int)n, MPI_UINT64_T, SERVER, BOOK, client->job->control, MPI_STATUS_IGNORE);
+    must(zc_recv(sent, n * sizeof *sent, SERVER, BOOK, client->job->control, NULL), "zc_recv of the book");
     for (size_t i = 0; i < n; i++) {
         if (client->seen[i] == sent[i] || client->seen[i] == (uint64_t)TORN_VERSION)
             continue;
@@ -249,7 +258,8 @@ void client_round(struct client *client, const struct variant *variant, double s
 
     client->variant = variant;
     client->requests = client->replies = 0;
-    MPI_Barrier(job->control);
+    must(zc_send(NULL, 0, SERVER, READY, job->control), "zc_send");
+    must(zc_recv(NULL, 0, SERVER, GO, job->control, NULL), "zc_recv");
     double until = seconds_now() + seconds;
     while (seconds_now() < until) {
         struct plan next = client->plan[client->at++ % PLANNED];
@@ -266,8 +276,8 @@ void client_round(struct client *client, const struct variant *variant, double s
     while (client->replies < client->requests)
         take_reply(client, verdict);
     finish_puts(client);
-    uint64_t totals[2] = {client->requests, client->puts - first_put};
-    MPI_Send(totals, 2, MPI_UINT64_T, SERVER, ROUND_DONE, job->control);
+    struct round_done done = {client->requests, client->puts - first_put};
+    must(zc_send(&done, sizeof done, SERVER, DONE, job->control), "zc_send");
     verdict->misdated += misdated(client);
 }
 

@@ -14,12 +14,14 @@
 
 static const char usage[] =
     "Usage: mpiexec -n RANKS table [OPTION]...\n"
+    "       table --shm CLIENTS [OPTION]...\n"
     "\n"
-    "A distributed table over MPI: rank 0 is the server, all other ranks are clients. Clients GET values and PUT\n"
-    "new ones; the server overwrites cells while they are being sent. Several servers (\"variants\") take turns in\n"
-    "one run, so that they can be compared, and every value is checked by the client that gets it.\n"
+    "A distributed table, over MPI or between plain processes of this host: rank 0 is the server, all other ranks are\n"
+    "clients. Clients GET values and PUT new ones; the server overwrites cells while they are being sent. Several\n"
+    "servers (\"variants\") take turns in one run, so that they can be compared, and every value is checked by the\n"
+    "client that gets it.\n"
     "\n"
-    "Variants (--variants, by default all but the last two):\n";
+    "Variants (--variants, by default all but the last two; with --shm those of zc):\n";
 
 static const char usage_options[] =
     "\n"
@@ -41,18 +43,25 @@ static const char usage_options[] =
     "                       listings do; by default blocking, tracked and copied receive straight into the cell\n"
     "      --seed N         of keys and operations (default 1)\n"
     "\n"
+    "Without MPI:\n"
+    "      --shm CLIENTS    starts so many clients as processes of their own, and meets them over zc's transport shm\n"
+    "      --rank R         starts nobody, but is rank R (0 is the server) of those that ...\n"
+    "      --meet NAME      ... meet by this name, with the same options\n"
+    "\n"
     "What is shown:\n"
     "      --csv FILE       also write suite,case,variant,size,threads,value,unit,baseline,ratio; \"-\" writes that "
     "to\n"
     "                       standard output instead of the table; a case is mix-keys[-pages]-work[-slow][-work], and\n"
     "                       with -work at its end it counts units of other work; threads are clients\n"
     "      --suite NAME     what the first column says (default table)\n"
+    "      --case NAME      what the second one says instead of mix-keys-work\n"
     "      --progress       show progress on stderr even if it is no terminal (mpiexec makes it a pipe)\n"
     "      --control        instead of all this, send without any protection and expect torn values: shows that the\n"
     "                       check can see them\n"
     "  -h, --help           this text\n"
     "\n"
-    "Options of zc itself are taken from its ZC_... variables; ZC_CONFLICT=wait can deadlock here, because a client\n"
+    "Options of zc itself are taken from its ZC_... variables: with ZC_TRANSPORT=shm, what zc does under mpiexec goes\n"
+    "over shm, beside the variants of MPI. ZC_CONFLICT=wait can deadlock here, because a client\n"
     "that waits for room to PUT takes no replies, which the server's store then waits for. With more ranks than\n"
     "processors, those that poll yield. The run fails (exit code 1) if a value is torn, is not what the cell held\n"
     "when it was sent, or if a store into a cell is lost.\n"
@@ -62,6 +71,7 @@ static const char usage_options[] =
     "\n"
     "Examples:\n"
     "  mpiexec -n 2 table\n"
+    "  table --shm 3 --size 64K,4M\n"
     "  mpiexec -n 4 table --size 1M --get 95 --slow 0,200\n"
     "  mpiexec -n 2 table --size 4K,64K,1M,4M --get 95,50 --keys uniform,zipf --csv table.csv\n";
 
@@ -162,7 +172,7 @@ static int parse_pages(const char *text, enum pages *pages)
     return 0;
 }
 
-enum { AND = 256, STAGED, SEED, CSV, SUITE, PROGRESS, CONTROL, PAGES };
+enum { AND = 256, STAGED, SEED, CSV, SUITE, CASE, PROGRESS, CONTROL, PAGES, SHM, RANK, MEET };
 
 /* One word of a list. */
 static int parse_item(int option, const char *text, int n, struct options *options)
@@ -240,7 +250,17 @@ static int parse_option(int option, const char *text, struct options *options)
         break;
     case SUITE:
         options->suite = text;
-        return 0;
+        break;
+    case CASE:
+        options->name = text;
+        break;
+    case SHM:
+        return parse_int(text, "shm", 1, 255, &options->shm);
+    case RANK:
+        return parse_int(text, "rank", 0, 255, &options->rank);
+    case MEET:
+        options->meet = text;
+        break;
     case CSV:
         options->csv = text;
         break;
@@ -301,10 +321,29 @@ static void set_defaults(struct options *options)
         .progress = isatty(STDERR_FILENO),
         .seed = 1,
         .suite = "table",
+        .rank = -1,
     };
+}
+
+static void set_default_variants(struct options *options)
+{
     for (int i = 0; all_variants[i]; i++)
-        if (all_variants[i]->way == WAY_AUTO)
+        if (all_variants[i]->way == WAY_AUTO && (all_variants[i]->zc || !options->shm))
             options->variants[options->nvariants++] = all_variants[i];
+}
+
+/* What does not go together. */
+static int check(const struct options *options)
+{
+    if ((options->rank >= 0 || options->meet) && !options->shm)
+        return complain("--rank and --meet go with --shm");
+    if (options->rank > options->shm || (options->rank >= 0) != (options->meet != NULL))
+        return complain("--shm %d: expected --rank from 0 to %d together with --meet, or neither", options->shm,
+                        options->shm);
+    for (int i = 0; i < options->nvariants && options->shm; i++)
+        if (!options->variants[i]->zc)
+            return complain("variant %s needs MPI, and --shm is without", options->variants[i]->name);
+    return 0;
 }
 
 int options_parse(int argc, char **argv, bool is_loud, struct options *options)
@@ -317,7 +356,9 @@ int options_parse(int argc, char **argv, bool is_loud, struct options *options)
         {"rounds", required_argument, NULL, 'r'},  {"seconds", required_argument, NULL, 't'},
         {"and", no_argument, NULL, AND},           {"staged", no_argument, NULL, STAGED},
         {"seed", required_argument, NULL, SEED},   {"pages", required_argument, NULL, PAGES},
-        {"csv", required_argument, NULL, CSV},     {"suite", required_argument, NULL, SUITE},
+        {"shm", required_argument, NULL, SHM},     {"rank", required_argument, NULL, RANK},
+        {"meet", required_argument, NULL, MEET},   {"csv", required_argument, NULL, CSV},
+        {"suite", required_argument, NULL, SUITE}, {"case", required_argument, NULL, CASE},
         {"progress", no_argument, NULL, PROGRESS}, {"control", no_argument, NULL, CONTROL},
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
     int option;
@@ -325,6 +366,7 @@ int options_parse(int argc, char **argv, bool is_loud, struct options *options)
     loud = is_loud;
     set_defaults(options);
     opterr = 0;
+    optind = 0; /* from the beginning again */
     while ((option = getopt_long(argc, argv, ":s:g:k:w:l:v:c:W:r:t:h", table, NULL)) != -1) {
         switch (option) {
         case 'h':
@@ -348,5 +390,7 @@ int options_parse(int argc, char **argv, bool is_loud, struct options *options)
     }
     if (options->control)
         set_control(options);
-    return -1;
+    else if (!options->nvariants)
+        set_default_variants(options);
+    return check(options) ? 2 : -1;
 }

@@ -93,8 +93,12 @@ static void write_row(const struct report *report, const struct job *job, const 
 {
     static const char *const pages[] = {[PAGES_AUTO] = "", [PAGES_SMALL] = "-small", [PAGES_HUGE] = "-huge"};
 
-    fprintf(report->csv, "%s,%d/%d-%s%s-%dus", report->options->suite, job->get_percent, 100 - job->get_percent,
-            job->keys == ZIPF ? "zipf" : "uniform", pages[report->options->pages], job->work_us);
+    fprintf(report->csv, "%s,", report->options->suite);
+    if (report->options->name)
+        fputs(report->options->name, report->csv);
+    else
+        fprintf(report->csv, "%d/%d-%s%s-%dus", job->get_percent, 100 - job->get_percent,
+                job->keys == ZIPF ? "zipf" : "uniform", pages[report->options->pages], job->work_us);
     if (job->slow_us)
         fprintf(report->csv, "-slow%dus", job->slow_us);
     fprintf(report->csv, "%s,%s,%zu,%d,%.1f,%s,%s,%.4f\n", measure->suffix, report->options->variants[place]->name,

@@ -21,14 +21,11 @@ struct book {
         uint64_t *versions;
         size_t n, room;
     } * clients; /* [rank - 1] */
-    MPI_Status *statuses;
-    MPI_Request *done;     /* the messages with which clients end a round */
-    uint64_t (*totals)[2]; /* and what they hold: GETs and PUTs made */
 };
 
-const struct variant *const all_variants[] = {&variant_blocking, &variant_tracked, &variant_copied,
-                                              &variant_paper,    &variant_zc,      &variant_zc_inplace,
-                                              &variant_zc_eager, &variant_zc_lazy, NULL};
+const struct variant *const all_variants[] = {
+    &variant_blocking,   &variant_tracked, &variant_copied,   &variant_paper,   &variant_zc,
+    &variant_zc_inplace, &variant_zc_view, &variant_zc_eager, &variant_zc_lazy, NULL};
 
 const struct variant *variant_find(const char *name)
 {
@@ -46,20 +43,30 @@ double seconds_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The others end as well: MPI sees to it, or zc tells them that this process is gone. */
+static _Noreturn void give_up(void)
+{
+    int mpi;
+
+    MPI_Initialized(&mpi);
+    if (mpi)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    exit(1);
+}
+
 void must(int rc, const char *what)
 {
     if (rc == 0)
         return;
     fprintf(stderr, "table: %s: %s (%s)\n", what, zc_errmsg(), zc_strerror(rc));
-    MPI_Abort(MPI_COMM_WORLD, 1);
+    give_up();
 }
 
 static void *must_have(void *memory)
 {
     if (!memory) {
         fprintf(stderr, "table: out of memory\n");
-        MPI_Abort(MPI_COMM_WORLD, 1);
-        abort(); /* not reached */
+        give_up();
     }
     return memory;
 }
@@ -177,26 +184,33 @@ void other_work(struct server *server)
 
 /* ---- rounds ----------------------------------------------------------------------------------------- */
 
+/* True if all have told what they have done. They are asked one by one: where one has died, that fails. */
+static bool clients_are_done(struct server *server)
+{
+    zc_comm *control = server->job->control;
+    struct round_done done;
+    int found;
+
+    while (server->clients_done < server->job->clients) {
+        int client = server->clients_done + 1;
+        must(zc_iprobe(client, DONE, control, &found, NULL), "zc_iprobe");
+        if (!found)
+            return false;
+        must(zc_recv(&done, sizeof done, client, DONE, control, NULL), "zc_recv");
+        server->expected.gets += done.gets;
+        server->expected.puts += done.puts;
+        server->clients_done++;
+    }
+    return true;
+}
+
 bool round_over(struct server *server)
 {
-    const struct job *job = server->job;
-    struct book *book = server->book;
+    bool looks = server->clients_done == server->job->clients || ++server->turns % 16 == 0; /* looking costs */
 
-    if (!server->clients_done) {
-        if (++server->turns % 16) /* looking costs */
-            return false;
-        int done;
-        MPI_Testall(job->clients, book->done, &done, book->statuses);
-        if (!done)
-            return false;
-        server->expected_gets = server->expected_puts = 0;
-        for (int i = 0; i < job->clients; i++) {
-            server->expected_gets += book->totals[i][0];
-            server->expected_puts += book->totals[i][1];
-        }
-        server->clients_done = true;
-    }
-    return server->now.gets == server->expected_gets && server->now.puts == server->expected_puts;
+    if (!looks || !clients_are_done(server))
+        return false;
+    return server->now.gets == server->expected.gets && server->now.puts == server->expected.puts;
 }
 
 void was_put(struct server *server, const struct put_request *put)
@@ -232,21 +246,33 @@ static void count_zc(struct counters *counters, int sign)
     counters->syscalls += unit * (stats.protects + stats.unprotects + stats.remaps);
 }
 
+/* All begin together. */
+static void begin(const struct job *job)
+{
+    for (int client = 1; client <= job->clients; client++)
+        must(zc_recv(NULL, 0, client, READY, job->control, NULL), "zc_recv");
+    for (int client = 1; client <= job->clients; client++)
+        must(zc_send(NULL, 0, client, GO, job->control), "zc_send");
+}
+
+static void show_book(const struct server *server)
+{
+    for (int i = 0; i < server->job->clients; i++) {
+        struct page *page = &server->book->clients[i];
+        must(zc_send(page->versions, page->n * sizeof *page->versions, i + 1, BOOK, server->job->control), "zc_send");
+        page->n = 0;
+    }
+}
+
 void server_round(struct server *server)
 {
-    const struct job *job = server->job;
-    struct book *book = server->book;
-
     server->now = (struct counters){0};
-    server->clients_done = false;
+    server->expected = (struct round_done){0};
+    server->clients_done = 0;
     server->idle = true;
-    for (int i = 0; i < job->clients; i++) {
-        book->clients[i].n = 0;
-        MPI_Irecv(book->totals[i], 2, MPI_UINT64_T, i + 1, ROUND_DONE, job->control, &book->done[i]);
-    }
     if (server->variant->zc)
         count_zc(&server->now, -1);
-    MPI_Barrier(job->control);
+    begin(server->job);
 
     double start = seconds_now();
     server->variant->serve(server);
@@ -255,9 +281,7 @@ void server_round(struct server *server)
         server->variant->finish(server);
     if (server->variant->zc)
         count_zc(&server->now, 1);
-
-    for (int i = 0; i < job->clients; i++)
-        MPI_Send(book->clients[i].versions, (int)book->clients[i].n, MPI_UINT64_T, i + 1, BOOK, job->control);
+    show_book(server);
 }
 
 void server_open(struct server *server, const struct job *job, const struct variant *variant)
@@ -274,9 +298,6 @@ void server_open(struct server *server, const struct job *job, const struct vari
     turns_per_us();
     struct book *book = server->book = must_have(calloc(1, sizeof *book));
     book->clients = must_have(calloc(clients, sizeof *book->clients));
-    book->statuses = must_have(calloc(clients, sizeof *book->statuses));
-    book->done = must_have(calloc(clients, sizeof *book->done));
-    book->totals = must_have(calloc(clients, sizeof *book->totals));
     server->held = must_have(calloc(cells, sizeof *server->held));
     server->cells = must_have(calloc(cells, sizeof *server->cells));
 
@@ -328,9 +349,6 @@ void server_close(struct server *server)
     for (int i = 0; i < server->job->clients; i++)
         free(server->book->clients[i].versions);
     free(server->book->clients);
-    free(server->book->statuses);
-    free(server->book->done);
-    free(server->book->totals);
     free(server->book);
     free(server->cells);
     free(server->held);

@@ -32,7 +32,7 @@ static void serve(struct server *server)
             if (server->staging) { /* zc: as in the paper */
                 receive(server, server->staging, server->size, from.source, PUT_VALUE);
                 memcpy(table[put.key], server->staging, server->size);
-            } else { /* zc-inplace */
+            } else { /* zc-inplace, zc-view */
                 receive(server, table[put.key], server->size, from.source, PUT_VALUE);
             }
             was_put(server, &put);
@@ -64,6 +64,15 @@ const struct variant variant_zc_inplace = {
     .name = "zc-inplace",
     .help = "zc_send from the cell; a PUT is received straight into the cell by zc_recv",
     .zc = true,
+    .serve = serve,
+    .finish = finish,
+};
+
+const struct variant variant_zc_view = {
+    .name = "zc-view",
+    .help = "as zc-inplace, and clients read values by zc_recv_view: over shm, where the server has them",
+    .zc = true,
+    .view = true,
     .serve = serve,
     .finish = finish,
 };

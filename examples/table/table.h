@@ -26,7 +26,7 @@
 
 enum { SERVER = 0 }; /* rank */
 
-enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE, ROUND_DONE, BOOK };
+enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE };
 
 struct put_request {
     uint64_t key;
@@ -35,6 +35,14 @@ struct put_request {
 
 struct get_request {
     uint64_t key;
+};
+
+/* Beside the table, over a communicator of its own. A round begins when all clients are READY, and ends with what each
+ * has DONE; then the server shows them its BOOK. */
+enum control_tag { WELCOME = 1, READY, GO, DONE, BOOK, VERDICT };
+
+struct round_done {
+    uint64_t gets, puts;
 };
 
 /* ---- values (value.c) --------------------------------------------------------------------------- */
@@ -99,7 +107,11 @@ struct options {
     bool progress;
     uint64_t seed;
     const char *csv;   /* a file; "-": standard output, which then has nothing else */
-    const char *suite; /* the first column there */
+    const char *suite; /* the first column there, */
+    const char *name;  /* and the second; NULL: mix-keys-work */
+    int shm;           /* clients, as plain processes; 0: MPI has started them */
+    int rank;          /* of this process among them; -1: it is to start them */
+    const char *meet;  /* the name that they meet by */
 };
 
 /* Returns -1 to go on, else the exit code. Only a `loud` rank prints. */
@@ -114,7 +126,7 @@ struct job {
     enum distribution keys;
     int clients;
     bool yield;       /* more ranks than processors: whoever polls lets others run */
-    MPI_Comm control; /* rounds, books */
+    zc_comm *control; /* rounds, books */
     MPI_Comm mpi;     /* the table's messages, without zc */
     zc_comm *zc;      /* and with it, as the variant in turn wants it */
 };
@@ -144,8 +156,8 @@ struct server {
     struct book *book;
     bool idle;
     unsigned turns;
-    uint64_t expected_gets, expected_puts;
-    bool clients_done;
+    struct round_done expected;
+    int clients_done;
 };
 
 /* How zc keeps its promise in a variant: as it likes, or by protection alone, released at once or left to the next
@@ -157,6 +169,7 @@ struct variant {
     const char *help;
     enum way way;
     bool zc;                               /* messages by zc, cells from zc_alloc */
+    bool view;                             /* clients read values where they are */
     bool staging;                          /* a PUT is received aside, then copied in */
     void (*open)(struct server *server);   /* may be NULL */
     void (*serve)(struct server *server);  /* one round: until round_over() */
@@ -165,7 +178,7 @@ struct variant {
 };
 
 extern const struct variant variant_blocking, variant_tracked, variant_copied, variant_paper, variant_zc,
-    variant_zc_eager, variant_zc_lazy, variant_zc_inplace, variant_torn;
+    variant_zc_eager, variant_zc_lazy, variant_zc_inplace, variant_zc_view, variant_torn;
 
 const struct variant *variant_find(const char *name);
 extern const struct variant *const all_variants[]; /* those shown in the help; ends with NULL */
