@@ -2,9 +2,11 @@
  *
  * Suite fault. Cases:
  *
- *   idle-fault      the first store to a buffer that was re-sent and left protected, until it is done; ns. Variants: zc,
- *                   and bare (baseline): shared memory of the same size and kind of pages, mprotect(PROT_READ), and a
- *                   handler of SIGSEGV that does nothing but mprotect(PROT_READ | PROT_WRITE)
+ *   idle-fault      the first store to a buffer that was re-sent and left protected, until it is done; ns. Variants: zc;
+ *                   bare (baseline): shared memory of the same size and kind of pages, one buffer of several in a
+ *                   mapping, mprotect(PROT_READ), and a handler of SIGSEGV that does nothing but
+ *                   mprotect(PROT_READ | PROT_WRITE); bare-alone: the same with a mapping for each buffer, which the
+ *                   kernel need neither split nor merge, and of which a process can have 65,530
  *   start-up        two processes that send one message of 64 KiB, from mpiexec to its exit; ms. Variants: zc (first
  *                   zc_alloc and zc_send) and mpi (baseline)
  *   start-up-extra  how much longer zc takes; ms, and as a ratio to 50 ms
@@ -23,7 +25,7 @@
 #include "bench/lib/bench.h"
 #include "zc_mpi.h"
 
-enum { MAX_ROUNDS = 512, HUGE_PAGE = 2 << 20, SENDS = 2 };
+enum { MAX_ROUNDS = 512, HUGE_PAGE = 2 << 20, SENDS = 2, BUFFERS = 3 };
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* since Linux 6.1 */
@@ -31,69 +33,76 @@ enum { MAX_ROUNDS = 512, HUGE_PAGE = 2 << 20, SENDS = 2 };
 
 /* ---- idle-fault: bare ------------------------------------------------------------------------------------------- */
 
-static struct {
+struct bare {
     char *memory, *wire; /* the same pages twice, as zc has them */
     size_t size;
-} bare;
+    size_t before, mapped; /* bytes mapped in front of the buffer, and in all */
+};
+
+static const struct bare *faulting;
 
 static void bare_handler(int signal, siginfo_t *info, void *context)
 {
     (void)signal;
     (void)info;
     (void)context;
-    if (mprotect(bare.memory, bare.size, PROT_READ | PROT_WRITE))
+    if (mprotect(faulting->memory, faulting->size, PROT_READ | PROT_WRITE))
         abort();
 }
 
-static char *bare_map(int fd, size_t size)
+static char *bare_map(int fd, const struct bare *bare)
 {
-    size_t align = size >= HUGE_PAGE ? HUGE_PAGE : 4096;
-    char *room = mmap(NULL, size + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    bool huge = bare->size >= HUGE_PAGE;
+    size_t align = huge ? HUGE_PAGE : 4096;
+    char *room = mmap(NULL, bare->mapped + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (room == MAP_FAILED)
         bench_die("fault: no memory: %s", strerror(errno));
     room += (align - (size_t)room % align) % align;
-    char *memory = mmap(room, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    char *memory = mmap(room, bare->mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
     if (memory == MAP_FAILED)
         bench_die("fault: mmap: %s", strerror(errno));
-    memset(memory, 1, size);
-    if (size >= HUGE_PAGE)
-        madvise(memory, size, MADV_COLLAPSE);
-    return memory;
+    memset(memory, 1, bare->mapped);
+    if (huge)
+        madvise(memory, bare->mapped, MADV_COLLAPSE);
+    return memory + bare->before;
 }
 
-static void bare_open(size_t size)
+/* The middle one of so many buffers in a mapping. */
+static struct bare bare_open(size_t size, size_t buffers)
 {
+    struct bare bare = {.size = size, .before = buffers / 2 * size, .mapped = buffers * size};
     int fd = memfd_create("bench", 0);
 
-    if (fd < 0 || ftruncate(fd, (off_t)size))
+    if (fd < 0 || ftruncate(fd, (off_t)bare.mapped))
         bench_die("fault: no memory: %s", strerror(errno));
-    bare.wire = bare_map(fd, size);
-    bare.memory = bare_map(fd, size);
-    bare.size = size;
+    bare.wire = bare_map(fd, &bare);
+    bare.memory = bare_map(fd, &bare);
     close(fd);
+    return bare;
 }
 
-static void bare_close(void)
+static void bare_close(const struct bare *bare)
 {
-    munmap(bare.memory, bare.size);
-    munmap(bare.wire, bare.size);
+    munmap(bare->memory - bare->before, bare->mapped);
+    munmap(bare->wire - bare->before, bare->mapped);
 }
 
 /* ns. As much is copied before as when zc sends, so that caches are as cold. Its own handler is there only meanwhile:
  * zc's would pass the fault on, and that is not what is measured. */
-static double bare_fault(char *received)
+static double bare_fault(const struct bare *bare, char *received)
 {
     struct sigaction action = {.sa_sigaction = bare_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
     struct sigaction before;
 
+    faulting = bare;
     sigaction(SIGSEGV, &action, &before);
-    if (mprotect(bare.memory, bare.size, PROT_READ))
+    if (mprotect(bare->memory, bare->size, PROT_READ))
         bench_die("fault: mprotect: %s", strerror(errno));
     for (int i = 0; i < SENDS; i++)
-        memcpy(received, bare.wire, bare.size);
+        memcpy(received, bare->wire, bare->size);
     double start = bench_now();
-    *(volatile char *)bare.memory = 2;
+    *(volatile char *)bare->memory = 2;
     double took = bench_now() - start;
     sigaction(SIGSEGV, &before, NULL);
     return 1e9 * took;
@@ -124,31 +133,38 @@ static uint64_t idle_faults(void)
 
 static void idle_fault(size_t size, int rounds, zc_comm *comm)
 {
-    double zc[MAX_ROUNDS], base[MAX_ROUNDS], again[MAX_ROUNDS];
+    double zc[MAX_ROUNDS], base[MAX_ROUNDS], again[MAX_ROUNDS], lone[MAX_ROUNDS];
     char *buf = zc_alloc(size);
     char *received = zc_alloc(size);
 
     if (!buf || !received)
         bench_die("zc_alloc: %s", zc_errmsg());
     memset(buf, 1, size);
-    bare_open(size);
+    struct bare bare = bare_open(size, BUFFERS);
+    struct bare alone = bare_open(size, 1);
     uint64_t before = idle_faults();
     for (int round = -2; round < rounds; round++) { /* two to warm up */
         int place = round < 0 ? 0 : round;
-        base[place] = bare_fault(received);
+        base[place] = bare_fault(&bare, received);
         zc[place] = zc_fault(buf, received, size, comm);
-        again[place] = bare_fault(received);
+        again[place] = bare_fault(&bare, received);
+        lone[place] = bare_fault(&alone, received);
     }
     if (idle_faults() - before != (uint64_t)rounds + 2)
         bench_die("fault: %d stores to %zu idle bytes made %llu faults", rounds + 2, size,
                   (unsigned long long)(idle_faults() - before));
-    double ratio = bench_median_ratio(zc, base, (size_t)rounds);
-    double noise = bench_median_ratio(again, base, (size_t)rounds);
-    bench_row(
-        &(struct row){"fault", "idle-fault", "zc", size, 1, bench_median(zc, (size_t)rounds), "ns", "bare", ratio});
-    bench_row(
-        &(struct row){"fault", "idle-fault", "bare", size, 1, bench_median(base, (size_t)rounds), "ns", "bare", noise});
-    bare_close();
+    const struct {
+        const char *variant;
+        double *times;
+        double ratio;
+    } rows[] = {{"zc", zc, bench_median_ratio(zc, base, (size_t)rounds)},
+                {"bare", base, bench_median_ratio(again, base, (size_t)rounds)}, /* the noise */
+                {"bare-alone", lone, bench_median_ratio(lone, base, (size_t)rounds)}};
+    for (size_t i = 0; i < LENGTH(rows); i++)
+        bench_row(&(struct row){"fault", "idle-fault", rows[i].variant, size, 1,
+                                bench_median(rows[i].times, (size_t)rounds), "ns", "bare", rows[i].ratio});
+    bare_close(&bare);
+    bare_close(&alone);
     zc_free(buf);
     zc_free(received);
 }
