@@ -308,7 +308,7 @@ void server_open(struct server *server, const struct job *job, const struct vari
             must(-errno, "zc_alloc of a cell");
         value_fill(server->cells[key], job->size, key, 0);
     }
-    if (variant->staging || (job->options->staged && !variant->zc))
+    if (variant->put == PUT_COPIED || (variant->put == PUT_EITHER && !job->options->straight))
         server->staging = variant->zc ? zc_alloc(job->size) : warm_alloc(1, job->size, &stride);
     if (variant->open)
         variant->open(server);

@@ -232,12 +232,14 @@ static void finish_copied(struct server *server)
 
 const struct variant variant_blocking = {
     .name = "blocking",
+    .put = PUT_EITHER,
     .help = "MPI_Send from the cell",
     .serve = serve_blocking,
 };
 
 const struct variant variant_tracked = {
     .name = "tracked",
+    .put = PUT_EITHER,
     .help = "MPI_Isend from the cell, and a map of active keys: a PUT waits for the key's sends",
     .open = pending_open,
     .serve = serve_tracked,
@@ -247,6 +249,7 @@ const struct variant variant_tracked = {
 
 const struct variant variant_copied = {
     .name = "copied",
+    .put = PUT_EITHER,
     .help = "memcpy to a recycled buffer, and MPI_Isend from that",
     .open = open_copied,
     .serve = serve_copied,
@@ -257,7 +260,6 @@ const struct variant variant_copied = {
 const struct variant variant_torn = {
     .name = "torn",
     .help = "MPI_Isend from the cell, and PUTs that do not care",
-    .staging = true,
     .open = pending_open,
     .serve = serve_torn,
     .finish = finish_tracked,

@@ -138,7 +138,6 @@ static void serve(struct server *server)
 const struct variant variant_paper = {
     .name = "paper",
     .help = "MPI_Isend from the cell, then mprotect; a PUT is a memcpy that may fault and then waits",
-    .staging = true,
     .open = open_paper,
     .serve = serve,
     .close = close_paper,

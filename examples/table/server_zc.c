@@ -55,13 +55,13 @@ const struct variant variant_zc = {
     .name = "zc",
     .help = "zc_send from the cell; a PUT is a plain memcpy into the cell, at any time",
     .zc = true,
-    .staging = true,
     .serve = serve,
     .finish = finish,
 };
 
 const struct variant variant_zc_inplace = {
     .name = "zc-inplace",
+    .put = PUT_STRAIGHT,
     .help = "zc_send from the cell; a PUT is received straight into the cell by zc_recv",
     .zc = true,
     .serve = serve,
@@ -83,7 +83,6 @@ const struct variant variant_zc_eager = {
     .help = "as zc, but always by protection, which ends when the send has left",
     .way = WAY_EAGER,
     .zc = true,
-    .staging = true,
     .serve = serve,
     .finish = finish,
 };
@@ -93,7 +92,6 @@ const struct variant variant_zc_lazy = {
     .help = "as zc, but always by protection, which the next store ends",
     .way = WAY_LAZY,
     .zc = true,
-    .staging = true,
     .serve = serve,
     .finish = finish,
 };

@@ -102,7 +102,7 @@ struct options {
     int rounds;
     double seconds; /* a round */
     enum pages pages;
-    bool staged; /* every variant receives a PUT aside and copies it in */
+    bool straight; /* plain MPI receives a PUT into the cell */
     bool control;
     bool progress;
     uint64_t seed;
@@ -168,13 +168,13 @@ struct variant {
     const char *name;
     const char *help;
     enum way way;
-    bool zc;                               /* messages by zc, cells from zc_alloc */
-    bool view;                             /* clients read values where they are */
-    bool staging;                          /* a PUT is received aside, then copied in */
-    void (*open)(struct server *server);   /* may be NULL */
-    void (*serve)(struct server *server);  /* one round: until round_over() */
-    void (*finish)(struct server *server); /* waits for what is in flight; may be NULL */
-    void (*close)(struct server *server);  /* may be NULL */
+    bool zc;                                           /* messages by zc, cells from zc_alloc */
+    bool view;                                         /* clients read values where they are */
+    enum { PUT_COPIED, PUT_EITHER, PUT_STRAIGHT } put; /* received aside and copied in; by option; into the cell */
+    void (*open)(struct server *server);               /* may be NULL */
+    void (*serve)(struct server *server);              /* one round: until round_over() */
+    void (*finish)(struct server *server);             /* waits for what is in flight; may be NULL */
+    void (*close)(struct server *server);              /* may be NULL */
 };
 
 extern const struct variant variant_blocking, variant_tracked, variant_copied, variant_paper, variant_zc,
