@@ -30,7 +30,7 @@ void shm_over(struct shm *shm, struct op *op, int error)
 static void land(struct shm *shm, struct message *landing)
 {
     for (const struct message *message = landing; message; message = message->next)
-        memcpy(message->receive->in.wire, message->bytes, message->kept);
+        shm_copy(message->receive->in.wire, message->bytes, message->kept);
     shm_lock(shm);
     for (struct message *message = landing, *next; message; message = next) {
         struct link *link = message->link;

@@ -162,6 +162,10 @@ void shm_free_message(struct message *message);
 /* Nobody needs the message any more: the sender is told, if it waits for that. */
 void shm_done(struct message *message);
 
+/* ---- shm_copy.c ---- */
+
+void shm_copy(char *to, const char *from, size_t length);
+
 /* ---- shm_link.c ---- */
 
 /* Takes cells of the peer. True if there were any. */
