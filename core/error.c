@@ -56,7 +56,8 @@ const char *zc_errmsg(void)
 
 const char *zc_strerror(int error)
 {
-    switch (error < 0 ? -error : error) {
+    unsigned number = error < 0 ? -(unsigned)error : (unsigned)error;
+    switch (number) {
     case 0:
         return "success";
     case EINVAL:
@@ -84,7 +85,7 @@ const char *zc_strerror(int error)
     case EIO:
         return "the transport failed";
     default:
-        return strerror(error < 0 ? -error : error);
+        return strerror((int)number);
     }
 }
 

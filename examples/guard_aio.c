@@ -4,30 +4,8 @@
  *
  * What to look at is main(): guard, give the wire address to the operation, go on, and unguard when it is over. */
 #include <aio.h>
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <zc.h>
-
-#define LENGTH ((size_t)1 << 20)
-
-static void must(int ok, const char *what)
-{
-    if (ok)
-        return;
-    fprintf(stderr, "guard_aio: %s failed: %s; %s\n", what, strerror(errno), zc_errmsg());
-    exit(1);
-}
-
-static int all(const char *bytes, char value)
-{
-    for (size_t i = 0; i < LENGTH; i++)
-        if (bytes[i] != value)
-            return 0;
-    return 1;
-}
+#include "guard.h"
 
 /* Ends a guard when its operation is over. Another thread does it where the program itself may be waiting. */
 static void over(union sigval value)

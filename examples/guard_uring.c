@@ -3,32 +3,10 @@
  * A buffer handed to io_uring: written to a file and read back, while the program overwrites or reads it at once.
  *
  * What to look at is main(): guard, give the wire address to the operation, go on, and unguard when it is over. */
-#include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <zc.h>
-
-#define LENGTH ((size_t)1 << 20)
-
-static void must(int ok, const char *what)
-{
-    if (ok)
-        return;
-    fprintf(stderr, "guard_uring: %s failed: %s; %s\n", what, strerror(errno), zc_errmsg());
-    exit(1);
-}
-
-static int all(const char *bytes, char value)
-{
-    for (size_t i = 0; i < LENGTH; i++)
-        if (bytes[i] != value)
-            return 0;
-    return 1;
-}
+#include "guard.h"
 
 /* The thread that takes completions: each ends the guard that it carries. */
 static void *complete(void *ring)

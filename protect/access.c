@@ -90,7 +90,8 @@ int zc_write(void *dst, const void *src, size_t n)
         hold_withdraw(&own);
         return 0;
     }
-    memmove(wire + to.offset, from.slot ? wire + from.offset : src, n);
+    if (n)
+        memmove(wire + to.offset, from.slot ? wire + from.offset : src, n);
     slot_unlock(backing);
     return 0;
 }

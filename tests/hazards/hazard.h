@@ -129,4 +129,7 @@ void flight_release(struct flight *f); /* frees both buffers */
 /* A store in flight was stopped by protection and ended by fresh pages, not by luck. */
 void expect_conflict(const zc_stats *before);
 
+/* Some of those, one after the other. */
+void expect_conflicts(zc_comm *comm);
+
 #endif

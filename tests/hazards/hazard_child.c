@@ -58,6 +58,20 @@ void expect_conflict(const zc_stats *before)
            (unsigned long long)(now.renames - before->renames));
 }
 
+void expect_conflicts(zc_comm *comm)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        struct flight f;
+        zc_stats before = stats_now();
+
+        flight_start(&f, comm, 64 * KIB, i);
+        ((volatile char *)f.buffer)[i] ^= 1;
+        expect_conflict(&before);
+        flight_land(&f);
+        flight_release(&f);
+    }
+}
+
 static const struct {
     const char *name;
     void (*run)(void);

@@ -23,7 +23,7 @@ void apart(void (*body)(const void *argument), const void *argument)
     if (child == 0) {
         alarm(60);
         body(argument);
-        _exit(0);
+        syscall(SYS_exit_group, 0); /* before _exit, ASan would make system calls that may be forbidden */
     }
     while (waitpid(child, &status, 0) < 0)
         CHECK(errno == EINTR);

@@ -22,7 +22,8 @@ static const char usage[] =
     "\n"
     "Runs random programs and checks each message; see oracle.h.\n"
     "\n"
-    "  --seed N            of the random numbers (default: the time)\n"
+    "  --seed N            of the random numbers (default: the time); with TEST_NIGHTLY in the environment, the\n"
+    "                      time is added, and ten times --ops are done\n"
     "  --ops N             of all actors together (16000)\n"
     "  --ranks N           1 to 4 (2); over mpi, those of mpiexec\n"
     "  --threads N         of each rank, 1 to 4 (1)\n"
@@ -39,7 +40,6 @@ static const char usage[] =
     "  --control           stores go around the protection: succeeds if messages are then torn\n"
     "  --trace             prints each operation\n";
 
-static void print_again(void);
 static struct plan plan;
 
 static int word(const char *option, const char *value, const char *const words[])
@@ -70,8 +70,6 @@ static void parse(int argc, char *argv[])
     static const char *const conflicts[] = {"auto", "wait", "copy", NULL};
     static const char *const releases[] = {"auto", "eager", "lazy", NULL};
     static const char *const modes[] = {"calls", "thread", NULL};
-    bool seeded = false;
-    size_t used;
 
     plan = (struct plan){.seed = (uint64_t)time(NULL), .ops = 16000, .ranks = 2, .threads = 1};
     plan.options = (zc_options)ZC_OPTIONS_INIT;
@@ -81,7 +79,6 @@ static void parse(int argc, char *argv[])
         i++; /* most have a value */
         if (strcmp(o, "--seed") == 0) {
             plan.seed = number(o, v, 0, (unsigned long)-1);
-            seeded = true;
         } else if (strcmp(o, "--ops") == 0) {
             plan.ops = (unsigned)number(o, v, 1, 100000000);
         } else if (strcmp(o, "--ranks") == 0) {
@@ -130,11 +127,27 @@ static void parse(int argc, char *argv[])
         fprintf(stderr, "oracle: --fail and --lockstep are for the loop transport\n");
         exit(2);
     }
-    used = (size_t)snprintf(plan.command, sizeof plan.command, "%s", argv[0]);
-    for (int i = 1; i < argc && used < sizeof plan.command; i++)
-        used += (size_t)snprintf(plan.command + used, sizeof plan.command - used, " %s", argv[i]);
-    if (!seeded && used < sizeof plan.command)
-        snprintf(plan.command + used, sizeof plan.command - used, " --seed %llu", (unsigned long long)plan.seed);
+    const char *nightly = getenv("TEST_NIGHTLY");
+    if (nightly && *nightly) {
+        plan.seed += (uint64_t)time(NULL);
+        plan.ops *= 10;
+    }
+}
+
+/* The command that runs it again: later options win. */
+static void note_command(int argc, char *argv[])
+{
+    const char *protect = getenv("ZC_PROTECT");
+    size_t room = sizeof plan.command, used = 0;
+
+    if (protect)
+        used = (size_t)snprintf(plan.command, room, "ZC_PROTECT=%s ", protect);
+    if (plan.mpi && used < room)
+        used += (size_t)snprintf(plan.command + used, room - used, "mpiexec -n %d ", plan.ranks);
+    for (int i = 0; i < argc && used < room; i++)
+        used += (size_t)snprintf(plan.command + used, room - used, "%s ", argv[i]);
+    if (used < room)
+        snprintf(plan.command + used, room - used, "--ops %u --seed %llu", plan.ops, (unsigned long long)plan.seed);
 }
 
 static void print_again(void)
@@ -324,7 +337,7 @@ static struct table *map_table(int fd)
     return table;
 }
 
-static int run_mpi(void)
+static int run_mpi(int argc, char *argv[])
 {
     char path[] = "/dev/shm/zc-oracle-XXXXXX";
     struct table *table;
@@ -338,6 +351,7 @@ static int run_mpi(void)
     CHECKF(plan.ranks >= 1 && plan.ranks <= RANKS, "%d ranks", plan.ranks);
     /* All of one seed, even where the time gave it. */
     MPI_Bcast(&plan.seed, sizeof plan.seed, MPI_BYTE, 0, MPI_COMM_WORLD);
+    note_command(argc, argv);
     if (rank == 0) {
         print_again();
         fd = mkstemp(path);
@@ -365,7 +379,8 @@ int main(int argc, char *argv[])
     parse(argc, argv);
     check_last_words = actor_last_words;
     if (plan.mpi)
-        return run_mpi();
+        return run_mpi(argc, argv);
+    note_command(argc, argv);
     print_again();
     ranks_open(comm, plan.ranks, &plan.options);
     run(map_table(-1), comm, plan.ranks);
