@@ -40,7 +40,7 @@ struct slot {
     _Atomic uint32_t event; /* futex: changes when a hold of the slot ends or it is renamed */
     uint32_t guard_first;   /* pages that may be protected, from the slot's start */
     uint32_t guard_pages;   /* 0: all is read-write */
-    _Atomic uint8_t state;  /* enum slot_state; see slot_is */
+    _Atomic uint8_t state;  /* enum slot_state, and SLOT_SHARED; see slot_is */
     /* History of its protection (protect/policy.c). */
     uint8_t run, estimate, skip, backoff;
     bool pinned : 1;       /* renaming is forbidden */
@@ -48,14 +48,29 @@ struct slot {
     bool guard_closed : 1; /* some page of the guard may be closed to loads, too */
     bool reserved : 1;     /* a spare slot and mappings are claimed for renaming it */
     bool awaited : 1;      /* somebody waits for an event: wake, and copy later sends */
-    bool shared : 1;       /* held or pinned since it became live: others may be at it, and its lock is needed */
     uint16_t maps;         /* mappings that its protection may have split off */
 };
+
+/* Added to its state: held or pinned since it became live. Others may be at it, and its lock is needed. */
+enum { SLOT_SHARED = 0x80 };
 
 /* A slot's state changes with its owner, and others may look at it: a trim, zc_owns, a second zc_free. It orders nothing. */
 static inline bool slot_is(const struct slot *slot, enum slot_state state)
 {
-    return atomic_load_explicit(&slot->state, memory_order_relaxed) == state;
+    return (atomic_load_explicit(&slot->state, memory_order_relaxed) & ~SLOT_SHARED) == state;
+}
+
+/* Live, and not shared. */
+static inline bool slot_is_private(const struct slot *slot)
+{
+    return atomic_load_explicit(&slot->state, memory_order_relaxed) == SLOT_LIVE;
+}
+
+/* Until its state changes. Locked. */
+static inline void slot_share(struct slot *slot)
+{
+    uint8_t state = atomic_load_explicit(&slot->state, memory_order_relaxed);
+    atomic_store_explicit(&slot->state, state | SLOT_SHARED, memory_order_relaxed);
 }
 
 static inline void slot_become(struct slot *slot, enum slot_state state)
@@ -73,7 +88,7 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     slot->guard_first = slot->guard_pages = 0;
     slot_become(slot, SLOT_FREE);
     slot->pinned = slot->guard_whole = slot->guard_closed = false;
-    slot->reserved = slot->awaited = slot->shared = false;
+    slot->reserved = slot->awaited = false;
     slot->maps = 0;
     slot->run = slot->estimate = slot->skip = slot->backoff = 0;
 }

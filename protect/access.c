@@ -194,7 +194,8 @@ int zc_pin(void *buf, void **wire)
         error = conflict_own(range.slot, 0, range.offset + range.left, WITH_SENDS, &backing);
     if (error)
         return error;
-    range.slot->pinned = range.slot->shared = true;
+    range.slot->pinned = true;
+    slot_share(range.slot);
     if (wire)
         *wire = backing_wire(backing) + range.offset;
     slot_unlock(backing);

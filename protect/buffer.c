@@ -50,7 +50,7 @@ static void *alloc_slowly(struct zc_pool *pool, size_t size)
     slot_acquire(slot);
     if (pool->debug) {
         debug_taken(slot, size);
-        slot->shared = true; /* so that zc_free takes the long way */
+        slot_share(slot); /* so that zc_free takes the long way */
     }
     return slot_user(slot);
 }
@@ -153,7 +153,7 @@ int zc_free(void *ptr)
     trace(TRACE_FREE, ptr, 0);
     /* Only entries of slots are ever live, so none need be looked for. */
     struct slot *slot = arena_has(ptr) && (uintptr_t)ptr % PAGE_BYTES == 0 ? &arena_entry(ptr)->slot : NULL;
-    if (!slot || !slot_is(slot, SLOT_LIVE) || slot->shared)
+    if (!slot || !slot_is_private(slot))
         return free_locked(ptr);
     slot_become(slot, SLOT_FREE);
     cache_give(slot);

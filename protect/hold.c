@@ -92,7 +92,7 @@ static void link_send(struct hold *hold, struct backing *backing, bool guarded)
 {
     hold->backing = backing;
     hold->guarded = guarded;
-    hold->slot->shared = true;
+    slot_share(hold->slot);
     insert(&backing->sends, hold);
 }
 
@@ -302,7 +302,7 @@ static void drop_all(struct hold *dropped)
 static void link_receive(struct hold *hold)
 {
     struct hold **link = &hold->slot->receives;
-    hold->slot->shared = true;
+    slot_share(hold->slot);
     while (*link)
         link = &(*link)->next;
     insert(link, hold);
@@ -508,6 +508,5 @@ void slot_acquire(struct slot *slot)
     if (slot->guard_pages)
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
     slot_become(slot, SLOT_LIVE);
-    slot->shared = false;
     policy_forget(slot);
 }
