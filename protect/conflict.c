@@ -186,6 +186,7 @@ static void step(struct slot *slot, struct backing *backing, struct hold *hold, 
             if (!rules->lent && rules->on_conflict == ZC_ON_CONFLICT_ABORT)
                 abort();
             policy_written(slot_pool(slot), slot);
+            c->stored = !c->call;
         }
         count(waits);
     }
@@ -222,14 +223,19 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
         step(slot, backing, hold, c);
         return CONFLICT_GOES_ON;
     }
+    struct zc_pool *pool = slot_pool(slot);
     bool guarded = page - slot->guard_first < slot->guard_pages;
     if (guarded) {
         if (!c->start) {
-            policy_written(slot_pool(slot), slot);
+            policy_written(pool, slot);
             count(faults_idle);
         }
         slot_settle(slot, backing);
     }
+    if (c->stored)
+        policy_observe(pool, COST_STORE, pool->slot_size, clock_ns() - c->start);
+    else if (guarded)
+        policy_observe(pool, COST_STORE, pool->slot_size, policy_cost(pool, COST_UNPROTECT, 0));
     slot_unlock(backing);
     return guarded || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
 }

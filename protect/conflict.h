@@ -11,6 +11,7 @@ struct conflict {
     bool call;  /* a zc call, which makes progress itself; else an access, for which the helper does */
     bool store; /* else it only loads these bytes of the slot: */
     size_t offset, length;
+    bool stored;         /* into what is being sent */
     bool told;           /* that it takes long */
     int thread;          /* that touches; 0: the one that runs this */
     const void *signals; /* of an access in this thread: the mask that was interrupted, for while it sleeps */

@@ -120,6 +120,8 @@ uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes)
     uint64_t table = pool->huge ? pages >> 9 : pages;
     if (!average) {
         switch (cost) {
+        case COST_STORE:
+            return policy_cost(pool, COST_UNPROTECT, bytes);
         case COST_COPY:
             average = pages * seed.copy_page;
             break;
@@ -150,7 +152,7 @@ static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
 
 static uint64_t cycle_cost(struct zc_pool *pool)
 {
-    return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + seed.fault;
+    return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_STORE, 0) + seed.fault;
 }
 
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
@@ -169,7 +171,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     }
     /* Released at completion, a protection costs no fault: then even a single send may be worth it. But stores come
      * before completion is noticed, too, so it has to be a good deal cheaper. */
-    uint64_t once = cycle - seed.fault;
+    uint64_t once = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0);
     if (estimate && copy > 2 * once)
         return true;
     if (slot->run == 0) {

@@ -15,8 +15,9 @@
 
 #include "alloc/pool.h"
 
-/* Kinds of work whose cost is averaged, by pool. */
-enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_RENAME, COSTS };
+/* Kinds of work whose cost is averaged, by pool. COST_STORE is all that a store pays which ends a protection: waiting or
+ * renaming where the buffer is still in flight, and the system call. */
+enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_STORE, COST_RENAME, COSTS };
 
 /* Measures a page, a system call and a fault, so that averages start from something. Below a millisecond. */
 void policy_open(void);

@@ -276,10 +276,10 @@ Test(receive, a_touch_waits_for_the_landing)
     CHECK_OK(zc_close(comm));
 }
 
-static struct {
+static volatile struct {
     int calls, error;
     const char *opens; /* a page that is open now, or NULL */
-} handled;
+} handled; /* in a handler, that is between any two instructions */
 
 static void on_error(zc_comm *comm, int error, const char *message, void *argument)
 {
@@ -614,7 +614,7 @@ Test(foreign, an_error_handler_may_jump)
     CHECK_OK(zc_close(comm));
 }
 
-static char *touched_in_handler;
+static char *volatile touched_in_handler;
 
 static void touch_and_open(int signal, siginfo_t *info, void *context)
 {

@@ -122,6 +122,18 @@ Test(policy, runs_that_just_pay)
     CHECK(copies(&slot, 100) > 0);
 }
 
+Test(policy, waiting_for_what_is_in_flight_counts)
+{
+    costs_dear();
+    policy_observe(&pool, COST_STORE, SIZE, 100000); /* a cycle of 125 µs now */
+    for (int i = 0; i < 20; i++)
+        run(&slot, 6);
+    CHECK(copies(&slot, 100) > 0);
+    for (int i = 0; i < 20; i++)
+        run(&slot, 16);
+    CHECK(protects(&slot));
+}
+
 Test(policy, a_single_send_is_protected_where_copying_costs_more)
 {
     costs_cheap();
