@@ -294,7 +294,7 @@ struct told {
 
 static void take_error(zc_comm *comm, int error, const char *message, void *argument)
 {
-    struct told *told = argument;
+    volatile struct told *told = argument;
 
     (void)comm;
     told->calls++;
@@ -306,11 +306,11 @@ static void take_error(zc_comm *comm, int error, const char *message, void *argu
 void hazard_failed_receive_calls_handler(void)
 {
     zc_comm *comm = open_self();
-    struct told told = {0};
+    volatile struct told told = {0}; /* changed in a handler */
     struct flight f;
     zc_status status;
 
-    CHECK_OK(zc_set_error_handler(comm, take_error, &told));
+    CHECK_OK(zc_set_error_handler(comm, take_error, (void *)&told));
     flight_start(&f, comm, 64 * KIB, 1);
     loop_fail(comm, 1, -EIO);
     loop_hold(comm, false);

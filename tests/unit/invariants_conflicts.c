@@ -279,7 +279,7 @@ Test(receive, a_touch_waits_for_the_landing)
 static volatile struct {
     int calls, error;
     const char *opens; /* a page that is open now, or NULL */
-} handled; /* in a handler, that is between any two instructions */
+} handled;             /* in a handler, that is between any two instructions */
 
 static void on_error(zc_comm *comm, int error, const char *message, void *argument)
 {
