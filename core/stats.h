@@ -37,11 +37,12 @@ struct counters {
 
 struct live {
     _Alignas(PAGE_SIZE_) char magic[8]; /* "" until the page is shown */
-    char version[16];                   /* what `arena` and `pools` point to is for readers of the same version */
+    char version[16];                   /* what these addresses point to is for readers of the same version */
     uint64_t pid;
-    /* Addresses in this process: of its struct arena, and of the first of its struct zc_pool. */
+    /* Addresses in this process: of its struct arena, and of the first of its struct zc_pool and struct zc_comm. */
     const void *_Atomic arena;
     const void *_Atomic pools;
+    const void *_Atomic comms;
     struct counters counters;
 };
 

@@ -242,7 +242,8 @@ typedef struct zc_options {
     enum zc_release release;
     enum zc_progress_mode progress;
     enum zc_on_timeout on_timeout;
-    uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so; 0: ZC_FAULT_TIMEOUT, else 10,000 */
+    uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so, and for which zc_close waits for
+                                  views of others; 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
     uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
@@ -287,7 +288,8 @@ typedef struct zc_options {
  *   -ENOMEM   also: what is mapped already cannot be registered */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
-/* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine.
+/* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Views of its messages that
+ * others do not release are waited for up to fault_timeout_ms; they stay what they are afterwards, and cost the pages.
  * Collective for mpi. Buffers stay the application's. Receives that had not landed are reported
  * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.
  * Returns the first error of a send that nobody has been told of. */
@@ -351,8 +353,9 @@ typedef struct zc_view {
 
 /* Receives as zc_recv_alloc, but lends the message instead of giving it away. Over shm, messages of more than 8 KiB are
  * then not copied at all: `data` is the sender's memory, mapped read-only, and for the sender the message is in flight
- * until zc_release: it may store to its buffer (which then gets fresh pages), send it again, or free it, but its
- * zc_flush and zc_close wait. Should the sender die, `data` stays. A sender that circumvents zc can change what it has
+ * until zc_release: it may store to its buffer (which then gets fresh pages), send it again, or free it; its zc_flush
+ * counts it as received, zc_close waits for a while, zc_wait on the buffer until the release. Should the sender die, or a
+ * rank that has passed the message on, `data` stays. A sender that circumvents zc can change what it has
  * lent: copy what is to be checked first. Once max_views are lent, messages are copied; as they always are over other
  * transports. Errors as zc_recv_alloc; *view is untouched then. */
 ZC_API int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm);
@@ -394,7 +397,8 @@ ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *s
 ZC_API int zc_cancel(const void *buf);
 
 /* Waits until all sends of `comm` have left this process's buffers (for large messages: until they were
- * received). Returns the first error of a send that nobody has been told of. */
+ * received, be it as a view, which need not have been released). Returns the first error of a send that nobody has been
+ * told of. */
 ZC_API int zc_flush(zc_comm *comm);
 
 /* Makes progress: looks at operations in flight and ends those that are complete. Never waits. */

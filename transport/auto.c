@@ -285,6 +285,13 @@ static void auto_give_back(struct endpoint *endpoint, const struct taken *taken)
     free(message);
 }
 
+static long auto_viewed(struct endpoint *endpoint)
+{
+    struct both *both = endpoint->state;
+    struct part *near = &both->parts[NEAR];
+    return near->transport->viewed(&near->endpoint);
+}
+
 static int auto_send_lent(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
                           size_t length, int dst, int tag)
 {
@@ -367,4 +374,5 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .receive_taken = auto_receive_taken,
                                          .give_back = auto_give_back,
                                          .lend = auto_lend,
+                                         .viewed = auto_viewed,
                                          .send_lent = auto_send_lent};

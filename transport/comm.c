@@ -9,6 +9,7 @@
 #include "alloc/heap.h"
 #include "core/clock.h"
 #include "core/options.h"
+#include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
 #include "transport/view.h"
@@ -273,6 +274,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
     pthread_mutex_lock(&comms_lock);
     comm->next = comms;
     comms = comm;
+    atomic_store(&live.comms, comm);
     pthread_mutex_unlock(&comms_lock);
     *out = comm;
     return 0;
@@ -304,6 +306,12 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 
 /* ---- closing ---- */
 
+long comm_sending(zc_comm *comm)
+{
+    long sending = atomic_load_explicit(&comm->sending, memory_order_acquire);
+    return sending > 0 && comm->transport->viewed ? sending - comm->transport->viewed(&comm->endpoint) : sending;
+}
+
 /* Waits until all sends have left; says so once if that takes longer than a fault may wait. An impatient caller is
  * let go then: false. */
 static bool flush(zc_comm *comm, bool patient)
@@ -311,7 +319,7 @@ static bool flush(zc_comm *comm, bool patient)
     bool told = false;
     uint64_t start = clock_ns();
     struct waiting waiting = {.deadline = start + comm->rules.timeout_ns};
-    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0) {
+    while (comm_sending(comm) > 0) {
         comm_poll_waiting(comm, NULL, &waiting);
         if (told || clock_ns() - start < comm->rules.timeout_ns)
             continue;
@@ -347,12 +355,27 @@ static struct op *pending_receive(zc_comm *comm)
     return op;
 }
 
+/* Waits until others have given back what they look at; but no longer than a fault may wait, since that is up to their
+ * programs. */
+static void let_views_end(zc_comm *comm)
+{
+    uint64_t deadline = clock_ns() + comm->rules.timeout_ns;
+    struct waiting waiting = {.deadline = deadline};
+    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0 && clock_ns() < deadline)
+        comm_poll_waiting(comm, NULL, &waiting);
+    long views = atomic_load(&comm->sending);
+    if (views > 0)
+        fprintf(stderr, "zc: rank %d closes while others look at %ld of its messages: their pages stay in use\n",
+                comm->endpoint.rank, views);
+}
+
 static bool close_comm(zc_comm *comm, bool patient)
 {
     struct waiting waiting = {0};
     lease_end_all(comm); /* a peer that is closing, too, waits for them */
     if (!flush(comm, patient))
         return false;
+    let_views_end(comm);
     for (struct op *op; (op = pending_receive(comm));) {
         comm->transport->cancel(&comm->endpoint, op);
         comm_poll_waiting(comm, op, &waiting);

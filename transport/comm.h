@@ -79,6 +79,9 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
 /* The same for a loop that waits: lets others run when it takes long. */
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
 
+/* Sends that have not left yet. Those have that are only looked at by their receivers. */
+long comm_sending(zc_comm *comm);
+
 /* Closes all that are open between processes of MPI, for its end. False if sends of some are never received and the
  * caller is not patient. */
 bool comm_close_all_of_mpi(bool patient);

@@ -71,12 +71,32 @@ void op_end_send(struct op *op)
     op_free(op);
 }
 
-void op_sent(struct op *op, int error)
+static void note_error(struct zc_comm *comm, int error)
 {
-    struct zc_comm *comm = op->comm;
     int none = 0;
     if (error)
         atomic_compare_exchange_strong(&comm->send_error, &none, error);
+}
+
+void op_abandon(struct op *op, int error)
+{
+    struct zc_comm *comm = op->comm;
+    struct slot *slot = op->hold.slot;
+    note_error(comm, error);
+    if (op->held) {
+        struct backing *backing = slot_lock(slot);
+        if (backing == op->hold.backing && slot_is(slot, SLOT_LIVE) && slot_can_rename(slot))
+            slot_rename(slot, backing);
+        else
+            slot_unlock(backing);
+    }
+    atomic_fetch_sub_explicit(&comm->sending, 1, memory_order_release);
+}
+
+void op_sent(struct op *op, int error)
+{
+    struct zc_comm *comm = op->comm;
+    note_error(comm, error);
     if (atomic_exchange(&op->phase, OP_OVER) == OP_TENTATIVE)
         return; /* its sender is not through with it */
     op_end_send(op);

@@ -25,6 +25,7 @@ struct op {
     char small[64];      /* one of a few bytes */
     struct lease *lease; /* of a send that passes on what another process lends */
     int peer, tag;       /* as given to the call */
+    uint64_t since;      /* in flight, by clock_coarse_ns */
     _Atomic int phase;   /* enum op_phase */
     _Atomic int users;   /* who still look at it; the last op_free ends it */
     zc_status status;    /* of a receive that is over */
@@ -46,6 +47,10 @@ struct op {
 
 /* A send is over. */
 void op_sent(struct op *op, int error);
+
+/* The same, but another process looks at its bytes, and will not say when it has done: they stay as they are for good,
+ * and the program's buffer gets fresh pages. */
+void op_abandon(struct op *op, int error);
 
 /* A receive is over: `length` bytes of a message of `source` and `tag` have landed, or some of it and -EMSGSIZE,
  * or none and another error. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/heap.h"
+#include "core/clock.h"
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fallback.h"
@@ -87,13 +88,19 @@ static int secure(struct op *op, const void *buf, bool eager, const char **out)
     return 0;
 }
 
+static void set_in_flight(struct op *op)
+{
+    op->since = clock_coarse_ns();
+    atomic_fetch_add_explicit(&op->comm->sending, 1, memory_order_relaxed);
+}
+
 /* The transport did not take the message while it was posted: it is in flight, and its pages are guarded only now. */
 static void keep(struct op *op)
 {
     zc_comm *comm = op->comm;
     int tentative = OP_TENTATIVE;
     struct waiting waiting = {0};
-    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    set_in_flight(op);
     if (op->held && hold_send_keep(&op->hold))
         count(sends_protected);
     else if (op->held) /* spares or mappings have run out since: the one send that waits */
@@ -122,7 +129,7 @@ static int post_eager(struct op *op, const char *wire)
 static int post(struct op *op, const char *wire)
 {
     zc_comm *comm = op->comm;
-    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    set_in_flight(op);
     int posted = comm->transport->send(&comm->endpoint, op, wire_checked(wire), op->hold.length, op->peer, op->tag);
     if (posted != 0)
         op_sent(op, 0); /* over already, or undone */
@@ -132,8 +139,7 @@ static int post(struct op *op, const char *wire)
 static void make_room(zc_comm *comm)
 {
     struct waiting waiting = {0};
-    while (comm->max_in_flight &&
-           atomic_load_explicit(&comm->sending, memory_order_relaxed) >= (long)comm->max_in_flight)
+    while (comm->max_in_flight && comm_sending(comm) >= (long)comm->max_in_flight)
         comm_poll_waiting(comm, NULL, &waiting);
 }
 
@@ -174,7 +180,7 @@ int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken
     if (!op)
         return -ENOMEM;
     op->lease = lease;
-    atomic_fetch_add_explicit(&comm->sending, 1, memory_order_relaxed);
+    set_in_flight(op);
     int posted = comm->transport->send_lent(&comm->endpoint, op, taken, bytes, length, dst, tag);
     if (posted < 0)
         op->lease = NULL;

@@ -18,8 +18,18 @@ void shm_lock(struct shm *shm)
     lock_take(&shm->lock);
 }
 
+/* Tells the rank whose message the operation passes on, should it see this one go. */
+static void count_passed(const struct op *op, uint32_t change)
+{
+    struct link *link = op->in.passed->link;
+    if (!link->error)
+        atomic_fetch_add(&link->ring.mine->passed, change);
+}
+
 void shm_over(struct shm *shm, struct op *op, int error)
 {
+    if (op->sends && op->in.passed)
+        count_passed(op, UINT32_MAX);
     op->status.error = error;
     op->in.next = NULL;
     *shm->over_end = op;
@@ -158,6 +168,8 @@ static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t 
     shm_lock(shm);
     struct link *link = shm->peers[op->peer];
     int sent = link->error ? shm_gone(shm, op->peer, -ECONNRESET) : link_send(link, op);
+    if (passed && sent == 0)
+        count_passed(op, 1);
     shm_unlock(shm);
     return sent;
 }
@@ -288,12 +300,26 @@ static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
 
 /* ---- lending ---- */
 
+/* The peer is told how many of the messages that it has in flight are views here. Before it is told that one is done,
+ * so that it never takes another one for it. */
+static void count_view(const struct message *message, uint32_t change)
+{
+    struct link *link = message->link;
+    if (!message->offered || link->error)
+        return;
+    atomic_fetch_add(&link->ring.mine->views, change);
+    link_wake(link);
+}
+
 static bool shm_lend(struct endpoint *endpoint, const struct taken *taken, const void **bytes)
 {
     struct shm *shm = endpoint->state;
     struct message *message = (struct message *)taken->native;
     shm_lock(shm);
-    message->step = message->bytes ? STEP_LENT : STEP_UNMATCHED;
+    if (message->bytes) {
+        message->step = STEP_LENT;
+        count_view(message, 1);
+    }
     shm_unlock(shm);
     *bytes = message->bytes;
     return message->bytes;
@@ -305,9 +331,25 @@ static void shm_give_back(struct endpoint *endpoint, const struct taken *taken)
     struct message *message = (struct message *)taken->native;
     struct link *link = message->link;
     shm_lock(shm);
+    if (message->step == STEP_LENT)
+        count_view(message, UINT32_MAX);
     shm_done(message);
     link_push(link);
     shm_unlock(shm);
+}
+
+/* No peer is believed more than what it was sent. */
+static long shm_viewed(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    long viewed = 0;
+    shm_lock(shm);
+    for (struct link *link = shm->links; link; link = link->next) {
+        uint32_t views = link->error || !link->greeted ? 0 : atomic_load(&link->ring.theirs->views);
+        viewed += views < link->offers.count ? views : link->offers.count;
+    }
+    shm_unlock(shm);
+    return viewed;
 }
 
 static int shm_send_lent(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
@@ -480,4 +522,5 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .receive_taken = shm_receive_taken,
                                         .lend = shm_lend,
                                         .give_back = shm_give_back,
+                                        .viewed = shm_viewed,
                                         .send_lent = shm_send_lent};

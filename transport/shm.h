@@ -23,7 +23,7 @@
 #include "transport/op.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 1" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 2" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,
@@ -181,6 +181,9 @@ int link_send(struct link *link, struct op *op);
 void link_answer(struct link *link, struct message *message, enum step step);
 
 /* ---- shm_lose.c ---- */
+
+/* This rank closes, and the peer still looks at messages: they stay as they are. */
+void link_abandon(struct link *link);
 
 /* The peer failed with `error`, or left in good order (`why` NULL): ends all that is in flight with it. Not for a
  * function that is at its lists. */

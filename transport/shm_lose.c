@@ -14,8 +14,10 @@ static void fail_receive(struct shm *shm, struct op *receive, int error)
     shm_over(shm, receive, error);
 }
 
+/* What the peer has passed on is looked at by others, whose word for having done it would have passed on, too. */
 static void lose_sends(struct link *link)
 {
+    bool passed = link->ring.theirs && atomic_load(&link->ring.theirs->passed);
     for (struct op *op = link->sends, *next; op; op = next) {
         next = op->in.next;
         if (!op->in.asked) /* others have been offered */
@@ -27,7 +29,10 @@ static void lose_sends(struct link *link)
         struct op *op = ids_find(&link->offers, id);
         if (op) {
             ids_drop(&link->offers, id);
-            shm_over(link->shm, op, link->error);
+            if (passed)
+                op_abandon(op, link->error);
+            else
+                shm_over(link->shm, op, link->error);
         }
     }
 }
@@ -78,6 +83,17 @@ static void lose_receives(struct shm *shm)
             continue;
         match_remove(&shm->queue, match);
         fail_receive(shm, op_of_match(match), error);
+    }
+}
+
+void link_abandon(struct link *link)
+{
+    for (uint32_t id = 0; id < link->offers.room; id++) {
+        struct op *op = ids_find(&link->offers, id);
+        if (op) {
+            ids_drop(&link->offers, id);
+            op_abandon(op, 0);
+        }
     }
 }
 

@@ -318,6 +318,7 @@ void shm_part(struct shm *shm)
     for (struct link *link; (link = shm->links);) {
         if (!link->error)
             atomic_store(&link->ring.mine->left, LEFT_ALL);
+        link_abandon(link);
         link_lose(link, -ECANCELED, NULL);
         shm->links = link->next;
         free(link->offers.all);

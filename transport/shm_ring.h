@@ -55,6 +55,8 @@ struct board {
     _Alignas(64) _Atomic uint32_t asleep; /* odd: wants to be woken, each time with another number */
     _Atomic uint32_t waits;               /* for room on this board */
     _Atomic uint32_t left;                /* enum left: nothing comes after what is here */
+    _Atomic uint32_t views;               /* of the peer's messages, with the program, */
+    _Atomic uint32_t passed;              /* and that others were shown, who may look at them when this one is gone */
     _Alignas(64) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];
     _Alignas(64) char letters[RING_LETTERS];
 };

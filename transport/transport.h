@@ -82,6 +82,9 @@ struct transport {
     /* Shows what was taken: *bytes may be read until give_back. False: not this one, it is still to be received. */
     bool (*lend)(struct endpoint *endpoint, const struct taken *taken, const void **bytes);
 
+    /* How many sends in flight were received already, and are only looked at. */
+    long (*viewed)(struct endpoint *endpoint);
+
     /* As `send`, of what is lent, which stays so until the operation is over. */
     int (*send_lent)(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
                      size_t length, int dst, int tag);

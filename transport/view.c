@@ -1,25 +1,11 @@
-/* SPDX-License-Identifier: MIT
- *
- * Views: received messages that are read where they are. A lease is one such message, until its view is released and no
- * operation that passes it on needs it. Leases are recycled and never freed, so that a stale view is known as one. */
+/* SPDX-License-Identifier: MIT */
 #include "transport/view.h"
 
 #include <stdlib.h>
 
+#include "core/clock.h"
 #include "core/stats.h"
 #include "transport/comm.h"
-
-struct lease {
-    zc_comm *comm;
-    struct lease *next; /* of the communicator's, all that there ever were */
-    bool out;           /* with the program, as the view of this turn */
-    uint64_t turn;
-    unsigned users; /* the view, sends; 0: free */
-    void *copy;     /* a buffer, or */
-    struct taken taken;
-    const void *data;
-    size_t length;
-};
 
 /* One user more than none. NULL with a message. */
 static struct lease *lease_new(zc_comm *comm)
@@ -123,6 +109,9 @@ int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm)
         return error;
     }
     lease->length = status.length;
+    lease->source = status.source;
+    lease->tag = status.tag;
+    lease->since = clock_coarse_ns();
     lease->turn++;
     lease->out = true;
     *view =

@@ -27,6 +27,14 @@
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \
     X(few_descriptors)                                                                                                 \
+    X(view_outlives_sender)                                                                                            \
+    X(view_outlives_copier)                                                                                            \
+    X(view_outlives_waiter)                                                                                            \
+    X(view_outlives_giver)                                                                                             \
+    X(flush_waits_for_receiver)                                                                                        \
+    X(view_outlives_passer)                                                                                            \
+    X(view_passed_on_ends)                                                                                             \
+    X(view_outlives_killed_passer)                                                                                     \
     X(most_views)                                                                                                      \
     X(idle_uses_no_processor)                                                                                          \
     X(descriptor_to_poll)                                                                                              \

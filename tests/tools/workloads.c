@@ -79,7 +79,15 @@ static void cache(void)
         CHECK_OK(zc_free(live[i]));
 }
 
-static void wait_for_input(void)
+static void await_input(void)
+{
+    puts("ready");
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
+}
+
+static void send_and_wait(void)
 {
     zc_comm *comm;
     CHECK_OK(zc_open("loop", NULL, &comm));
@@ -87,10 +95,23 @@ static void wait_for_input(void)
         CHECK_OK(zc_send_free(filled(100000), 100000, 0, 7, comm));
     CHECK_OK(zc_send_free(filled(1000000), 1000000, 0, 8, comm));
     filled(100000);
-    puts("ready");
-    fflush(stdout);
-    while (getchar() != EOF)
-        ;
+    await_input();
+}
+
+/* Looks at what it has sent itself. */
+static void view(void)
+{
+    zc_comm *comm;
+    zc_view views[3];
+    char *out = filled(500000);
+    CHECK_OK(zc_open("shm:view", NULL, &comm));
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(zc_send(out, 500000, 0, 9, comm));
+        CHECK_OK(zc_recv_view(&views[i], 0, 9, comm));
+    }
+    CHECK_OK(zc_release(&views[1]));
+    await_input();
+    CHECK_OK(zc_close(comm));
 }
 
 /* A page counts once, however often it is mapped. */
@@ -113,7 +134,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"cache", cache}, {"wait", wait_for_input}};
+    } workloads[] = {
+        {"multigrid", multigrid}, {"server", server}, {"cache", cache}, {"wait", send_and_wait}, {"view", view}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();

@@ -16,6 +16,7 @@
 #include "tools/zc/command.h"
 #include "transport/comm.h"
 #include "transport/op.h"
+#include "transport/view.h"
 
 enum {
     LIST_MOST = 1 << 20, /* a list that changes while it is read may never end */
@@ -111,29 +112,38 @@ static int fetch_entries(const struct process *process, const struct entry *from
 
 /* ---- who holds ---- */
 
-static struct holder *holder_of(struct view *view, int peer, int tag)
+static void add_message(struct holders *holders, int peer, int tag, uint64_t bytes, uint64_t since)
 {
     size_t i = 0;
-    while (i < view->holders && (view->holder[i].peer != peer || view->holder[i].tag != tag))
+    while (i < holders->count && (holders->all[i].peer != peer || holders->all[i].tag != tag))
         i++;
     if (i == HOLDERS_MOST)
         i--;
-    else if (i == view->holders)
-        view->holder[view->holders++] = (struct holder){.peer = peer, .tag = tag};
-    return &view->holder[i];
+    else if (i == holders->count)
+        holders->all[holders->count++] = (struct holder){.peer = peer, .tag = tag, .since = since};
+    struct holder *holder = &holders->all[i];
+    holder->count++;
+    holder->bytes += bytes;
+    if (since < holder->since)
+        holder->since = since;
 }
 
 /* Adds the sends of a backing's list of holds. Guards are holds, too, but not of an operation. */
-static void add_holders(const struct process *process, const struct hold *at, struct view *view)
+static void add_sends(const struct process *process, const struct hold *at, struct view *view)
 {
     struct op op;
-    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &op, sizeof op) == 0; i++, at = op.hold.next) {
-        if ((const void *)op.hold.rules != (const void *)op.comm)
-            continue;
-        struct holder *holder = holder_of(view, op.peer, op.tag);
-        holder->sends++;
-        holder->bytes += op.hold.length;
-    }
+    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &op, sizeof op) == 0; i++, at = op.hold.next)
+        if ((const void *)op.hold.rules == (const void *)op.comm)
+            add_message(&view->sends, op.peer, op.tag, op.hold.length, op.since);
+}
+
+static void add_views(const struct process *process, const zc_comm *comm, struct view *view)
+{
+    struct lease lease;
+    const struct lease *at = comm->leases;
+    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &lease, sizeof lease) == 0; i++, at = lease.next)
+        if (lease.out && !lease.copy)
+            add_message(&view->views, lease.source, lease.tag, lease.length, lease.since);
 }
 
 static int by_bytes(const void *a, const void *b)
@@ -167,7 +177,7 @@ static void look_at_slot(const struct process *process, const struct entry *entr
     pool->idle_protected += live && !in_flight && slot->guard_pages;
     pool->waste += !live && !in_flight;
     if (entry->backing.sends)
-        add_holders(process, entry->backing.sends, view);
+        add_sends(process, entry->backing.sends, view);
 }
 
 static int look_at_segment(const struct process *process, const struct arena *arena, const struct segment *segment,
@@ -230,10 +240,16 @@ static int by_slot_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void sort(struct holders *holders)
+{
+    qsort(holders->all, holders->count, sizeof holders->all[0], by_bytes);
+}
+
 int process_look(const struct process *process, struct view *view)
 {
     struct arena arena;
     struct zc_pool pool;
+    zc_comm comm;
     *view = (struct view){0};
     int error = fetch(process, atomic_load(&process->live->arena), &arena, sizeof arena);
     const struct zc_pool *at = atomic_load(&process->live->pools);
@@ -242,7 +258,14 @@ int process_look(const struct process *process, struct view *view)
         if (!error && pool.open)
             error = look_at_pool(process, &arena, &pool, view);
     }
+    const zc_comm *open = atomic_load(&process->live->comms);
+    for (int i = 0; open && !error && i < LIST_MOST; i++, open = comm.next) {
+        error = fetch(process, open, &comm, sizeof comm);
+        if (!error && comm.open)
+            add_views(process, &comm, view);
+    }
     qsort(view->pool, view->pools, sizeof view->pool[0], by_slot_size);
-    qsort(view->holder, view->holders, sizeof view->holder[0], by_bytes);
+    sort(&view->sends);
+    sort(&view->views);
     return error;
 }

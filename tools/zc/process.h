@@ -26,18 +26,23 @@ struct pool_view {
     uint64_t allocs, renamed, refills, fallbacks, over_cap;
 };
 
-/* Sends in flight to a rank with a tag, of all communicators. */
+/* Messages with a tag, of all communicators: in flight to a rank, or of a rank and lent to the program. */
 struct holder {
     int peer, tag;
-    size_t sends;
+    size_t count;
     uint64_t bytes;
+    uint64_t since; /* the oldest, by clock_coarse_ns */
+};
+
+struct holders {
+    size_t count;
+    struct holder all[HOLDERS_MOST]; /* that with most bytes first; the last may stand for many */
 };
 
 struct view {
     size_t pools;
     struct pool_view pool[POOLS_MOST]; /* by slot size */
-    size_t holders;
-    struct holder holder[HOLDERS_MOST]; /* that with most bytes first; the last may stand for many */
+    struct holders sends, views;
 };
 
 /* Finds its page. 0, or an exit status after it was said what is wrong. */

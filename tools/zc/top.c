@@ -73,14 +73,21 @@ static void print_pools(const struct view *view)
     printf("%s in slots\n", size_text(used));
 }
 
-static void print_holders(const struct view *view)
+/* A line; nothing where there is nothing, if that is how it usually is. */
+static void print_holders(const char *title, const char *what, const struct holders *holders, uint64_t now, bool usual)
 {
-    for (size_t i = 0; i < view->holders && i < HOLDERS_SHOWN; i++) {
-        const struct holder *holder = &view->holder[i];
-        printf("%s%s in %zu sends to rank %d, tag %d", i ? ", " : "in flight: ", size_text(holder->bytes),
-               holder->sends, holder->peer, holder->tag);
+    if (!holders->count && usual)
+        return;
+    printf("%s: ", title);
+    for (size_t i = 0; i < holders->count && i < HOLDERS_SHOWN; i++) {
+        const struct holder *holder = &holders->all[i];
+        uint64_t seconds = now > holder->since ? (now - holder->since) / 1000000000 : 0;
+        printf("%s%s in %zu %s rank %d, tag %d", i ? ", " : "", size_text(holder->bytes), holder->count, what,
+               holder->peer, holder->tag);
+        if (seconds)
+            printf(" (for %llu s)", (unsigned long long)seconds);
     }
-    puts(view->holders ? "" : "in flight: nothing");
+    puts(holders->count ? "" : "nothing");
 }
 
 /* Counts, or what they were a second since `before`. */
@@ -110,12 +117,26 @@ static void print_table(const struct process *process, const struct moment *now,
         puts(why_no_pools(now->error));
         return;
     }
-    print_holders(&now->view);
+    print_holders("in flight", "sends to", &now->view.sends, now->time, false);
+    print_holders("viewed", "messages of", &now->view.views, now->time, true);
     putchar('\n');
     print_pools(&now->view);
 }
 
 /* ---- JSON ---- */
+
+static void print_json_holders(const char *name, const char *what, const struct holders *holders,
+                               const struct moment *now)
+{
+    printf(",\n\"%s\": [", name);
+    for (size_t i = 0; i < holders->count && !now->error; i++) {
+        const struct holder *holder = &holders->all[i];
+        double seconds = now->time > holder->since ? (double)(now->time - holder->since) / 1e9 : 0;
+        printf("%s\n  {\"peer\": %d, \"tag\": %d, \"%s\": %zu, \"bytes\": %llu, \"seconds\": %.2f}", i ? "," : "",
+               holder->peer, holder->tag, what, holder->count, (unsigned long long)holder->bytes, seconds);
+    }
+    putchar(']');
+}
 
 static void print_json(const struct process *process, const struct moment *now)
 {
@@ -141,13 +162,9 @@ static void print_json(const struct process *process, const struct moment *now)
                (unsigned long long)pool->allocs, (unsigned long long)pool->renamed, (unsigned long long)pool->refills,
                (unsigned long long)pool->fallbacks, (unsigned long long)pool->over_cap);
     }
-    fputs("],\n\"holders\": [", stdout);
-    for (size_t i = 0; i < now->view.holders && !now->error; i++) {
-        const struct holder *holder = &now->view.holder[i];
-        printf("%s\n  {\"peer\": %d, \"tag\": %d, \"sends\": %zu, \"bytes\": %llu}", i ? "," : "", holder->peer,
-               holder->tag, holder->sends, (unsigned long long)holder->bytes);
-    }
     putchar(']');
+    print_json_holders("holders", "sends", &now->view.sends, now);
+    print_json_holders("viewed", "messages", &now->view.views, now);
     if (now->error) {
         fputs(",\n\"error\": ", stdout);
         print_quoted(why_no_pools(now->error));
@@ -218,8 +235,10 @@ const struct command command_top = {
     .arguments = "[--once] [--json] [--interval SECONDS] PID",
     .summary = "The pools and sends of a running process",
     .help =
-        "Shows, again and again until the process ends or Ctrl-C, what it sends in a second, who it is sent to, and\n"
-        "for each pool:\n\n"
+        "Shows, again and again until the process ends or Ctrl-C, what it sends in a second, who has not received it "
+        "or\n"
+        "looks at it, and for how long; whose messages it looks at itself (zc_recv_view) without a copy; and for each\n"
+        "pool:\n\n"
         "  slots      populated: what its memory is\n"
         "  live       with the program; peak: most that ever were; cap: most that may be\n"
         "  in flight  held by a send or a receive; freed ones are not live any more\n"
