@@ -42,8 +42,8 @@ size_t heap_class_size(size_t size)
     return class_pages(class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT)) << PAGE_SHIFT;
 }
 
-/* One `SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:small][:grow|:fallback|:fail]`; returns its end, or NULL with *bad at
- * the character that was not understood and *wanted saying what was. */
+/* One `SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:small][:grow|:fallback|:fail][:mprotect|:userfaultfd]`; returns its end, or
+ * NULL with *bad at the character that was not understood and *wanted saying what was. */
 static const char *parse_pool(const char *at, zc_pool_options *options, size_t *from, const char **bad,
                               const char **wanted)
 {
@@ -69,13 +69,16 @@ static const char *parse_pool(const char *at, zc_pool_options *options, size_t *
             const char *word;
             enum zc_huge huge;
             enum zc_full full;
-        } words[] = {{"huge", ZC_HUGE_ALWAYS, 0},
-                     {"small", ZC_HUGE_NEVER, 0},
-                     {"grow", 0, ZC_FULL_GROW},
-                     {"fallback", 0, ZC_FULL_FALLBACK},
-                     {"fail", 0, ZC_FULL_FAIL}};
+            enum zc_protect protect;
+        } words[] = {{"huge", ZC_HUGE_ALWAYS, 0, 0},
+                     {"small", ZC_HUGE_NEVER, 0, 0},
+                     {"grow", 0, ZC_FULL_GROW, 0},
+                     {"fallback", 0, ZC_FULL_FALLBACK, 0},
+                     {"fail", 0, ZC_FULL_FAIL, 0},
+                     {"mprotect", 0, 0, ZC_PROTECT_MPROTECT},
+                     {"userfaultfd", 0, 0, ZC_PROTECT_USERFAULTFD}};
         *bad = ++at;
-        *wanted = "from=SIZE, cap=N, huge, small, grow, fallback or fail";
+        *wanted = "from=SIZE, cap=N, huge, small, grow, fallback, fail, mprotect or userfaultfd";
         size_t length = strcspn(at, ":,"), i = 0;
         if (strncmp(at, "cap=", 4) == 0) {
             *bad = at += 4;
@@ -101,6 +104,7 @@ static const char *parse_pool(const char *at, zc_pool_options *options, size_t *
             return NULL;
         options->huge = words[i].huge ? words[i].huge : options->huge;
         options->full = words[i].full ? words[i].full : options->full;
+        options->protect = words[i].protect ? words[i].protect : options->protect;
         at += length;
     }
     *bad = at;

@@ -46,6 +46,22 @@ static inline void touch_stores_each(const struct iovec *iov, int n)
     touch_each(iov, n > 0 ? (size_t)n : 0, true);
 }
 
+static inline void touch_messages(const struct mmsghdr *messages, unsigned n, bool store)
+{
+    for (unsigned i = 0; i < n; i++)
+        touch_each(messages[i].msg_hdr.msg_iov, messages[i].msg_hdr.msg_iovlen, store);
+}
+
+static inline void touch_loads_messages(const struct mmsghdr *messages, unsigned n)
+{
+    touch_messages(messages, n, false);
+}
+
+static inline void touch_stores_messages(const struct mmsghdr *messages, unsigned n)
+{
+    touch_messages(messages, n, true);
+}
+
 /* The function of that name which this library hides. */
 void *touch_next(const char *name);
 

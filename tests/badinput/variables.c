@@ -140,6 +140,7 @@ Test(variables, malformed_pools)
         "64K:4:from=",
         "64K:4:from=65K",
         "64K:4:from=x",
+        "64K:4:userfault",
     };
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
@@ -157,6 +158,7 @@ Test(variables, well_formed_pools)
         "100K:2:cap=8:small:grow",
         "2M:0:huge",
         "64K:4:from=4K:cap=8,1M:1:from=0",
+        "64K:4:mprotect",
         "",
     };
 

@@ -53,6 +53,21 @@ void system_calls(void)
     CHECK_PATTERN(buf, SIZE, 2);
     done(buf, 2);
 
+    /* Two messages at once, each in two parts. */
+    int packets[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, packets) == 0);
+    buf = guarded(6);
+    struct mmsghdr both[2] = {
+        {.msg_hdr = {.msg_iov = (struct iovec[]){{out, 100}, {out + 100, 20000}}, .msg_iovlen = 2}},
+        {.msg_hdr = {.msg_iov = (struct iovec[]){{out + 20100, SIZE - 20100}}, .msg_iovlen = 1}}};
+    CHECK(sendmmsg(packets[0], both, 2, 0) == 2);
+    both[0].msg_hdr.msg_iov = (struct iovec[]){{buf, 100}, {buf + 100, 20000}};
+    both[1].msg_hdr.msg_iov = (struct iovec[]){{buf + 20100, SIZE - 20100}};
+    CHECK(recvmmsg(packets[1], both, 2, 0, NULL) == 2);
+    CHECK(both[0].msg_len == 20100 && both[1].msg_len == SIZE - 20100);
+    CHECK_PATTERN(buf, SIZE, 100);
+    done(buf, 6);
+
     FILE *file = tmpfile();
     buf = guarded(3);
     CHECK(pwrite(fileno(file), out, SIZE, 0) == SIZE);
