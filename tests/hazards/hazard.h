@@ -101,6 +101,10 @@ DEADLY(HAZARD_DECLARE)
 #define MIB (KIB * 1024)
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+/* What a core must hold, and how often. */
+enum { CORE_WORDS = 8192 };
+#define CORE_WORD UINT64_C(0x7a6320636f726521)
+
 /* "loop", to oneself, with each send protected. How conflicts end and what completion does are taken from
  * ZC_CONFLICT and ZC_RELEASE, so that hazards.c can run a hazard over all of them. */
 zc_comm *open_self(void);

@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +67,33 @@ static void remove_all(const char *folder)
     CHECK(chdir("/") == 0 && rmdir(folder) == 0);
 }
 
+/* A buffer in flight is in the core, from its user mapping, and only once. */
+static void expect_buffer(const char *core)
+{
+    FILE *file = fopen(core, "r");
+    size_t found = 0;
+
+    CHECK(file);
+    for (uint64_t word; fread(&word, sizeof word, 1, file) == 1;)
+        found += word == CORE_WORD;
+    fclose(file);
+    CHECKF(found >= CORE_WORDS && found < 2 * CORE_WORDS, "%zu words of %d are in %s", found, CORE_WORDS, core);
+}
+
+/* The core is found under this name, unless the system puts it elsewhere. */
+static const char *core_name(void)
+{
+    static char name[256];
+    DIR *dir = opendir(".");
+
+    CHECK(dir);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (strncmp(entry->d_name, "core", 4) == 0)
+            snprintf(name, sizeof name, "%s", entry->d_name);
+    closedir(dir);
+    return *name ? name : NULL;
+}
+
 /* A foreign SIGSEGV ends the process as it would without zc: by the signal, and with a core where the
  * system makes one. */
 Test(deadly, without_handler)
@@ -76,9 +104,15 @@ Test(deadly, without_handler)
     CHECK(mkdtemp(folder) && chdir(folder) == 0);
     run(&without, "dies_without_zc", NULL);
     expect_signal(&without, SIGSEGV);
+    if (core_name())
+        CHECK(unlink(core_name()) == 0);
     run(&with, "dies_without_handler", NULL);
     expect_signal(&with, SIGSEGV);
     CHECK(!WCOREDUMP(without.status) == !WCOREDUMP(with.status));
+    if (core_name())
+        expect_buffer(core_name());
+    else
+        fprintf(stderr, "no core in the folder of the process: what it holds is not looked at\n");
     remove_all(folder);
 }
 

@@ -263,9 +263,13 @@ static void allow_core(void)
 void hazard_dies_without_handler(void)
 {
     zc_comm *comm = open_self();
+    uint64_t *buffer = ALLOC(CORE_WORDS * sizeof *buffer);
 
     allow_core();
     own_faults(comm);
+    for (int i = 0; i < CORE_WORDS; i++)
+        buffer[i] = CORE_WORD;
+    CHECK_OK(zc_send(buffer, CORE_WORDS * sizeof *buffer, 0, 1, comm));
     *(volatile char *)foreign_page() = 1;
 }
 
