@@ -107,10 +107,11 @@ void op_received(struct op *op, int source, int tag, size_t length, int error)
 {
     bool named = op->hold.named;
     op->status = (zc_status){.source = source, .tag = tag, .length = length, .error = error};
-    /* A truncated message has landed as far as it goes. */
-    bool freed = op->hold.slot && hold_landed(&op->hold, length, error);
-    if (!named)
-        atomic_store_explicit(&op->phase, OP_OVER, memory_order_release); /* zc_recv waits for it, and frees it */
-    else if (freed)
-        op_free(op);
+    if (!named) { /* zc_recv waits for it, and frees it */
+        if (op->hold.slot)
+            hold_done(&op->hold, error ? 0 : length);
+        atomic_store_explicit(&op->phase, OP_OVER, memory_order_release);
+    } else if (op->hold.slot && hold_landed(&op->hold, length, error)) {
+        op_free(op); /* its buffer was freed, and nobody will ask */
+    }
 }

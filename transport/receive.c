@@ -43,8 +43,6 @@ static int finish(struct op *op, const char *call, zc_status *status)
     struct waiting waiting = {0};
     while (!op_over(op))
         comm_poll_waiting(comm, op, &waiting);
-    if (op->hold.slot)
-        hold_withdraw(&op->hold);
     zc_status result = op->status;
     op_free(op);
     if (status)

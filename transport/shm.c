@@ -56,10 +56,12 @@ void shm_unlock(struct shm *shm)
 {
     struct op *over = shm->over;
     struct message *landing = shm->landing;
+    bool happened = shm->happened || over;
     shm->over = NULL;
     shm->over_end = &shm->over;
     shm->landing = NULL;
     shm->landing_end = &shm->landing;
+    shm->happened = false;
     lock_drop(&shm->lock);
     /* An operation may be used for another one as soon as it was told. */
     for (struct op *op = over, *next; op; op = next) {
@@ -70,7 +72,7 @@ void shm_unlock(struct shm *shm)
         else
             op_received(op, status.source, status.tag, status.length, status.error);
     }
-    if (over)
+    if (happened)
         shm_happened(shm);
     if (landing)
         land(shm, landing);
@@ -242,9 +244,8 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
         shm_attend(shm);
     if (shm->watched)
         shm_doze(shm);
+    shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */
     shm_unlock(shm);
-    if (any || attend)
-        shm_happened(shm); /* a thread that sleeps may wait for just this message, or its packet */
 }
 
 /* ---- probing ---- */

@@ -126,7 +126,8 @@ struct shm {
     _Atomic uint32_t followers;             /* and these wait for what it finds */
     uint32_t sleeps;                        /* the number of the last */
     _Atomic uint32_t events;                /* futex: operations have ended since it was looked at */
-    struct op *over, **over_end;            /* operations that are to be told when the lock is dropped */
+    bool happened;                          /* something has, and threads that sleep are to be told, */
+    struct op *over, **over_end;            /* as are operations that are over, when the lock is dropped */
     struct message *landing, **landing_end; /* messages to be copied then */
     struct shm *next;                       /* of the process, for its children */
 };

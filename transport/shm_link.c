@@ -120,6 +120,7 @@ static void push_waiting(struct link *link)
 void link_push(struct link *link)
 {
     struct board *mine = link->ring.mine;
+    uint64_t before = link->ring.put;
     if (link->error || !link->greeted)
         return;
     push_waiting(link);
@@ -128,7 +129,8 @@ void link_push(struct link *link)
         atomic_store(&mine->waits, waits);
         push_waiting(link); /* room that came before the peer could know */
     }
-    link_wake(link);
+    if (link->ring.put != before)
+        link_wake(link);
 }
 
 int link_send(struct link *link, struct op *op)
