@@ -70,6 +70,7 @@ const struct variant variant_zc_inplace = {
 
 const struct variant variant_zc_view = {
     .name = "zc-view",
+    .put = PUT_STRAIGHT,
     .help = "as zc-inplace, and clients read values by zc_recv_view: over shm, where the server has them",
     .zc = true,
     .view = true,
