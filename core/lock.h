@@ -12,8 +12,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "core/sys.h"
-
 typedef struct lock {
     _Atomic uint32_t word;
 } lock;
@@ -27,13 +25,17 @@ static inline void cpu_relax(void)
 
 #define LOCK_ASLEEP 0x80000000u
 
+/* This thread, or 0 until it is known. Initial-exec, so that the first access in a handler allocates nothing. */
+extern _Thread_local uint32_t lock_known_self __attribute__((tls_model("initial-exec")));
+
+/* What is rare, out of the way of what is not. */
+uint32_t lock_learn_self(void) __attribute__((cold));
+void lock_wait(lock *l) __attribute__((cold)); /* takes it when it comes free */
+void lock_wake(lock *l) __attribute__((cold)); /* whoever sleeps on it */
+
 static inline uint32_t lock_self(void)
 {
-    /* Initial-exec, so that the first access in a handler allocates nothing. */
-    static _Thread_local __attribute__((tls_model("initial-exec"))) uint32_t self;
-    if (!self)
-        self = (uint32_t)sys_tid();
-    return self;
+    return lock_known_self ? lock_known_self : lock_learn_self();
 }
 
 static inline bool lock_try_as(lock *l, uint32_t owner)
@@ -49,26 +51,14 @@ static inline bool lock_try(lock *l)
 
 static inline void lock_take(lock *l)
 {
-    if (lock_try(l))
-        return;
-    for (int spin = 0; spin < 100; spin++) {
-        cpu_relax();
-        if (lock_try(l))
-            return;
-    }
-    while (!lock_try_as(l, lock_self() | LOCK_ASLEEP)) {
-        uint32_t now = atomic_load_explicit(&l->word, memory_order_relaxed);
-        if (now &&
-            (now & LOCK_ASLEEP || atomic_compare_exchange_strong_explicit(&l->word, &now, now | LOCK_ASLEEP,
-                                                                          memory_order_relaxed, memory_order_relaxed)))
-            futex_wait(&l->word, now | LOCK_ASLEEP, UINT64_MAX);
-    }
+    if (!lock_try(l))
+        lock_wait(l);
 }
 
 static inline void lock_drop(lock *l)
 {
     if (atomic_exchange_explicit(&l->word, 0, memory_order_release) & LOCK_ASLEEP)
-        futex_wake(&l->word);
+        lock_wake(l);
 }
 
 /* Does this thread have it? */
