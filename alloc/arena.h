@@ -72,6 +72,15 @@ static inline struct entry *arena_entry(const char *user)
     return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
 }
 
+/* The live slot that starts at `p`, or NULL. Only entries of slots are ever live, so that none need be looked for. */
+static inline struct slot *arena_live(const void *p)
+{
+    if (!arena_has(p) || (uintptr_t)p % PAGE_BYTES != 0)
+        return NULL;
+    struct slot *slot = &arena_entry(p)->slot;
+    return slot_is(slot, SLOT_LIVE) ? slot : NULL;
+}
+
 /* The end of a list of slots: no slot has this id, since the arena has fewer pages. */
 static const uint32_t NONE = UINT32_MAX;
 

@@ -224,16 +224,7 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
 
 struct slot *slot_find(const void *p)
 {
-    const char *user = p;
-    if (!arena_has(user))
-        return NULL;
-    struct segment *segment = arena_segment(user);
-    if (!segment)
-        return NULL;
-    size_t offset = (size_t)(user - segment->user);
-    uint32_t index = (uint32_t)(offset >> PAGE_SHIFT) / (uint32_t)(segment->stride >> PAGE_SHIFT);
-    if (index >= atomic_load_explicit(&segment->carved, memory_order_acquire) ||
-        offset - index * segment->stride >= segment->slot_size)
-        return NULL;
-    return segment_slot(segment, index);
+    size_t offset;
+    const struct segment *segment = segment_find(p);
+    return segment ? segment_slot_at(segment, p, &offset) : NULL;
 }

@@ -74,6 +74,23 @@ static inline uint32_t segment_index(const struct segment *segment, const struct
 /* The next mapped segment from granule *i of the arena on, with *i behind it; NULL if there is none. */
 struct segment *segment_next(size_t *i);
 
+/* The segment of the application's address `p`, or NULL. */
+static inline struct segment *segment_find(const void *p)
+{
+    return arena_has(p) ? arena_segment(p) : NULL;
+}
+
+/* The slot of the segment that `p` lies in, *offset bytes from its start; NULL between slots and past the last. */
+static inline struct slot *segment_slot_at(const struct segment *segment, const void *p, size_t *offset)
+{
+    size_t at = (size_t)((const char *)p - segment->user);
+    uint32_t index = (uint32_t)(at >> PAGE_SHIFT) / (uint32_t)(segment->stride >> PAGE_SHIFT);
+    *offset = at - index * segment->stride;
+    if (index >= atomic_load_explicit(&segment->carved, memory_order_acquire) || *offset >= segment->slot_size)
+        return NULL;
+    return segment_slot(segment, index);
+}
+
 /* The slot of the application's address `p`, or NULL. */
 struct slot *slot_find(const void *p);
 

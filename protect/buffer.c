@@ -123,21 +123,20 @@ static struct slot *slot_of(const void *ptr, const char *call)
     return NULL;
 }
 
-/* Frees what others may be at, or what is no live slot. */
-static int free_locked(void *ptr)
+static int no_buffer(void)
 {
-    if (fallback_free(ptr))
-        return 0;
-    struct slot *slot = slot_of(ptr, "zc_free");
-    struct backing *backing = slot ? slot_lock(slot) : NULL;
-    if (slot && !slot_is(slot, SLOT_LIVE)) {
+    error_print();
+    return -EINVAL;
+}
+
+/* Frees a slot that others may be at. */
+static int free_locked(struct slot *slot)
+{
+    struct backing *backing = slot_lock(slot);
+    if (!slot_is(slot, SLOT_LIVE)) {
         slot_unlock(backing);
-        slot = NULL;
-        error_say("zc_free: the buffer at %p is not live: freed twice?", ptr);
-    }
-    if (!slot) {
-        error_print();
-        return -EINVAL;
+        error_say("zc_free: the buffer at %p is not live: freed twice?", (void *)slot_user(slot));
+        return no_buffer();
     }
     if (slot_pool(slot)->debug)
         debug_given(slot);
@@ -151,10 +150,15 @@ int zc_free(void *ptr)
     if (!ptr || arena.forked)
         return 0;
     trace(TRACE_FREE, ptr, 0);
-    /* Only entries of slots are ever live, so none need be looked for. */
-    struct slot *slot = arena_has(ptr) && (uintptr_t)ptr % PAGE_BYTES == 0 ? &arena_entry(ptr)->slot : NULL;
-    if (!slot || !slot_is_private(slot))
-        return free_locked(ptr);
+    struct slot *slot = arena_live(ptr);
+    if (!slot) {
+        if (fallback_free(ptr))
+            return 0;
+        slot = slot_of(ptr, "zc_free");
+        return slot ? free_locked(slot) : no_buffer();
+    }
+    if (!slot_is_private(slot))
+        return free_locked(slot);
     slot_become(slot, SLOT_FREE);
     cache_give(slot);
     return 0;

@@ -3,19 +3,30 @@
 
 #include "core/error.h"
 
-int range_find(const void *ptr, size_t length, const char *call, struct range *range)
+/* Whose start is not `ptr`. */
+static int find_inside(const void *ptr, size_t length, const char *call, struct range *range)
 {
-    struct slot *slot = slot_find(ptr);
-    *range = (struct range){.slot = slot};
-    if (!slot)
+    const struct segment *segment = segment_find(ptr);
+    *range = (struct range){0};
+    range->slot = segment ? segment_slot_at(segment, ptr, &range->offset) : NULL;
+    if (!range->slot)
         return 0;
-    if (!slot_is(slot, SLOT_LIVE))
+    range->left = segment->slot_size - range->offset;
+    if (!slot_is(range->slot, SLOT_LIVE))
         return fail(-EINVAL, "%s: %p is in a buffer that is not live: freed?", call, ptr);
-    range->offset = (size_t)((const char *)ptr - slot_user(slot));
-    range->left = slot_segment(slot)->slot_size - range->offset;
     if (length > range->left)
         return fail(-EINVAL, "%s: %zu bytes from %p end past the buffer, which has %zu left there", call, length, ptr,
                     range->left);
+    return 0;
+}
+
+int range_find(const void *ptr, size_t length, const char *call, struct range *range)
+{
+    struct slot *slot = arena_live(ptr);
+    size_t size = slot ? slot_segment(slot)->slot_size : 0;
+    if (!slot || length > size)
+        return find_inside(ptr, length, call, range);
+    *range = (struct range){.slot = slot, .left = size};
     return 0;
 }
 
