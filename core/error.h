@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* Sets the thread's message. */
-void error_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void error_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2)));
 
 /* The same, as the value to return: `error`, a negative errno; a macro so that compilers see that it is one. */
 #define fail(error, ...) (error_say(__VA_ARGS__), (error))

@@ -99,7 +99,7 @@ int zc_write(void *dst, const void *src, size_t n)
 static int guard_stores(struct hold *hold, size_t size, const char **wire)
 {
     bool again = false;
-    while (hold_send(hold, wire) == SEND_COPY) {
+    while (!(*wire = hold_send(hold))) {
         struct backing *backing = slot_lock(hold->slot);
         bool closed = slot_closed(hold->slot), awaited = hold->slot->awaited, pinned = hold->slot->pinned;
         slot_unlock(backing);

@@ -9,15 +9,10 @@
 #include "core/options.h"
 #include "protect/maps.h"
 
-static const struct backend *const backends[] = {
+const struct backend *const backends[] = {
     [ZC_PROTECT_MPROTECT] = &mprotect_backend,
     [ZC_PROTECT_USERFAULTFD] = &userfaultfd_backend,
 };
-
-const struct backend *backend_of(const struct zc_pool *pool)
-{
-    return backends[pool->protect];
-}
 
 int backend_choose(struct zc_pool *pool, enum zc_protect wanted)
 {

@@ -21,8 +21,12 @@ struct backend {
 };
 
 extern const struct backend mprotect_backend, userfaultfd_backend;
+extern const struct backend *const backends[]; /* by enum zc_protect */
 
-const struct backend *backend_of(const struct zc_pool *pool);
+static inline const struct backend *backend_of(const struct zc_pool *pool)
+{
+    return backends[pool->protect];
+}
 
 /* Chooses one for a pool: as `wanted` says, or else as ZC_PROTECT, or another if that cannot be had. 0 or -errno with a
  * message. */

@@ -88,8 +88,17 @@ static void sight(const struct slot *slot, const struct backing *backing, const 
         abort();
 }
 
+static bool any_lent(const struct hold *hold)
+{
+    while (hold && !hold->rules->lent)
+        hold = hold->next;
+    return hold;
+}
+
 void conflict_freed(const struct slot *slot, const struct backing *backing)
 {
+    if (!any_lent(slot->receives) && !any_lent(backing->sends))
+        return;
     struct conflict all = {.length = slot_segment(slot)->slot_size, .store = true};
     sight(slot, backing, &all, true);
 }

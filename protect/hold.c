@@ -15,50 +15,57 @@
 
 /* ---- what a rename needs ---- */
 
-static int rename_claim(const struct slot *slot)
-{
-    return backend_of(slot_pool(slot))->rename;
-}
-
 static void unreserve(struct slot *slot)
 {
     if (!slot->reserved)
         return;
+    struct zc_pool *pool = slot_pool(slot);
     slot->reserved = false;
-    maps_unclaim(rename_claim(slot));
-    pool_unclaim(slot_pool(slot));
+    maps_unclaim(backend_of(pool)->rename);
+    pool_unclaim(pool);
 }
 
-/* A claim on a spare, made before the slot was locked or, if one is there, now. */
-static bool claim_now(struct zc_pool *pool, bool *claimed)
+/* Claims a spare. Growing the pool for it may take long, and is done without the slot's lock: returns with it taken
+ * again, and then everything about the slot may have changed. */
+static struct backing *claim(struct slot *slot, struct backing *backing, bool *claimed)
 {
-    if (!*claimed)
-        *claimed = pool_try_claim(pool);
-    return *claimed;
-}
-
-/* Growing the pool for a claim may take long, so it is done without the slot's lock. Returns with it taken
- * again; everything about the slot may have changed. */
-static struct backing *claim_unlocked(struct slot *slot, struct backing *backing, bool *claimed)
-{
+    struct zc_pool *pool = slot_pool(slot);
+    *claimed = pool_try_claim(pool);
+    if (*claimed)
+        return backing;
     slot_unlock(backing);
-    *claimed = pool_claim(slot_pool(slot)) == 0;
+    *claimed = pool_claim(pool) == 0;
     return slot_lock(slot);
 }
 
-/* Reserves what renaming the slot needs, if it can be had. Returns with the lock taken, perhaps anew. */
-static struct backing *reserve(struct slot *slot, struct backing *backing)
+/* A claimed spare, and mappings to go with it; or neither. */
+static void reserve_with(struct slot *slot, struct zc_pool *pool)
+{
+    slot->reserved = maps_claim(backend_of(pool)->rename);
+    if (!slot->reserved)
+        pool_unclaim(pool);
+}
+
+/* Reserves what renaming the slot needs, if it is there. */
+static bool reserve_now(struct slot *slot)
 {
     struct zc_pool *pool = slot_pool(slot);
-    bool claimed = false;
-    if (!slot->reserved && !claim_now(pool, &claimed))
-        backing = claim_unlocked(slot, backing, &claimed);
-    if (!slot->reserved && claimed && maps_claim(rename_claim(slot))) {
-        slot->reserved = true;
-        claimed = false;
-    }
-    if (claimed)
-        pool_unclaim(pool);
+    if (!slot->reserved && pool_try_claim(pool))
+        reserve_with(slot, pool);
+    return slot->reserved;
+}
+
+/* The same, if it can be had at all. Returns with the lock taken, perhaps anew. */
+static struct backing *reserve(struct slot *slot, struct backing *backing)
+{
+    bool claimed;
+    if (slot->reserved)
+        return backing;
+    backing = claim(slot, backing, &claimed);
+    if (claimed && slot->reserved)
+        pool_unclaim(slot_pool(slot));
+    else if (claimed)
+        reserve_with(slot, slot_pool(slot));
     return backing;
 }
 
@@ -88,24 +95,14 @@ static void unlink_hold(struct hold *hold)
         hold->next->link = hold->link;
 }
 
-static void link_send(struct hold *hold, struct backing *backing, bool guarded)
+/* Takes a send hold; where to send from. */
+static const char *link_send(struct hold *hold, struct backing *backing, bool guarded)
 {
     hold->backing = backing;
     hold->guarded = guarded;
     slot_share(hold->slot);
     insert(&backing->sends, hold);
-}
-
-static bool policy_allows(struct zc_pool *pool, struct slot *slot, const struct hold *hold)
-{
-    switch (hold->rules->policy) {
-    case ZC_POLICY_COPY:
-        return false;
-    case ZC_POLICY_PROTECT:
-        return true;
-    default:
-        return policy_protects(pool, slot, hold->length);
-    }
+    return backing_wire(backing) + hold->offset;
 }
 
 bool slot_closed(const struct slot *slot)
@@ -116,74 +113,92 @@ bool slot_closed(const struct slot *slot)
     return false;
 }
 
-static bool protectable(const struct hold *hold)
+static bool protectable(const struct slot *slot)
 {
-    const struct slot *slot = hold->slot;
     return !slot->pinned && !slot->awaited && !slot_closed(slot);
 }
 
-/* Protects the slot for a send that may be held, the slot being reserved. */
-static enum send_way guard_send(const struct hold *hold)
+static inline bool guarded_already(const struct hold *hold)
 {
-    struct slot *slot = hold->slot;
-    uint32_t first = hold_first_page(hold), end = hold_end_page(hold);
-    if (pages_guarded(slot, first, end)) {
-        policy_resent(slot);
-        return SEND_FREE;
-    }
-    if (!pages_guard(slot, first, end - first, PROT_READ))
-        return SEND_COPY;
-    policy_protected(slot);
-    return SEND_PROTECTED;
+    return pages_guarded(hold->slot, hold_first_page(hold), hold_end_page(hold));
 }
 
-enum send_way hold_send(struct hold *hold, const char **wire)
+/* Holds what is protected already, by a few instructions. NULL: that takes the long way. */
+static const char *hold_again(struct hold *hold)
 {
     struct slot *slot = hold->slot;
-    struct zc_pool *pool = slot_pool(slot);
     struct backing *backing = slot_lock_briefly(slot);
-    enum send_way way = SEND_COPY;
-    if (protectable(hold) && hold->rules->policy != ZC_POLICY_COPY &&
-        (pages_guarded(slot, hold_first_page(hold), hold_end_page(hold)) || policy_allows(pool, slot, hold))) {
+    const char *wire = NULL;
+    if (guarded_already(hold) && protectable(slot) && hold->rules->policy != ZC_POLICY_COPY && reserve_now(slot)) {
+        policy_resent(slot);
+        hold->resent = true;
+        wire = link_send(hold, backing, true);
+    }
+    lock_drop(&backing->lock);
+    return wire;
+}
+
+static bool worth_holding(const struct hold *hold)
+{
+    switch (hold->rules->policy) {
+    case ZC_POLICY_COPY:
+        return false;
+    case ZC_POLICY_PROTECT:
+        return true;
+    default:
+        return guarded_already(hold) || policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
+    }
+}
+
+/* Protects the slot for a send that may be held, the slot being reserved. */
+static bool guard_send(struct hold *hold)
+{
+    struct slot *slot = hold->slot;
+    uint32_t first = hold_first_page(hold);
+    hold->resent = guarded_already(hold);
+    if (hold->resent) {
+        policy_resent(slot);
+        return true;
+    }
+    if (!pages_guard(slot, first, hold_end_page(hold) - first, PROT_READ))
+        return false;
+    policy_protected(slot);
+    return true;
+}
+
+const char *hold_send(struct hold *hold)
+{
+    const char *wire = hold_again(hold);
+    if (wire)
+        return wire;
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock_briefly(slot);
+    if (protectable(slot) && worth_holding(hold)) {
         backing = reserve(slot, backing);
-        if (slot->reserved && protectable(hold))
-            way = guard_send(hold);
-        if (way == SEND_COPY)
+        if (slot->reserved && protectable(slot) && guard_send(hold))
+            wire = link_send(hold, backing, true);
+        else
             count(unreserved);
-        if (way == SEND_COPY && !backing->sends)
+        if (!backing->sends)
             unreserve(slot);
     }
-    if (way != SEND_COPY) {
-        hold->resent = way == SEND_FREE;
-        link_send(hold, backing, true);
-        *wire = backing_wire(backing) + hold->offset;
-    }
     slot_unlock(backing);
-    return way;
+    return wire;
 }
 
 const char *hold_send_given(struct hold *hold)
 {
     struct backing *backing = slot_lock(hold->slot);
-    const char *wire = NULL;
-    if (!slot_receiving(hold->slot)) {
-        link_send(hold, backing, false);
-        wire = backing_wire(backing) + hold->offset;
-    }
+    const char *wire = slot_receiving(hold->slot) ? NULL : link_send(hold, backing, false);
     slot_unlock(backing);
     return wire;
 }
 
 const char *hold_send_tentative(struct hold *hold)
 {
-    struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock_briefly(slot);
-    const char *wire = NULL;
-    if (protectable(hold)) {
-        link_send(hold, backing, false);
-        wire = backing_wire(backing) + hold->offset;
-    }
-    slot_unlock(backing);
+    struct backing *backing = slot_lock_briefly(hold->slot);
+    const char *wire = protectable(hold->slot) ? link_send(hold, backing, false) : NULL;
+    lock_drop(&backing->lock);
     return wire;
 }
 
@@ -194,7 +209,7 @@ bool hold_send_keep(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = reserve(slot, slot_lock(slot));
     if (backing == hold->backing && slot->reserved) {
-        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold) != SEND_COPY;
+        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold);
         if (!hold->guarded) {
             slot_rename(slot, backing);
             return true;
@@ -327,8 +342,8 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     hold->guarded = guarded;
 
     struct backing *backing = slot_lock(slot);
-    if (backing->sends && !claim_now(pool, &claimed))
-        backing = claim_unlocked(slot, backing, &claimed);
+    if (backing->sends)
+        backing = claim(slot, backing, &claimed);
     int error = replace(hold, &dropped);
     if (!error && backing->sends) {
         if (claimed)
@@ -453,7 +468,7 @@ void hold_report(struct hold *hold, struct backing *backing)
 
 bool slot_can_rename(const struct slot *slot)
 {
-    int more = MAPS_RENAME - rename_claim(slot); /* not claimed before */
+    int more = MAPS_RENAME - backend_of(slot_pool(slot))->rename; /* not claimed before */
     if (!slot->reserved || slot->pinned || !maps_claim(more))
         return false;
     maps_unclaim(more);
@@ -467,7 +482,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     struct slot *spare = pool_pop(pool);
     struct backing *fresh = exchange_backings(slot, backing, spare, 0, 0);
     slot->reserved = false; /* spent */
-    maps_unclaim(rename_claim(slot));
+    maps_unclaim(backend_of(pool)->rename);
     slot_settle(slot, fresh);
     slot->awaited = slot->awaited && slot_receiving(slot);
     slot_announce(slot);

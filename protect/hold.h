@@ -80,15 +80,9 @@ static inline bool hold_closed(const struct hold *receive)
 
 /* ---- sends ---- */
 
-enum send_way {
-    SEND_COPY,      /* not held: copy the bytes by hold_copy_out and send those */
-    SEND_PROTECTED, /* held, by a system call */
-    SEND_FREE       /* held, without one */
-};
-
-/* Decides for `hold`, whose slot, offset, length and rules are set, and takes it unless it says SEND_COPY.
- * *wire is then where to send from. */
-enum send_way hold_send(struct hold *hold, const char **wire);
+/* Decides for `hold`, whose slot, offset, length and rules are set: takes it, and says where to send from; its `resent`
+ * says whether that took no system call. NULL: not held, copy the bytes by hold_copy_out and send those. */
+const char *hold_send(struct hold *hold);
 
 /* Takes a send hold without a guard, for a buffer that the caller gives up, and says where to send from. NULL if
  * receives are in flight: then copy. */

@@ -138,8 +138,9 @@ int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_l
         from = hold_send_given(hold);
         error = from ? 0 : keep_pages(hold, range.offset + range.left, &kept);
         from = from ? from : kept;
-    } else if (!from && hold_send(hold, &from) == SEND_COPY) {
-        error = lend_copy(loan, &from);
+    } else if (!from) {
+        from = hold_send(hold);
+        error = from ? 0 : lend_copy(loan, &from);
     }
     if (!error)
         *wire = from;

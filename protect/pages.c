@@ -10,17 +10,6 @@
 
 enum { CHECK_EVERY = 64 }; /* protections: whether the handler is still in place */
 
-uint32_t hold_first_page(const struct hold *hold)
-{
-    return (uint32_t)(hold->offset >> PAGE_SHIFT) + hold->head_open;
-}
-
-uint32_t hold_end_page(const struct hold *hold)
-{
-    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
-    return (uint32_t)(end >> PAGE_SHIFT) - hold->tail_open;
-}
-
 static bool covers_page(const struct hold *hold, uint32_t page)
 {
     return hold->guarded && hold_first_page(hold) <= page && page < hold_end_page(hold);
@@ -29,10 +18,11 @@ static bool covers_page(const struct hold *hold, uint32_t page)
 void slot_announce(struct slot *slot)
 {
     atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
+    if (!slot->awaited)
+        return;
+    futex_wake(&slot->event);
     const struct backend *backend = backend_of(slot_pool(slot));
-    if (slot->awaited)
-        futex_wake(&slot->event);
-    if (slot->awaited && backend->announce)
+    if (backend->announce)
         backend->announce();
 }
 
@@ -102,11 +92,6 @@ bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
     if (error) /* it may have got half-way */
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
     return !error;
-}
-
-bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
-{
-    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
 }
 
 /* The laxest protection that the holds on a page allow; the same is true up to *end. */

@@ -9,14 +9,25 @@
 #include "protect/hold.h"
 
 /* Pages of the slot that the hold needs: from the first to before the end, which may be lower where it needs none. */
-uint32_t hold_first_page(const struct hold *hold);
-uint32_t hold_end_page(const struct hold *hold);
+static inline uint32_t hold_first_page(const struct hold *hold)
+{
+    return (uint32_t)(hold->offset >> PAGE_SHIFT) + hold->head_open;
+}
+
+static inline uint32_t hold_end_page(const struct hold *hold)
+{
+    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
+    return (uint32_t)(end >> PAGE_SHIFT) - hold->tail_open;
+}
 
 /* Protects pages and adds them to the guard. False where mappings have run out. */
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
 
 /* Is every page from `first` to before `end` protected? */
-bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end);
+static inline bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
+{
+    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
+}
 
 /* Puts a page back that is not in the user mapping, as protected as its holds need. */
 void pages_show(struct slot *slot, uint32_t page);

@@ -120,7 +120,7 @@ int zc_fd(zc_comm *comm)
 
 /* ---- checks ---- */
 
-int comm_check(const zc_comm *comm, const char *call)
+int comm_examine(const zc_comm *comm, const char *call)
 {
     if (!comm)
         return fail(-EINVAL, "%s: the communicator is NULL", call);
@@ -136,19 +136,19 @@ int comm_check(const zc_comm *comm, const char *call)
 
 static int check_tag(const zc_comm *comm, const char *call, int tag)
 {
-    if (tag < 0 || tag > comm->endpoint.tag_most)
+    if (!comm_has_tag(comm, tag))
         return fail(-EINVAL, "%s: tag %d, expected 0..%d", call, tag, comm->endpoint.tag_most);
     return 0;
 }
 
 static int check_peer(const zc_comm *comm, const char *call, int peer)
 {
-    if (peer < 0 || peer >= comm->endpoint.size)
+    if (!comm_has_peer(comm, peer))
         return fail(-EINVAL, "%s: rank %d, expected 0..%d", call, peer, comm->endpoint.size - 1);
     return 0;
 }
 
-int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag)
+int comm_examine_send(const zc_comm *comm, const char *call, int dst, int tag)
 {
     int error = comm_check(comm, call);
     if (!error)
@@ -295,7 +295,7 @@ int comm_find_transport(const char *scheme, const struct transport **transport)
 int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 {
     struct address address;
-    const struct transport *transport;
+    const struct transport *transport = NULL;
     int error = address_parse(text, &address);
     if (!error && !comm)
         error = fail(-EINVAL, "zc_open: comm is NULL");

@@ -10,6 +10,7 @@
 
 #include "protect/helper.h"
 #include "protect/hold.h"
+#include "protect/range.h"
 #include "transport/op.h"
 #include "transport/transport.h"
 
@@ -41,11 +42,38 @@ int comm_open(const struct transport *transport, const struct address *address, 
 /* The transport of a scheme: -ENOTSUP where it was not built, -EINVAL where there is none. */
 int comm_find_transport(const char *scheme, const struct transport **transport);
 
+/* Open, and for all threads: may be called. Else comm_examine says. */
+static inline bool comm_plain(const zc_comm *comm)
+{
+    return comm && atomic_load_explicit(&comm->open, memory_order_relaxed) && comm->endpoint.any_thread;
+}
+
+static inline bool comm_has_peer(const zc_comm *comm, int peer)
+{
+    return peer >= 0 && peer < comm->endpoint.size;
+}
+
+static inline bool comm_has_tag(const zc_comm *comm, int tag)
+{
+    return tag >= 0 && tag <= comm->endpoint.tag_most;
+}
+
+int comm_examine(const zc_comm *comm, const char *call);
+int comm_examine_send(const zc_comm *comm, const char *call, int dst, int tag);
+
 /* 0, or the error of calling `call` on it: closed, or the wrong thread. */
-int comm_check(const zc_comm *comm, const char *call);
+static inline int comm_check(const zc_comm *comm, const char *call)
+{
+    return comm_plain(comm) ? 0 : comm_examine(comm, call);
+}
 
 /* The same, and for the peer and tag of a send or a receive. */
-int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag);
+static inline int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag)
+{
+    bool fine = comm_plain(comm) && comm_has_peer(comm, dst) && comm_has_tag(comm, tag);
+    return fine ? 0 : comm_examine_send(comm, call, dst, tag);
+}
+
 int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag);
 
 /* Waits for a message that matches, and takes it out of matching. 0 or an error. */
@@ -58,6 +86,22 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
 /* Sends bytes that are lent; a user of the lease goes over to the operation, unless there is an error. */
 int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
                    int dst, int tag);
+
+/* A new operation on `length` bytes of the range, or NULL with a message. */
+static inline struct op *comm_begin(zc_comm *comm, bool sends, const struct range *range, size_t length, int peer,
+                                    int tag)
+{
+    struct op *op = op_new(comm);
+    if (!op)
+        return NULL;
+    op->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &comm->rules};
+    op->sends = sends;
+    op->peer = peer;
+    op->tag = tag;
+    if (!sends)
+        op_list(op);
+    return op;
+}
 
 /* Transports are given wire addresses and foreign memory: a debug build checks that no user mapping slips through,
  * whose protection would make a system call fail and a library fault. */

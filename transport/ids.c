@@ -8,8 +8,7 @@
 
 enum { ROOM_FIRST = 64 };
 
-/* Free numbers are a list that ends at `room`, whose place is then made. */
-static int grow(struct ids *ids)
+int ids_grow(struct ids *ids)
 {
     uint32_t room = ids->room ? 2 * ids->room : ROOM_FIRST;
     struct id *all = room > ids->room ? realloc(ids->all, room * sizeof *all) : NULL;
@@ -19,18 +18,6 @@ static int grow(struct ids *ids)
         all[i] = (struct id){.next = i + 1};
     ids->all = all;
     ids->room = room;
-    return 0;
-}
-
-int ids_take(struct ids *ids, void *item, uint32_t *id)
-{
-    int error = ids->free == ids->room ? grow(ids) : 0;
-    if (error)
-        return error;
-    *id = ids->free;
-    ids->free = ids->all[*id].next;
-    ids->all[*id].item = item;
-    ids->count++;
     return 0;
 }
 

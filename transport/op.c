@@ -7,40 +7,43 @@
 #include "transport/comm.h"
 #include "transport/view.h"
 
-struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag)
+static struct op *make(struct zc_comm *comm)
+{
+    struct op *op = malloc(sizeof *op);
+    if (!op)
+        return fail_null(-ENOMEM, "zc: no memory for an operation");
+    op->comm = comm;
+    atomic_store_explicit(&op->users, 1, memory_order_relaxed);
+    return op;
+}
+
+struct op *op_new(struct zc_comm *comm)
 {
     lock_take(&comm->ops);
     struct op *op = comm->free_ops;
-    if (op) {
+    if (op)
         comm->free_ops = op->next;
-    } else {
-        lock_drop(&comm->ops);
-        op = malloc(sizeof *op);
-        if (!op)
-            return fail_null(-ENOMEM, "zc: no memory for an operation");
-        lock_take(&comm->ops);
-    }
-    op->hold = *hold;
-    op->hold.rules = &comm->rules;
-    op->comm = comm;
-    op->sends = sends;
+    lock_drop(&comm->ops);
+    if (!op && !(op = make(comm)))
+        return NULL;
     op->held = false;
     op->bounce = NULL;
     op->spill = NULL;
     op->lease = NULL;
-    op->peer = peer;
-    op->tag = tag;
     atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
-    atomic_store_explicit(&op->users, 1, memory_order_relaxed);
-    if (!sends) {
-        op->next = comm->receives;
-        op->link = &comm->receives;
-        if (op->next)
-            op->next->link = &op->next;
-        comm->receives = op;
-    }
-    lock_drop(&comm->ops);
     return op;
+}
+
+void op_list(struct op *op)
+{
+    struct zc_comm *comm = op->comm;
+    lock_take(&comm->ops);
+    op->next = comm->receives;
+    op->link = &comm->receives;
+    if (op->next)
+        op->next->link = &op->next;
+    comm->receives = op;
+    lock_drop(&comm->ops);
 }
 
 void op_free(struct op *op)

@@ -56,8 +56,11 @@ void op_abandon(struct op *op, int error);
  * or none and another error. */
 void op_received(struct op *op, int source, int tag, size_t length, int error);
 
-/* For the layer above. */
-struct op *op_new(struct zc_comm *comm, bool sends, const struct hold *hold, int peer, int tag);
+/* For the layer above (see comm_begin): one that neither sends nor receives yet, or NULL with a message. */
+struct op *op_new(struct zc_comm *comm);
+
+/* Lists a receive, until op_free. */
+void op_list(struct op *op);
 void op_free(struct op *op);
 
 /* Ends a send that is over or was never posted, and whatever it holds. */

@@ -63,8 +63,7 @@ int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *s
         error = range_find(buf, cap, "zc_recv", &range);
     if (error)
         return error;
-    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = cap};
-    struct op *op = op_new(comm, false, &hold, src, tag);
+    struct op *op = comm_begin(comm, false, &range, cap, src, tag);
     if (!op)
         return -ENOMEM;
     char *wire = buf;
@@ -95,10 +94,10 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
         error = range_find_own(buf, cap, "zc_irecv", &range);
     if (error)
         return error;
-    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = cap, .named = true};
-    struct op *op = op_new(comm, false, &hold, src, tag);
+    struct op *op = comm_begin(comm, false, &range, cap, src, tag);
     if (!op)
         return -ENOMEM;
+    op->hold.named = true;
     char *wire;
     comm_poll(comm, NULL);
     error = hold_receive(&op->hold, true, &wire);
@@ -132,8 +131,8 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     struct range range = {0};
     if (target)
         range_find(target, found->length, call, &range);
-    struct hold hold = {.slot = range.slot, .length = target ? found->length : 0};
-    struct op *op = op_new(comm, false, &hold, found->source, found->tag);
+    size_t length = target ? found->length : 0;
+    struct op *op = comm_begin(comm, false, &range, length, found->source, found->tag);
     char *wire = target;
     int error = op && range.slot ? hold_receive(&op->hold, false, &wire) : 0;
     if (!op || error) {
@@ -143,7 +142,7 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
         return fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
     }
     count(receives);
-    error = comm->transport->receive_taken(&comm->endpoint, op, wire, hold.length, taken);
+    error = comm->transport->receive_taken(&comm->endpoint, op, wire, length, taken);
     if (error) {
         if (range.slot)
             hold_withdraw(&op->hold);

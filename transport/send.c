@@ -16,7 +16,7 @@ enum { POLL_EVERY = 16 }; /* sends of a thread: a re-send has no time for lookin
 
 static void poll_sometimes(zc_comm *comm)
 {
-    static _Thread_local unsigned turn;
+    static _Thread_local __attribute__((tls_model("initial-exec"))) unsigned turn;
     if (++turn % POLL_EVERY == 0)
         comm_poll(comm, NULL);
 }
@@ -58,33 +58,24 @@ static int copy(struct op *op, const void *buf, const char **wire)
 }
 
 /* Finds where to send the message from, so that it stays what it is. */
-static int secure(struct op *op, const void *buf, bool eager, const char **out)
+static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 {
-    const char *wire = NULL;
-    if (op->hold.length == 0) {
+    struct hold *hold = &op->hold;
+    if (hold->length == 0) {
         count(sends_empty);
-        *out = "";
+        *wire = "";
         return 0;
     }
-    if (op->hold.slot && eager) {
-        wire = hold_send_tentative(&op->hold);
-        op->held = wire != NULL;
-    } else if (op->hold.slot) {
-        switch (hold_send(&op->hold, &wire)) {
-        case SEND_PROTECTED:
-            count(sends_protected);
-            break;
-        case SEND_FREE:
-            count(sends_free);
-            break;
-        case SEND_COPY:
-            break;
-        }
-        op->held = wire != NULL;
-    }
-    if (!wire)
-        return copy(op, buf, out);
-    *out = wire;
+    *wire = !hold->slot ? NULL : eager ? hold_send_tentative(hold) : hold_send(hold);
+    op->held = *wire != NULL;
+    if (!op->held)
+        return copy(op, buf, wire);
+    if (eager) /* counted when it is known what became of it */
+        return 0;
+    if (hold->resent)
+        count(sends_free);
+    else
+        count(sends_protected);
     return 0;
 }
 
@@ -126,7 +117,7 @@ static int post_eager(struct op *op, const char *wire)
     return posted < 0 ? posted : 0;
 }
 
-static int post(struct op *op, const char *wire)
+static inline int post(struct op *op, const char *wire)
 {
     zc_comm *comm = op->comm;
     set_in_flight(op);
@@ -138,8 +129,10 @@ static int post(struct op *op, const char *wire)
 
 static void make_room(zc_comm *comm)
 {
+    if (!comm->max_in_flight)
+        return;
     struct waiting waiting = {0};
-    while (comm->max_in_flight && comm_sending(comm) >= (long)comm->max_in_flight)
+    while (comm_sending(comm) >= (long)comm->max_in_flight)
         comm_poll_waiting(comm, NULL, &waiting);
 }
 
@@ -154,8 +147,7 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (error)
         return error;
     make_room(comm);
-    struct hold hold = {.slot = range.slot, .offset = range.offset, .length = len};
-    struct op *op = op_new(comm, true, &hold, dst, tag);
+    struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)
         return -ENOMEM;
     const char *wire;
@@ -174,9 +166,9 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
 int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
                    int dst, int tag)
 {
-    struct hold none = {.length = length};
+    struct range none = {0};
     make_room(comm);
-    struct op *op = op_new(comm, true, &none, dst, tag);
+    struct op *op = comm_begin(comm, true, &none, length, dst, tag);
     if (!op)
         return -ENOMEM;
     op->lease = lease;
@@ -208,8 +200,7 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (error)
         return error;
     make_room(comm);
-    struct hold hold = {.slot = range.slot, .length = len};
-    struct op *op = op_new(comm, true, &hold, dst, tag);
+    struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)
         return -ENOMEM;
     /* Where receives are in flight, the bytes may still change under a hold: copy what is there now. */

@@ -13,11 +13,6 @@ enum { WAIT_SECONDS = 60 };
 
 /* ---- operations that are over ---- */
 
-void verbs_lock(struct verbs *verbs)
-{
-    lock_take(&verbs->lock);
-}
-
 void verbs_over(struct verbs *verbs, struct op *op, int error)
 {
     op->status.error = error;
@@ -26,12 +21,8 @@ void verbs_over(struct verbs *verbs, struct op *op, int error)
     verbs->over_end = &op->in.next;
 }
 
-void verbs_unlock(struct verbs *verbs)
+void verbs_tell(struct op *over)
 {
-    struct op *over = verbs->over;
-    verbs->over = NULL;
-    verbs->over_end = &verbs->over;
-    lock_drop(&verbs->lock);
     /* An operation may be used for another one as soon as it was told. */
     for (struct op *op = over, *next; op; op = next) {
         next = op->in.next;

@@ -139,10 +139,24 @@ struct verbs {
 
 /* ---- verbs.c ---- */
 
-void verbs_lock(struct verbs *verbs);
+/* Ends these operations. */
+void verbs_tell(struct op *over);
+
+static inline void verbs_lock(struct verbs *verbs)
+{
+    lock_take(&verbs->lock);
+}
 
 /* Drops the lock, and then ends the operations that are over. */
-void verbs_unlock(struct verbs *verbs);
+static inline void verbs_unlock(struct verbs *verbs)
+{
+    struct op *over = verbs->over;
+    verbs->over = NULL;
+    verbs->over_end = &verbs->over;
+    lock_drop(&verbs->lock);
+    if (over)
+        verbs_tell(over);
+}
 
 /* The operation is over, a receive as its status says. Its memory is not touched any more. */
 void verbs_over(struct verbs *verbs, struct op *op, int error);

@@ -63,36 +63,46 @@ static bool post(struct verbs *verbs, struct peer *peer, struct ibv_send_wr *wr,
     return true;
 }
 
-/* Sends header and body, inline where they are short enough. */
+/* One that needs no slot, since the device takes its bytes at once. */
+static bool post_inline(struct verbs *verbs, struct peer *peer, const struct header *header, const char *body,
+                        size_t length, bool tell)
+{
+    struct ibv_sge sges[] = {{.addr = (uintptr_t)header, .length = sizeof *header},
+                             {.addr = (uintptr_t)body, .length = (uint32_t)length}};
+    struct ibv_send_wr wr = {
+        .opcode = IBV_WR_SEND, .sg_list = sges, .num_sge = length ? 2 : 1, .send_flags = IBV_SEND_INLINE};
+    return post(verbs, peer, &wr, (struct work){.slot = NO_SLOT}, tell);
+}
+
+static bool post_slot(struct verbs *verbs, struct peer *peer, const struct header *header, const char *body,
+                      size_t length, bool tell)
+{
+    if (verbs->free_count == 0)
+        return false;
+    struct work work = {.slot = verbs->free_slots[--verbs->free_count]};
+    char *slot = wire_slot(verbs, work.slot);
+    memcpy(slot, header, sizeof *header);
+    if (length)
+        memcpy(slot + sizeof *header, body, length);
+    struct ibv_sge sge = {
+        .addr = (uintptr_t)slot, .length = (uint32_t)(sizeof *header + length), .lkey = verbs->slots_region->lkey};
+    struct ibv_send_wr wr = {.opcode = IBV_WR_SEND, .sg_list = &sge, .num_sge = 1};
+    if (post(verbs, peer, &wr, work, tell))
+        return true;
+    verbs->free_slots[verbs->free_count++] = work.slot;
+    return false;
+}
+
+/* Sends header and body. False: no room for it now. */
 static bool post_message(struct verbs *verbs, struct peer *peer, struct header *header, const char *body, size_t length,
                          bool tell)
 {
-    size_t all = sizeof *header + length;
-    struct work work = {.slot = NO_SLOT};
-    struct ibv_sge sges[2] = {{.addr = (uintptr_t)header, .length = sizeof *header},
-                              {.addr = (uintptr_t)body, .length = (uint32_t)length}};
-    struct ibv_send_wr wr = {
-        .opcode = IBV_WR_SEND, .sg_list = sges, .num_sge = length ? 2 : 1, .send_flags = IBV_SEND_INLINE};
     if (!has_room(verbs, peer) || !has_credit(verbs, peer))
         return false;
     header->source = (uint16_t)verbs->rank;
-    if (all > verbs->inline_most) {
-        if (verbs->free_count == 0)
-            return false;
-        work.slot = verbs->free_slots[--verbs->free_count];
-        char *slot = wire_slot(verbs, work.slot);
-        memcpy(slot, header, sizeof *header);
-        if (length)
-            memcpy(slot + sizeof *header, body, length);
-        sges[0] = (struct ibv_sge){.addr = (uintptr_t)slot, .length = (uint32_t)all, .lkey = verbs->slots_region->lkey};
-        wr.num_sge = 1;
-        wr.send_flags = 0;
-    }
-    bool posted = post(verbs, peer, &wr, work, tell);
-    if (posted)
-        peer->sent++;
-    else if (work.slot != NO_SLOT)
-        verbs->free_slots[verbs->free_count++] = work.slot;
+    bool posted = sizeof *header + length <= verbs->inline_most ? post_inline(verbs, peer, header, body, length, tell)
+                                                                : post_slot(verbs, peer, header, body, length, tell);
+    peer->sent += posted;
     return posted;
 }
 
@@ -135,15 +145,20 @@ void wire_grant(struct verbs *verbs, struct peer *peer)
 
 /* ---- sends ---- */
 
+/* Of one that is pulled. */
+static bool send_part(struct verbs *verbs, struct peer *peer, struct op *op)
+{
+    size_t left = op->in.asked - op->in.done, length = left < EAGER ? left : EAGER;
+    struct header part = {.kind = KIND_PART, .reply = op->in.reply, .address = op->in.done, .length = length};
+    bool posted = post_message(verbs, peer, &part, op->in.wire + op->in.done, length, false);
+    op->in.done += posted ? length : 0;
+    return posted;
+}
+
 bool wire_send(struct verbs *verbs, struct peer *peer, struct op *op)
 {
-    if (op->in.asked) {
-        size_t left = op->in.asked - op->in.done, length = left < EAGER ? left : EAGER;
-        struct header part = {.kind = KIND_PART, .reply = op->in.reply, .address = op->in.done, .length = length};
-        bool posted = post_message(verbs, peer, &part, op->in.wire + op->in.done, length, false);
-        op->in.done += posted ? length : 0;
-        return posted;
-    }
+    if (op->in.asked)
+        return send_part(verbs, peer, op);
     struct header header = {.kind = KIND_WHOLE, .tag = op->tag, .length = op->in.length};
     if (op->in.length <= EAGER)
         return post_message(verbs, peer, &header, op->in.wire, op->in.length, false);
