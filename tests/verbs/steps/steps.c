@@ -16,13 +16,15 @@
 
 #include "check.h"
 
-enum { TIMES = 8, WARM = 40, LENGTH = 65536, SMALL = 1000, PORT = 19100 };
+/* Sixteen sends: one of so many looks for what is over. */
+enum { TIMES = 16, WARM = 32, LENGTH = 65536, SMALL = 1000, PORT = 19100 };
 
-/* Instructions of a send, and of what ends it. */
-#if ZC_DEBUG /* assertions are counted as well */
-enum { SEND_MOST = 1400, END_MOST = 600 };
+/* Instructions that the end of a send may take, and percents of the bounds that are allowed: a debug build is optimized
+ * less, and has assertions. */
+#if ZC_DEBUG
+enum { END_MOST = 480, PERCENT = 125 };
 #else
-enum { SEND_MOST = 1200, END_MOST = 600 };
+enum { END_MOST = 480, PERCENT = 100 };
 #endif
 
 /* ---- the sender, which is stepped through, and its receiver ---- */
@@ -84,10 +86,11 @@ static void send_free(char *buffer, zc_comm *comm)
 static const struct section {
     const char *name;
     void (*send)(char *buffer, zc_comm *comm);
-    bool gives; /* the buffer away */
-} sections[] = {{"zc_send of 1000 bytes", send_small, false},
-                {"zc_send of 64 KiB, not written since the last one", send_again, false},
-                {"zc_send_free of 64 KiB", send_free, true}};
+    bool gives;              /* the buffer away */
+    unsigned long send_most; /* instructions */
+} sections[] = {{"zc_send of 1000 bytes", send_small, false, 600},
+                {"zc_send of 64 KiB, not written since the last one", send_again, false, 600},
+                {"zc_send_free of 64 KiB", send_free, true, 700}};
 
 enum { SECTIONS = sizeof sections / sizeof sections[0] };
 
@@ -157,6 +160,32 @@ struct tally {
     unsigned long instructions, doorbells;
 };
 
+/* What several sends took, or their ends. Most take the same; the average has what belongs to many as well. */
+struct summary {
+    unsigned long most, average, doorbells;
+};
+
+static int by_instructions(const void *a, const void *b)
+{
+    const struct tally *left = a, *right = b;
+
+    return (left->instructions > right->instructions) - (left->instructions < right->instructions);
+}
+
+static struct summary summarize(struct tally tallies[TIMES])
+{
+    struct summary sum = {0};
+
+    qsort(tallies, TIMES, sizeof tallies[0], by_instructions);
+    for (int i = 0; i < TIMES; i++) {
+        sum.average += tallies[i].instructions;
+        sum.doorbells += tallies[i].doorbells;
+    }
+    sum.average /= TIMES;
+    sum.most = tallies[TIMES / 2].instructions;
+    return sum;
+}
+
 /* Goes on by `request`, a step or to the next mark. False: it has ended. */
 static bool go_on(pid_t pid, enum __ptrace_request request)
 {
@@ -199,21 +228,24 @@ static void step_through(pid_t pid, const struct range *zc, struct tally *tally)
 
 static void count_section(pid_t pid, const struct section *section)
 {
-    struct tally send = {0}, end = {0};
+    struct tally sends[TIMES] = {0}, ends[TIMES] = {0};
 
     for (int i = 0; i < TIMES; i++) {
         struct range zc;
 
         CHECK(go_on(pid, PTRACE_CONT));
         zc = code_of_zc(pid);
-        step_through(pid, &zc, &send);
+        step_through(pid, &zc, &sends[i]);
         CHECK(go_on(pid, PTRACE_CONT));
-        step_through(pid, &zc, &end);
+        step_through(pid, &zc, &ends[i]);
     }
-    printf("%-50s %4lu instructions of zc, and %4lu for its end; %.2f doorbells\n", section->name,
-           send.instructions / TIMES, end.instructions / TIMES, (double)(send.doorbells + end.doorbells) / TIMES);
+    struct summary send = summarize(sends), end = summarize(ends);
+
+    printf("%-50s %4lu instructions of zc (on average %4lu), and for its end %4lu (%4lu); %.2f doorbells\n",
+           section->name, send.most, send.average, end.most, end.average,
+           (double)(send.doorbells + end.doorbells) / TIMES);
     fflush(stdout);
-    CHECK(send.instructions <= TIMES * SEND_MOST && end.instructions <= TIMES * END_MOST);
+    CHECK(100 * send.most <= PERCENT * section->send_most && 100 * end.most <= PERCENT * END_MOST);
     /* One each, and now and then one that tells the peer of slots given back, or asks whether it is alive. */
     CHECK(send.doorbells >= TIMES && send.doorbells + end.doorbells <= 2 * TIMES);
 }
