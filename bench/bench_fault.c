@@ -7,6 +7,8 @@
  *                   mapping, mprotect(PROT_READ), and a handler of SIGSEGV that does nothing but
  *                   mprotect(PROT_READ | PROT_WRITE); bare-alone: the same with a mapping for each buffer, which the
  *                   kernel need neither split nor merge, and of which a process can have 65,530
+ *   fault-beside    an idle-fault on 4 KiB while messages of 4 KiB of other buffers are in flight, the first 8,000 of them
+ *                   protected and the others copied: the look-up; ns. Variants: 100000, and 10 (baseline)
  *   start-up        two processes that send one message of 64 KiB, from mpiexec to its exit; ms. Variants: zc (first
  *                   zc_alloc and zc_send) and mpi (baseline)
  *   start-up-extra  how much longer zc takes; ms, and as a ratio to 50 ms
@@ -169,6 +171,65 @@ static void idle_fault(size_t size, int rounds, zc_comm *comm)
     zc_free(received);
 }
 
+/* ---- fault-beside ------------------------------------------------------------------------------------------------ */
+
+enum { FEW = 10, MANY = 100000, PROTECTED = 8000, SMALL = 4096, TURNS = 5, FAULTS = 101 };
+
+/* The first n are in flight until `crowd_received`. */
+static void crowd_sent(char **crowd, size_t n, zc_comm *protecting, zc_comm *copying)
+{
+    for (size_t i = 0; i < n; i++)
+        bench_must(zc_send(crowd[i], SMALL, 0, 2, i < PROTECTED ? protecting : copying), "zc_send");
+}
+
+static void crowd_received(char *received, size_t n, zc_comm *protecting, zc_comm *copying)
+{
+    for (size_t i = 0; i < n; i++)
+        bench_must(zc_recv(received, SMALL, 0, 2, i < PROTECTED ? protecting : copying, NULL), "zc_recv");
+}
+
+static void fault_beside(zc_comm *comm)
+{
+    static char *crowd[MANY];
+    static double few[TURNS * FAULTS], many[TURNS * FAULTS];
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *protecting, *copying;
+    char *buf = zc_alloc(SMALL), *received = zc_alloc(SMALL);
+
+    options.policy = ZC_POLICY_PROTECT;
+    bench_must(zc_open("loop", &options, &protecting), "zc_open");
+    options.policy = ZC_POLICY_COPY;
+    bench_must(zc_open("loop", &options, &copying), "zc_open");
+    for (size_t i = 0; i < MANY; i++) {
+        crowd[i] = zc_alloc(SMALL);
+        if (!crowd[i] || !buf || !received)
+            bench_die("zc_alloc: %s", zc_errmsg());
+        memset(crowd[i], 1, SMALL);
+    }
+    uint64_t before = idle_faults();
+    for (int turn = 0; turn < 2 * TURNS; turn++) {
+        size_t n = turn % 2 ? MANY : FEW;
+        double *to = (turn % 2 ? many : few) + (size_t)(turn / 2) * FAULTS;
+        crowd_sent(crowd, n, protecting, copying);
+        for (int i = 0; i < FAULTS; i++)
+            to[i] = zc_fault(buf, received, SMALL, comm);
+        crowd_received(received, n, protecting, copying);
+    }
+    if (idle_faults() - before < 2 * TURNS * FAULTS)
+        bench_die("fault: %d stores made %llu faults", 2 * TURNS * FAULTS,
+                  (unsigned long long)(idle_faults() - before));
+    double ratio = bench_median_ratio(many, few, TURNS * FAULTS);
+    bench_row(&(struct row){"fault", "fault-beside", "100000", SMALL, 1, bench_median(many, TURNS * FAULTS), "ns", "10",
+                            ratio});
+    bench_row(&(struct row){"fault", "fault-beside", "10", SMALL, 1, bench_median(few, TURNS * FAULTS), "ns", "10", 1});
+    for (size_t i = 0; i < MANY; i++)
+        zc_free(crowd[i]);
+    zc_free(buf);
+    zc_free(received);
+    bench_must(zc_close(protecting), "zc_close");
+    bench_must(zc_close(copying), "zc_close");
+}
+
 /* ---- start-up ------------------------------------------------------------------------------------------------------ */
 
 enum { MESSAGE = 64 << 10 };
@@ -270,6 +331,8 @@ int main(int argc, char **argv)
         bench_say("fault: idle-fault, %zu bytes", sizes[i]);
         idle_fault(sizes[i], quick ? 101 : 401, comm);
     }
+    bench_say("fault: fault-beside");
+    fault_beside(comm);
     bench_must(zc_close(comm), "zc_close");
     return 0;
 }

@@ -10,7 +10,7 @@
 #include "bench/lib/bench.h"
 #include "bench/lib/table.h"
 
-#define COMMON "--csv", "-", "--variants", "blocking,tracked,copied,paper,zc,zc-inplace,tracked"
+#define COMMON "--csv", "-", "--variants", "blocking,tracked,copied,paper,zc,zc-inplace,zc-report,tracked"
 #define SLOW "--and", "--get", "95", "--keys", "uniform", "--work", "20", "--slow", "200"
 
 static const char *const two[] = {COMMON,

@@ -158,7 +158,8 @@ static void open_ways(struct run *run, uint32_t max_in_flight)
     static const zc_options ways[WAYS] = {
         [WAY_AUTO] = ZC_OPTIONS_INIT,
         [WAY_EAGER] = {sizeof(zc_options), .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_EAGER},
-        [WAY_LAZY] = {sizeof(zc_options), .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_LAZY}};
+        [WAY_LAZY] = {sizeof(zc_options), .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_LAZY},
+        [WAY_REPORT] = {sizeof(zc_options), .on_conflict = ZC_ON_CONFLICT_REPORT}};
 
     for (int i = 0; i < run->options.nvariants; i++) {
         enum way way = run->options.variants[i]->way;

@@ -202,7 +202,7 @@ int shm_gone(const struct shm *shm, int rank, int error);
 /* ---- shm_place.c: where ranks meet ---- */
 
 /* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. 0 or an error. */
-int place_directory(int *fd);
+int place_directory(int *out);
 
 /* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
  * error of the file system. */

@@ -21,7 +21,7 @@ static const char usage[] =
     "servers (\"variants\") take turns in one run, so that they can be compared, and every value is checked by the\n"
     "client that gets it.\n"
     "\n"
-    "Variants (--variants, by default all but the last two; with --shm those of zc):\n";
+    "Variants (--variants, by default all but the last three; with --shm those of zc):\n";
 
 static const char usage_options[] =
     "\n"

@@ -133,6 +133,7 @@ static void write_rows(const struct report *report, const struct job *job, const
         const struct variant *of[6];
     } others[] = {
         {"blocking", {&variant_blocking}},
+        {"zc-inplace", {&variant_zc_inplace}},
         {"copied-or-paper", {&variant_copied, &variant_paper}},
         {"best", {&variant_blocking, &variant_tracked, &variant_copied, &variant_zc_eager, &variant_zc_lazy}}};
 

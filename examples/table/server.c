@@ -24,8 +24,8 @@ struct book {
 };
 
 const struct variant *const all_variants[] = {
-    &variant_blocking,   &variant_tracked, &variant_copied,   &variant_paper,   &variant_zc,
-    &variant_zc_inplace, &variant_zc_view, &variant_zc_eager, &variant_zc_lazy, NULL};
+    &variant_blocking, &variant_tracked,   &variant_copied,   &variant_paper,   &variant_zc, &variant_zc_inplace,
+    &variant_zc_view,  &variant_zc_report, &variant_zc_eager, &variant_zc_lazy, NULL};
 
 const struct variant *variant_find(const char *name)
 {

@@ -96,3 +96,13 @@ const struct variant variant_zc_lazy = {
     .serve = serve,
     .finish = finish,
 };
+
+const struct variant variant_zc_report = {
+    .name = "zc-report",
+    .help = "as zc-inplace, and would report conflicts, of which it has none",
+    .put = PUT_STRAIGHT,
+    .way = WAY_REPORT,
+    .zc = true,
+    .serve = serve,
+    .finish = finish,
+};

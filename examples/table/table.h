@@ -162,7 +162,7 @@ struct server {
 
 /* How zc keeps its promise in a variant: as it likes, or by protection alone, released at once or left to the next
  * store. */
-enum way { WAY_AUTO, WAY_EAGER, WAY_LAZY, WAYS };
+enum way { WAY_AUTO, WAY_EAGER, WAY_LAZY, WAY_REPORT, WAYS };
 
 struct variant {
     const char *name;
@@ -178,7 +178,7 @@ struct variant {
 };
 
 extern const struct variant variant_blocking, variant_tracked, variant_copied, variant_paper, variant_zc,
-    variant_zc_eager, variant_zc_lazy, variant_zc_inplace, variant_zc_view, variant_torn;
+    variant_zc_eager, variant_zc_lazy, variant_zc_inplace, variant_zc_view, variant_zc_report, variant_torn;
 
 const struct variant *variant_find(const char *name);
 extern const struct variant *const all_variants[]; /* those shown in the help; ends with NULL */
