@@ -21,6 +21,8 @@ TestSuite(limits, .timeout = 120);
 #define KIB ((size_t)1024)
 #define MIB (KIB * 1024)
 
+enum { NOBODY = 65534 };
+
 static zc_comm *open_protected(void)
 {
     zc_options options = ZC_OPTIONS_INIT;
@@ -447,4 +449,45 @@ Test(limits, userfaultfd_refused)
 
     for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++)
         apart(without_userfaultfd, &refusals[i]);
+}
+
+/* Of user mode only: conflicts end as ever, system calls on a guarded buffer fail, and that is said. */
+static void unprivileged_userfaultfd(const void *argument)
+{
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+    int ends[2];
+
+    (void)argument;
+    CHECK(pipe(ends) == 0 && write(ends[1], "zc", 2) == 2);
+    CHECK(setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0);
+    options.slot_size = 64 * KIB;
+    options.protect = ZC_PROTECT_USERFAULTFD;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    CHECKF(strstr(zc_errmsg(), "restricted to faults of user mode"), "%s", zc_errmsg());
+    zc_comm *comm = open_protected();
+    char *buffer = zc_pool_alloc(pool), *in = ALLOC(64 * KIB);
+    CHECK(buffer);
+    pattern_fill(buffer, 64 * KIB, 1);
+    CHECK_OK(zc_send(buffer, 64 * KIB, 0, 1, comm));
+    errno = 0;
+    CHECK(read(ends[0], buffer, 2) == -1 && errno == EFAULT);
+    ((volatile char *)buffer)[0] ^= 1;
+    CHECK(stats_now().conflicts == 1);
+    CHECK(read(ends[0], buffer, 2) == 2);
+    CHECK_OK(zc_recv(in, 64 * KIB, 0, 1, comm, NULL));
+    CHECK_PATTERN(in, 64 * KIB, 1);
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+    CHECK_OK(zc_pool_close(pool));
+}
+
+Test(limits, userfaultfd_unprivileged)
+{
+    if (geteuid() != 0)
+        cr_skip_test("needs root, to become nobody");
+    if (system_number("/proc/sys/vm/unprivileged_userfaultfd", "") != 0)
+        cr_skip_test("vm.unprivileged_userfaultfd is not 0: nothing is lost without privilege");
+    apart(unprivileged_userfaultfd, NULL);
 }
