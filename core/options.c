@@ -68,7 +68,7 @@ enum { ROWS = sizeof rows / sizeof rows[0] };
 
 static struct options options;
 static int status;
-static char status_message[1024];
+static char status_message[512];
 
 const char *parse_size(const char *text, uint64_t *value)
 {
@@ -122,9 +122,9 @@ bool options_describe(size_t i, struct option_text *text)
     return true;
 }
 
-static bool set(const struct row *row, const char *value)
+static bool set(struct options *options, const struct row *row, const char *value)
 {
-    char *field = (char *)&options + row->offset;
+    char *field = (char *)options + row->offset;
     uint64_t number;
     switch (row->kind) {
     case KIND_TEXT:
@@ -149,20 +149,24 @@ static bool set(const struct row *row, const char *value)
     return false;
 }
 
-static void load(void)
+static void set_initial(struct options *options, const struct row *row)
 {
-    for (const struct row *row = rows; row < rows + ROWS; row++) {
-        int name = (int)row->initial;
-        const char *none = "";
-        char *field = (char *)&options + row->offset;
-        if (row->kind == KIND_NAME)
-            memcpy(field, &name, sizeof name);
-        else if (row->kind == KIND_NUMBER)
-            memcpy(field, &row->initial, sizeof row->initial);
-        else
-            *(const char **)field = none;
-    }
-    for (char **entry = environ; *entry && !status; entry++) {
+    int name = (int)row->initial;
+    const char *none = "";
+    char *field = (char *)options + row->offset;
+    if (row->kind == KIND_NAME)
+        memcpy(field, &name, sizeof name);
+    else if (row->kind == KIND_NUMBER)
+        memcpy(field, &row->initial, sizeof row->initial);
+    else
+        *(const char **)field = none;
+}
+
+int options_read(char *const *environment, struct options *options)
+{
+    for (const struct row *row = rows; row < rows + ROWS; row++)
+        set_initial(options, row);
+    for (char *const *entry = environment; *entry; entry++) {
         const char *equals = strchr(*entry, '=');
         if (strncmp(*entry, "ZC_", 3) != 0 || !equals)
             continue;
@@ -172,18 +176,24 @@ static void load(void)
             row++;
         char text[512] = "";
         if (row == rows + ROWS) {
-            status = -EINVAL;
             size_t used = 0;
             for (row = rows; row < rows + ROWS; row++)
                 used += (size_t)snprintf(text + used, sizeof text - used, " %s", row->variable);
-            snprintf(status_message, sizeof status_message, "%.*s: no such variable; known are%s", (int)length, *entry,
-                     text);
-        } else if (!set(row, equals + 1)) {
-            status = -EINVAL;
+            return fail(-EINVAL, "%.*s: no such variable; known are%s", (int)length, *entry, text);
+        }
+        if (!set(options, row, equals + 1)) {
             expected(text, sizeof text, row);
-            snprintf(status_message, sizeof status_message, "%.200s: expected %s", *entry, text);
+            return fail(-EINVAL, "%.200s: expected %s", *entry, text);
         }
     }
+    return 0;
+}
+
+static void load(void)
+{
+    status = options_read(environ, &options);
+    if (status)
+        snprintf(status_message, sizeof status_message, "%s", zc_errmsg());
 }
 
 int options_get(const struct options **out)
