@@ -21,9 +21,9 @@ _Static_assert((int)HOSTS_NAME_BYTES == (int)SHM_NAME_MOST + 1, "a name of shm")
 
 /* What must be the same for two to meet. No byte of it is left undefined. */
 struct place {
-    char boot[BOOT_BYTES];  /* of the kernel; "": nobody can be met */
-    char host[HOST_BYTES];  /* ZC_HOST */
-    uint64_t pids, pids_on; /* the pid namespace */
+    char boot[BOOT_BYTES]; /* of the kernel; "": nobody can be met */
+    char host[HOST_BYTES]; /* ZC_HOST */
+    uint64_t pids;         /* the pid namespace */
     uint64_t directory, directory_on;
     uint64_t user;
 };
@@ -46,18 +46,17 @@ static void read_boot(char boot[BOOT_BYTES])
 /* Where that cannot be said, or there is no directory to meet in, nobody is met. */
 static void find_place(struct place *place, const char *host)
 {
-    struct stat pids, directory;
+    struct stat directory;
     int fd = -1;
     strcpy(place->host, host);
     place->user = geteuid();
-    if (stat("/proc/self/ns/pid", &pids) || place_directory(&fd) || fstat(fd, &directory)) {
+    place->pids = place_pids();
+    if (!place->pids || place_directory(&fd) || fstat(fd, &directory)) {
         if (fd >= 0)
             close(fd);
         return;
     }
     close(fd);
-    place->pids = pids.st_ino;
-    place->pids_on = pids.st_dev;
     place->directory = directory.st_ino;
     place->directory_on = directory.st_dev;
     read_boot(place->boot);

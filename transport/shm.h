@@ -23,7 +23,7 @@
 #include "transport/op.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 2" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 3" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,
@@ -204,6 +204,9 @@ int shm_gone(const struct shm *shm, int rank, int error);
 /* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. 0 or an error. */
 int place_directory(int *out);
 
+/* The pid namespace of this process, a number; 0: not known. */
+uint64_t place_pids(void);
+
 /* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
  * error of the file system. */
 int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
@@ -234,6 +237,7 @@ struct packet {
     uint32_t page_bytes; /* hello */
     int32_t rank, size;
     char protocol[16];
+    uint64_t pids;               /* hello: place_pids */
     uint32_t number, generation; /* show, forget */
     uint64_t length, slot_size, stride;
 };

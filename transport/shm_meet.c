@@ -95,7 +95,8 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
                            .page_bytes = (uint32_t)PAGE_BYTES,
                            .rank = shm->rank,
                            .size = shm->size,
-                           .protocol = SHM_PROTOCOL};
+                           .protocol = SHM_PROTOCOL,
+                           .pids = place_pids()};
     packet_send(sock, &hello, board); /* should that fail, the peer is gone, which the socket tells */
     close(board);
     link->next = shm->links;
@@ -115,15 +116,13 @@ static void accept_peers(struct shm *shm)
         link_open(shm, -1, sock, sock);
 }
 
-/* Is the process at the other end one of this user, which this one can see? */
+/* Is the process at the other end one of this user? */
 static int check_process(struct link *link, const char **why)
 {
     struct ucred peer;
     socklen_t length = sizeof peer;
     if (getsockopt(link->sock, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != geteuid())
         return *why = "its process belongs to another user", -EPERM;
-    if (!peer.pid)
-        return *why = "its process is in another pid namespace", -EPERM;
     link->process = peer.pid;
     return 0;
 }
@@ -133,6 +132,8 @@ static int check_hello(const struct link *link, const struct packet *hello, cons
     const struct shm *shm = link->shm;
     if (memcmp(hello->protocol, SHM_PROTOCOL, sizeof SHM_PROTOCOL) != 0)
         return *why = "it speaks another version of zc", -EPROTO;
+    if (hello->pids != place_pids()) /* one of the two may see the other's number, but both are to refuse */
+        return *why = "its process is in another pid namespace", -EPERM;
     if (hello->page_bytes != PAGE_BYTES)
         return *why = "its pages have another size", -EPROTO;
     if (hello->size != shm->size)

@@ -21,12 +21,14 @@
     X(another_size)                                                                                                    \
     X(another_version)                                                                                                 \
     X(another_user)                                                                                                    \
+    X(another_pid_namespace)                                                                                           \
     X(open_directory)                                                                                                  \
     X(stale_sockets)                                                                                                   \
     X(no_descriptors)                                                                                                  \
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \
     X(few_descriptors)                                                                                                 \
+    X(no_dev_shm)                                                                                                      \
     X(view_outlives_sender)                                                                                            \
     X(view_outlives_copier)                                                                                            \
     X(view_outlives_waiter)                                                                                            \

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,7 +92,8 @@ static void say(const struct packet *hello)
 
 static void as_another_version(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = "zc shm 0"};
+    struct packet hello = {
+        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = "zc shm 0", .pids = place_pids()};
     say(&hello);
     strcpy(hello.protocol, SHM_PROTOCOL);
     hello.page_bytes = 65536;
@@ -107,7 +109,8 @@ void case_another_version(void)
 
 static void as_another_user(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = SHM_PROTOCOL};
+    struct packet hello = {
+        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = SHM_PROTOCOL, .pids = place_pids()};
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2];
 
@@ -126,6 +129,32 @@ void case_another_user(void)
         return;
     }
     with_rank_0(2, as_another_user);
+}
+
+/* Runs it as the first process of a pid namespace, which cannot see who is outside. */
+static void in_pid_namespace(void)
+{
+    int status;
+
+    CHECKF(unshare(CLONE_NEWPID) == 0, "%s", strerror(errno));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        zc_comm *comm = NULL;
+
+        CHECK_FAILS(zc_open("shm:two?rank=1&size=2&wait=2", NULL, &comm), -EPERM, "another pid namespace");
+        exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+void case_another_pid_namespace(void)
+{
+    if (geteuid() != 0) {
+        printf("skipped: only root can make a pid namespace\n");
+        return;
+    }
+    with_rank_0(2, in_pid_namespace);
 }
 
 void case_open_directory(void)

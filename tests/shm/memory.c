@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -156,6 +158,32 @@ void case_most_views(void)
     ranks_close(comm, 2);
 }
 
+/* Memory does not come from there. */
+void case_no_dev_shm(void)
+{
+    zc_comm *comm[2];
+    zc_view view;
+
+    if (geteuid() != 0) {
+        printf("skipped: only root can mount\n");
+        return;
+    }
+    CHECKF(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0, "%s",
+           strerror(errno));
+    CHECKF(mount("none", "/dev/shm", "tmpfs", MS_RDONLY, "size=4k") == 0, "%s", strerror(errno));
+    CHECK(open("/dev/shm/zc-test", O_CREAT | O_WRONLY, 0600) == -1 && errno == EROFS);
+    ranks_open(comm, 2, NULL);
+    char *out = ALLOC(16 * MIB);
+    pattern_fill(out, 16 * MIB, 9);
+    CHECK_OK(zc_send(out, 16 * MIB, 1, 1, comm[0]));
+    CHECK_OK(zc_recv_view(&view, 0, 1, comm[1]));
+    CHECK_PATTERN(view.data, 16 * MIB, 9);
+    CHECK(stats_now().views_lent == 1);
+    CHECK_OK(zc_release(&view));
+    CHECK_OK(zc_free(out));
+    ranks_close(comm, 2);
+}
+
 static void idle(int rank)
 {
     zc_comm *comm = open_rank(rank, 2);
@@ -163,7 +191,7 @@ static void idle(int rank)
     char byte = 0;
 
     if (rank == 0) {
-        sleep(3);
+        sleep(10);
         CHECK_OK(zc_send(&byte, 1, 1, 1, comm));
     } else {
         getrusage(RUSAGE_SELF, &before);
