@@ -266,7 +266,8 @@ int main(int argc, char **argv)
         setenv("ZC_TRANSPORT", "shm", 1);
         table_exec(argv[0], grid, quick ? brief : NULL);
     }
-    if (strcmp(getenv("PMI_SIZE"), "2") != 0)
+    const char *ranks = getenv("PMI_SIZE");
+    if (ranks && strcmp(ranks, "2") != 0)
         measure_fanout(argc, argv, quick);
     else
         measure_pair(argc, argv, quick);

@@ -16,8 +16,6 @@
 
 #include "bench/lib/bench.h"
 
-extern char **environ;
-
 static pid_t daemon_process;
 static iox_pub_storage_t publisher_storage;
 static iox_sub_storage_t subscriber_storage;

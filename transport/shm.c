@@ -234,7 +234,7 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
         if (link->greeted && !link->error)
             any |= link_take(link);
     if (any) {
-        if (shm->polls && shm->patience < SHM_PATIENCE_MOST)
+        if (shm->polls && shm->patience < shm->patience_most)
             shm->patience *= 2;
         shm->polls = 0;
     } else {
@@ -447,7 +447,9 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     memcpy(shm->name, group->name, sizeof shm->name);
     shm->rank = group->rank;
     shm->size = group->size;
-    shm->patience = SHM_PATIENCE_MOST;
+    /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. */
+    bool crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
+    shm->patience = shm->patience_most = crowded ? SHM_PATIENCE_LEAST : SHM_PATIENCE_MOST;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = -1;

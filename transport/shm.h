@@ -120,7 +120,7 @@ struct shm {
     struct ids shows;
     uint32_t *show_of;                      /* by granule: 1 + number; 0: not shown */
     unsigned polls;                         /* that found nothing */
-    unsigned patience;                      /* polls of one that waits, before it sleeps */
+    unsigned patience, patience_most;       /* polls of one that waits, before it sleeps */
     bool watched;                           /* zc_fd was handed out: always asleep */
     _Atomic bool sleeping;                  /* a thread sleeps in epoll, */
     _Atomic uint32_t followers;             /* and these wait for what it finds */
