@@ -3,6 +3,7 @@
  * Opening over a given MPI communicator, and what its processes are to talk over. */
 #include <errno.h>
 #include <mpi.h>
+#include <string.h>
 
 #include "core/error.h"
 #include "core/options.h"
@@ -16,6 +17,15 @@ static const char *transport_wanted(const zc_options *options, const struct opti
     if (options && options->size >= sizeof *options && options->transport)
         return options->transport;
     return *defaults->transport ? defaults->transport : "mpi";
+}
+
+/* Says where a wish stands that cannot be fulfilled, and what it might be. Returns `error`. */
+static int unwanted(const char *wanted, const struct options *defaults, int error)
+{
+    char why[256] = "";
+    memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
+    return fail(error, "zc_open_mpi: %s is \"%.100s\", expected mpi, shm, auto or verbs[:DEVICE][?...]: %s",
+                wanted == defaults->transport ? "ZC_TRANSPORT" : "options.transport", wanted, why);
 }
 
 /* What makes auto as fast as it can be: one transport for all, where one can reach all. */
@@ -50,13 +60,17 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
     const struct transport *transport = NULL;
     const struct options *defaults;
     int error = options_get(&defaults);
-    if (!error)
-        error = address_parse(transport_wanted(options, defaults), &address);
+    if (error)
+        return error;
+    const char *wanted = transport_wanted(options, defaults);
+    error = address_parse(wanted, &address);
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
     if (!error && transport == &loop_transport)
-        error = fail(-EINVAL, "zc_open_mpi: the transport is loop, which stays inside a process");
-    if (!error && transport == &auto_transport)
+        error = fail(-EINVAL, "loop stays inside a process");
+    if (error)
+        return unwanted(wanted, defaults, error);
+    if (transport == &auto_transport)
         error = choose(&comm, &address, &transport);
     if (error)
         return error;

@@ -155,9 +155,10 @@ static void arguments(void)
     CHECK_IS(zc_open_mpi(MPI_COMM_NULL, NULL, &other), -EINVAL);
     zc_options transport = ZC_OPTIONS_INIT;
     transport.transport = "loop";
-    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL, "stays inside a process");
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL, "options.transport is \"loop\"");
     transport.transport = "pigeon";
-    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL, "no transport \"pigeon\"");
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &transport, &other), -EINVAL,
+                "options.transport is \"pigeon\", expected mpi, shm");
     CHECK_IS(zc_open_mpi(MPI_COMM_WORLD, NULL, NULL), -EINVAL);
     options.policy = (enum zc_policy)77;
     CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &other), -EINVAL, "77");
@@ -202,6 +203,18 @@ static void few_mappings(void)
     finish();
 }
 
+static void bad_transport(void)
+{
+    int provided;
+
+    CHECK(setenv("ZC_TRANSPORT", "pigeon:post", 1) == 0);
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm), -EINVAL,
+                "ZC_TRANSPORT is \"pigeon:post\", expected mpi, shm, auto or verbs");
+    CHECK(!comm);
+    MPI_Finalize();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -210,8 +223,8 @@ static const struct {
     {                                                                                                                  \
 #name, name                                                                                                    \
     }
-    ENTRY(single),    ENTRY(funneled),         ENTRY(serialized),   ENTRY(multiple), ENTRY(touch_below_multiple),
-    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings),
+    ENTRY(single),    ENTRY(funneled),         ENTRY(serialized),   ENTRY(multiple),      ENTRY(touch_below_multiple),
+    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings), ENTRY(bad_transport),
 };
 
 int main(int argc, char *argv[])
