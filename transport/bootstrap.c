@@ -307,8 +307,11 @@ static int join_root(struct bootstrap *bootstrap, const struct addrinfo *at, con
         return fail(error, "zc_open: rank 0 at root=%s has not seen all ranks within %g s", bootstrap->root,
                     (double)bootstrap->timeout_ns / 1e9);
     if (error)
-        return fail(error, "zc_open: rank 0 at root=%s, or what listens there, hung up: %s", bootstrap->root,
-                    strerror(-error));
+        return fail(
+            error,
+            "zc_open: rank 0 at root=%s, or what listens there, hung up: %s (is rank %d started twice, so that all "
+            "were there already?)",
+            bootstrap->root, strerror(-error), bootstrap->rank);
     if (memcmp(answer.magic, magic, sizeof magic) != 0)
         return fail(-EPROTO, "zc_open: what answers at root=%s is not rank 0 of a zc communicator", bootstrap->root);
     if (answer.error)
