@@ -44,6 +44,8 @@ static const struct row rows[] = {
     {"ZC_ON_TIMEOUT", KIND_NAME, FIELD(on_timeout), NAMES("wait", "abort"), ZC_ON_TIMEOUT_WAIT, ZC_ON_TIMEOUT_WAIT,
      "what a fault does after ZC_FAULT_TIMEOUT"},
     {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 0, 10000, "milliseconds"},
+    {"ZC_PEER_TIMEOUT", KIND_NUMBER, FIELD(peer_timeout_ms), NULL, 0, 4000,
+     "milliseconds after which a peer that does not answer over verbs is lost"},
     {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0, 0, "most sends in flight of a communicator"},
     {"ZC_MAX_VIEWS", KIND_NUMBER, FIELD(max_views), NULL, 0, 0, "most messages that a communicator lends at a time"},
     {"ZC_TRANSPORT", KIND_TEXT, FIELD(transport), NULL, 0, 0, "of zc_open_mpi: mpi, shm, auto or verbs[:DEVICE][?...]"},

@@ -23,6 +23,7 @@ struct options {
     enum zc_protect protect;
     int debug; /* 0 or 1 */
     uint64_t fault_timeout_ms;
+    uint64_t peer_timeout_ms;  /* of a peer that does not answer, over verbs */
     uint64_t max_in_flight;    /* 0: no bound */
     uint64_t max_views;        /* 0: no bound */
     uint64_t maps;             /* mappings that zc may use up; 0: what the kernel allows */

@@ -268,9 +268,10 @@ typedef struct zc_options {
  *   "verbs:DEVICE?rank=R&size=N&root=HOST:PORT"
  *                              N processes over InfiniBand or RoCE; rank 0 listens at HOST:PORT, where the
  *                              others find it. DEVICE may be left out. More parameters: port=P, gid=I and
- *                              mtu=BYTES of the device; wait=SECONDS for the others (60); unregistered=copy:
- *                              a pool that the device does not register is sent by copy (it cannot grow
- *                              otherwise). Returns when all are connected
+ *                              mtu=BYTES of the device; wait=SECONDS for the others (60); timeout=MS after which
+ *                              a peer that does not answer is lost (10..3,600,000; ZC_PEER_TIMEOUT, else
+ *                              4000); unregistered=copy: a pool that the device does not register is sent by
+ *                              copy (it cannot grow otherwise). Returns when all are connected
  *   "shm:NAME?rank=R&size=N"   N processes of one user on this host; NAME is 1 to 48 letters, digits, '_', '-'
  *                              or '.'. They meet in $XDG_RUNTIME_DIR/zc, else /tmp/zc-UID. wait=SECONDS for the
  *                              others (60). Returns when all are there. A peer can read every pool that a message to
@@ -281,7 +282,8 @@ typedef struct zc_options {
  *   -EIO      MPI or the device failed; -EPERM: MPI is already finalised
  *   -ENODEV   verbs: no such device, or none that is up; -ENOTSUP: built without that transport
  *   -ETIMEDOUT, -ECONNRESET, -EADDRINUSE, -EPROTO
- *             verbs: not all ranks came, one left again, the port is taken, something else answers there
+ *             verbs: not all ranks came; one left again, or this one came when all were there; the port is taken;
+ *             something else answers there
  *   -ETIMEDOUT, -EPROTO, -EPERM
  *             shm: not all ranks came; one is of another version of zc or page size; the directory or a peer is
  *             another user's, or the peer is in another pid namespace

@@ -29,7 +29,7 @@ int address_parse(const char *text, struct address *address)
             *next++ = 0;
         if (!value || value == key || (next && value >= next) || address->count == ADDRESS_KEYS)
             return fail(-EINVAL, "zc_open: \"%s\": at character %d: expected %s", text, (int)(key - address->text) + 1,
-                        address->count == ADDRESS_KEYS ? "at most 8 parameters" : "key=value");
+                        address->count == ADDRESS_KEYS ? "at most 10 parameters" : "key=value");
         *value++ = 0;
         address->parameters[address->count].key = key;
         address->parameters[address->count].value = value;

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { ADDRESS_KEYS = 8, ADDRESS_BYTES = 256 };
+enum { ADDRESS_KEYS = 10, ADDRESS_BYTES = 256 };
 
 struct address {
     const char *scheme, *name; /* name "" if there is none */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/options.h"
 #include "transport/bootstrap.h"
 
 enum { WAIT_SECONDS = 60 };
@@ -280,6 +281,22 @@ static int verbs_receive_taken(struct endpoint *endpoint, struct op *op, void *w
 
 /* ---- opening ---- */
 
+static int find_timeout(const struct address *address, struct verbs *verbs)
+{
+    enum { LEAST_MS = 10, MOST_MS = 3600000 };
+    const struct options *options;
+    uint64_t ms;
+    int error = options_get(&options);
+    if (!error && (options->peer_timeout_ms < LEAST_MS || options->peer_timeout_ms > MOST_MS))
+        error = fail(-EINVAL, "zc_open: ZC_PEER_TIMEOUT=%llu, expected %d..%d",
+                     (unsigned long long)options->peer_timeout_ms, LEAST_MS, MOST_MS);
+    if (!error)
+        error = address_number(address, "timeout", LEAST_MS, MOST_MS, options->peer_timeout_ms, &ms);
+    if (!error)
+        verbs_set_timeout(verbs, ms);
+    return error;
+}
+
 static int find_ranks(const struct address *address, void *native, struct bootstrap **out)
 {
     uint64_t rank, size, wait;
@@ -307,7 +324,8 @@ static void release(struct verbs *verbs)
 
 static int verbs_open(const struct address *address, void *native, struct endpoint *endpoint)
 {
-    static const char *const keys[] = {"rank", "size", "root", "wait", "port", "gid", "mtu", "unregistered", NULL};
+    static const char *const keys[] = {"rank", "size", "root",         "wait",    "port",
+                                       "gid",  "mtu",  "unregistered", "timeout", NULL};
     int error = address_check_keys(address, native ? keys + 4 : keys);
     if (error)
         return error;
@@ -315,7 +333,9 @@ static int verbs_open(const struct address *address, void *native, struct endpoi
     if (!verbs)
         return fail(-ENOMEM, "zc_open: no memory");
     verbs->over_end = &verbs->over;
-    error = port_open(address, &verbs->port);
+    error = find_timeout(address, verbs);
+    if (!error)
+        error = port_open(address, &verbs->port);
     if (error) {
         free(verbs);
         return error;

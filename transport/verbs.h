@@ -127,6 +127,7 @@ struct verbs {
     _Atomic uint64_t *returned; /* by peer: receives from it whose slots were given back */
     uint32_t credits, depth, inline_most;
     size_t read_most; /* bytes of one read */
+    uint8_t timeout;  /* of a packet, as the device counts it */
     struct peer *peers;
     struct match_queue queue;
     struct ids offers; /* struct op */
@@ -181,6 +182,9 @@ int verbs_hopeless(const struct verbs *verbs, int src);
 /* ---- verbs_connect.c ---- */
 
 struct bootstrap;
+
+/* Has peers lost that do not answer for about so long. */
+void verbs_set_timeout(struct verbs *verbs, uint64_t ms);
 
 /* Makes queues, slots and connections, on the port that is open. On failure verbs_disconnect undoes what was done. */
 int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap);

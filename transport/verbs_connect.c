@@ -20,11 +20,19 @@ enum {
     INLINE_WANTED = 256, /* halved where the device has less */
     READS_MOST = 16,     /* RDMA reads that a connection has under way; as many as the devices can */
     READ_BYTES_MOST = 1 << 30,
-    TIMEOUT = 17,    /* 4.096 µs << 17 = 0.54 s until a packet is sent again, */
-    RETRIES = 6,     /* so often: a peer is lost after some 4 s. Soft-RoCE takes 7 for ever */
+    RETRIES = 6, /* of a packet, each after TICK_NS << timeout. Soft-RoCE takes 7 for ever */
+    TICK_NS = 4096,
+    TIMEOUT_MOST = 31,
     RNR_RETRIES = 7, /* for ever: credits see to it that there are none */
     RNR_TIMER = 12   /* 0.64 ms */
 };
+
+void verbs_set_timeout(struct verbs *verbs, uint64_t ms)
+{
+    verbs->timeout = 1; /* 0 is for ever */
+    while (verbs->timeout < TIMEOUT_MOST && (uint64_t)(RETRIES + 1) * TICK_NS << (verbs->timeout + 1) <= ms * 1000000)
+        verbs->timeout++;
+}
 
 /* What each rank tells each other. */
 struct card {
@@ -204,7 +212,7 @@ static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card 
         return device_error(verbs, -error, "ibv_modify_qp to RTR");
     uint32_t reads = least(theirs->reads, (uint64_t)port->device->attributes.max_qp_init_rd_atom);
     attributes = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
-                                      .timeout = TIMEOUT,
+                                      .timeout = verbs->timeout,
                                       .retry_cnt = RETRIES,
                                       .rnr_retry = RNR_RETRIES,
                                       .sq_psn = mine->first_number,

@@ -23,6 +23,7 @@
     X(device_too_small)                                                                                                \
     X(regions_run_out)                                                                                                 \
     X(strangers)                                                                                                       \
+    X(timeouts)                                                                                                        \
     X(memlock_refuses_to_open)                                                                                         \
     X(memlock_refuses_to_grow)                                                                                         \
     X(unregistered_is_copied)                                                                                          \
@@ -59,6 +60,9 @@ extern unsigned long regions_most;
 
 /* Of each RDMA READ the device does so many bytes only, 0: all; and what was the longest without. */
 extern size_t read_head, longest_read;
+
+/* As the last connection was given it. */
+extern unsigned timeout;
 
 /* Makes devices look smaller when they are asked; may be NULL. */
 struct ibv_device_attr;

@@ -12,6 +12,7 @@
 
 unsigned long registered, deregistered, posted, polled, regions_most;
 size_t read_head, longest_read;
+unsigned timeout;
 void (*shrink_device)(struct ibv_device_attr *device);
 
 static void add(unsigned long *counter)
@@ -92,6 +93,14 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
         context->ops.poll_cq = poll_cq;
     }
     return context;
+}
+
+int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attributes, int mask)
+{
+    int (*real)(struct ibv_qp *, struct ibv_qp_attr *, int) = dlsym(RTLD_NEXT, "ibv_modify_qp");
+    if (mask & IBV_QP_TIMEOUT)
+        timeout = attributes->timeout;
+    return real(qp, attributes, mask);
 }
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *device)

@@ -41,6 +41,7 @@ void case_bad_addresses(void)
                {"verbs:?mtu=77", -EINVAL, "256..4096"},
                {"verbs:?mtu=1500", -EINVAL, "expected 256, 512"},
                {"verbs:?unregistered=maybe", -EINVAL, "expected copy"},
+               {"verbs:?timeout=9", -EINVAL, "timeout=9, expected 10..3600000"},
                {"verbs:?speed=9", -EINVAL, "no parameter \"speed\""},
                {"verbs:?rank=0&size=2", -EINVAL, "root=HOST:PORT"},
                {"verbs:?rank=2&size=2&root=127.0.0.1:19000", -EINVAL, "rank=2"},
