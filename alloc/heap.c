@@ -61,17 +61,17 @@ static int configure(const char *spec)
         if (!end || configured_count == CONFIGURED_MOST)
             return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
                         bad, end ? "no more than 64 pools" : wanted);
-        if (options.slot_size % PAGE_BYTES) {
-            error_say("ZC_POOLS=%.100s: at character %d: slots of %zu bytes are rounded up to whole pages", spec,
-                      (int)(at - spec) + 1, options.slot_size);
-            error_print();
-        }
         struct zc_pool *pool;
         int error = pool_open(&options, &pool);
         if (error) {
             char why[sizeof configured_message];
             snprintf(why, sizeof why, "%s", zc_errmsg());
             return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1, why);
+        }
+        if (options.slot_size != pool->slot_size) {
+            error_say("ZC_POOLS=%.100s: at character %d: slots of %zu bytes are rounded up to whole pages, %zu bytes",
+                      spec, (int)(at - spec) + 1, options.slot_size, pool->slot_size);
+            error_print();
         }
         add_configured(pool, from);
         at = *end ? end + 1 : NULL;

@@ -112,16 +112,17 @@ void pool_unclaim(struct zc_pool *pool)
 
 /* ---- growth ---- */
 
-/* NULL with *error. */
-static struct segment *add_segment(struct zc_pool *pool, int *error)
+/* n: slots that are wanted now. NULL with *error. */
+static struct segment *add_segment(struct zc_pool *pool, uint32_t n, int *error)
 {
     struct segment *segment = pool->segments;
     while (segment && segment->mapped)
         segment = segment->next;
     if (!segment) {
-        /* Twice what there is, so that large pools have few segments and small ones waste little. */
-        size_t bytes = pool->slots * pool->stride;
-        bytes = bytes > SEGMENT_MOST ? SEGMENT_MOST : bytes;
+        /* Twice what there is, so that large pools have few segments and small ones waste little; but reserved pages
+         * are too few to take more than is asked for. */
+        size_t bytes = pool->slots * pool->stride, most = pool->hugetlb ? n * pool->stride : SEGMENT_MOST;
+        bytes = bytes > most ? most : bytes;
         size_t length = round_up(bytes > pool->stride ? bytes : pool->stride, HUGE_BYTES);
         segment = calloc(1, sizeof *segment);
         char *user = segment ? arena_take(length) : NULL;
@@ -161,7 +162,7 @@ static int carve(struct zc_pool *pool, uint32_t n, struct slot **first)
     while (segment && (!segment->mapped || segment->carved == segment->slots))
         segment = segment->next;
     int error;
-    if (!segment && !(segment = add_segment(pool, &error)))
+    if (!segment && !(segment = add_segment(pool, n, &error)))
         return error;
     return (int)segment_carve(segment, n, first);
 }
@@ -267,7 +268,7 @@ static int check(const zc_pool_options *options)
     if (options->initial > options->cap)
         return fail(-EINVAL, "zc_pool_open: %zu initial slots are more than the cap of %zu", options->initial,
                     options->cap);
-    if ((unsigned)options->huge > ZC_HUGE_ALWAYS)
+    if ((unsigned)options->huge > ZC_HUGE_HUGETLB_ONLY)
         return fail(-EINVAL, "zc_pool_open: huge %d, expected one of enum zc_huge", (int)options->huge);
     if ((unsigned)options->full > ZC_FULL_FAIL)
         return fail(-EINVAL, "zc_pool_open: full %d, expected one of enum zc_full", (int)options->full);
@@ -300,30 +301,60 @@ static void gather(zc_stats *stats)
     pthread_mutex_unlock(&pools_lock);
 }
 
-static struct zc_pool *pool_new(size_t slot_size, size_t stride, bool huge, bool debug)
+/* What its addresses and mappings depend on. */
+struct layout {
+    size_t slot_size, stride;
+    bool huge, hugetlb, debug;
+};
+
+static struct layout layout_of(const zc_pool_options *options, const struct options *defaults)
+{
+    enum zc_huge huge = options->huge ? options->huge : defaults->huge;
+    /* Guard pages are smaller than hugetlb pages; pages are mapped again by a descriptor. */
+    bool hugetlb = huge >= ZC_HUGE_HUGETLB && !defaults->debug && !segment_hidden();
+    struct layout layout = {.slot_size = round_up(options->slot_size, hugetlb ? HUGE_BYTES : PAGE_BYTES),
+                            .hugetlb = hugetlb,
+                            .debug = defaults->debug};
+    bool large = layout.slot_size >= HUGE_BYTES;
+    layout.huge = huge >= ZC_HUGE_ALWAYS || (huge == ZC_HUGE_AUTO && large);
+    layout.stride = layout.slot_size + (layout.debug ? debug_gap(layout.slot_size) : 0);
+    if (layout.huge && large)
+        layout.stride = round_up(layout.stride, HUGE_BYTES);
+    return layout;
+}
+
+static bool has_layout(const struct zc_pool *pool, const struct layout *layout)
+{
+    return pool->slot_size == layout->slot_size && pool->stride == layout->stride && pool->huge == layout->huge &&
+           pool->hugetlb == layout->hugetlb;
+}
+
+/* A closed one with the layout, or a new one. */
+static struct zc_pool *pool_new(const struct layout *layout)
 {
     struct zc_pool *pool = pools;
-    while (pool && (pool->open || pool->slot_size != slot_size || pool->stride != stride || pool->huge != huge))
+    while (pool && (pool->open || !has_layout(pool, layout)))
         pool = pool->next;
     if (pool)
         return pool;
     atomic_store(&stats_gather, gather);
     pool = aligned_alloc(64, round_up(sizeof *pool, 64));
-    char *scratch = pool ? arena_take(stride) : NULL;
+    char *scratch = pool ? arena_take(layout->stride) : NULL;
     if (!scratch) {
         free(pool);
-        return fail_null(-ENOMEM, "zc_pool_open: no memory for a pool of %zu-byte slots", slot_size);
+        return fail_null(-ENOMEM, "zc_pool_open: no memory for a pool of %zu-byte slots", layout->slot_size);
     }
     memset(pool, 0, sizeof *pool);
     pool->index = !pools ? 0 : pools->index < CACHE_POOLS ? pools->index + 1 : CACHE_POOLS;
-    pool->debug = debug;
-    pool->cache_most = slot_size <= CACHE_BYTES / CACHE_SLOTS ? CACHE_SLOTS : (uint32_t)(CACHE_BYTES / slot_size);
-    if (debug)
-        pool->cache_most = 0;
+    size_t most = CACHE_BYTES / layout->slot_size;
+    pool->cache_most = layout->debug ? 0 : most < CACHE_SLOTS ? (uint32_t)most : CACHE_SLOTS;
     pool->bare = NONE;
-    pool->slot_size = slot_size;
-    pool->stride = stride;
-    pool->huge = huge;
+    pool->slot_size = layout->slot_size;
+    pool->stride = layout->stride;
+    pool->huge = layout->huge;
+    pool->hugetlb = layout->hugetlb;
+    pool->unit = layout->hugetlb ? HUGE_BYTES / PAGE_BYTES : 1;
+    pool->debug = layout->debug;
     pool->scratch = scratch;
     pthread_mutex_init(&pool->growth, NULL);
     pool->next = pools;
@@ -344,17 +375,13 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
         error = check(options);
     if (error)
         return error;
-    enum zc_huge huge = options->huge ? options->huge : defaults->huge;
-    size_t slot_size = round_up(options->slot_size, PAGE_BYTES);
-    bool large = slot_size >= HUGE_BYTES;
-    bool want_huge = huge == ZC_HUGE_ALWAYS || (huge == ZC_HUGE_AUTO && large);
-    size_t stride = defaults->debug ? slot_size + debug_gap(slot_size) : slot_size;
-    stride = want_huge && large ? round_up(stride, HUGE_BYTES) : stride;
+    struct layout layout = layout_of(options, defaults);
 
     pthread_mutex_lock(&pools_lock);
-    struct zc_pool *pool = pool_new(slot_size, stride, want_huge, defaults->debug);
+    struct zc_pool *pool = pool_new(&layout);
     if (pool) {
         pool->open = true;
+        pool->hugetlb_only = pool->hugetlb && options->huge == ZC_HUGE_HUGETLB_ONLY;
         pool->cap = options->cap;
         pool->full = options->full ? options->full : defaults->full;
         atomic_store(&pool->head, NONE);
@@ -435,6 +462,7 @@ int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats)
     pthread_mutex_lock(&pool->growth);
     for (struct segment *segment = pool->segments; segment; segment = segment->next) {
         now.segments += segment->mapped;
+        now.hugetlb_missed += segment->mapped && pool->hugetlb && !segment->hugetlb;
         now.slots += segment->carved;
         look_at_slots(segment, &now);
     }

@@ -27,11 +27,13 @@ struct cache;
 struct zc_pool {
     size_t slot_size, stride;
     bool huge;
-    bool debug; /* alloc/debug.h */
+    bool hugetlb, hugetlb_only; /* the huge pages are reserved ones */
+    bool debug;                 /* alloc/debug.h */
     bool open;
     enum zc_full full;
     enum zc_protect protect; /* never the default */
     size_t cap;              /* live slots */
+    uint32_t unit;           /* pages that have one protection: 512 for hugetlb, else 1 */
     uint32_t index;          /* of its caches, in struct thread */
     uint32_t cache_most;     /* slots that a thread may keep (alloc/cache.h) */
     _Alignas(64) _Atomic uint64_t head;

@@ -32,6 +32,8 @@ const char *pool_spec_parse(const char *at, zc_pool_options *options, size_t *fr
             enum zc_full full;
             enum zc_protect protect;
         } words[] = {{"huge", ZC_HUGE_ALWAYS, 0, 0},
+                     {"hugetlb", ZC_HUGE_HUGETLB, 0, 0},
+                     {"hugetlb-only", ZC_HUGE_HUGETLB_ONLY, 0, 0},
                      {"small", ZC_HUGE_NEVER, 0, 0},
                      {"grow", 0, ZC_FULL_GROW, 0},
                      {"fallback", 0, ZC_FULL_FALLBACK, 0},
@@ -39,7 +41,7 @@ const char *pool_spec_parse(const char *at, zc_pool_options *options, size_t *fr
                      {"mprotect", 0, 0, ZC_PROTECT_MPROTECT},
                      {"userfaultfd", 0, 0, ZC_PROTECT_USERFAULTFD}};
         *bad = ++at;
-        *wanted = "from=SIZE, cap=N, huge, small, grow, fallback, fail, mprotect or userfaultfd";
+        *wanted = "from=SIZE, cap=N, huge, hugetlb, hugetlb-only, small, grow, fallback, fail, mprotect or userfaultfd";
         size_t length = strcspn(at, ":,"), i = 0;
         if (strncmp(at, "cap=", 4) == 0) {
             *bad = at += 4;

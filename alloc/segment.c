@@ -37,7 +37,7 @@ static void collapse(struct segment *segment, char *wire, size_t length)
 
 static int registrar_add(struct registrar *registrar, struct segment *segment)
 {
-    if (registrar->pins && segment->huge)
+    if (registrar->pins && segment->huge && !segment->hugetlb)
         collapse(segment, arena_wire_of(segment->user), segment->length); /* pinned pages cannot be any more */
     int result = registrar->add(registrar->context, segment);
     if (result == 0)
@@ -133,6 +133,11 @@ void segment_hide(void)
     atomic_store(&hidden, true);
 }
 
+bool segment_hidden(void)
+{
+    return atomic_load(&hidden);
+}
+
 static void close_fd(struct segment *segment)
 {
     if (segment->fd >= 0)
@@ -140,25 +145,61 @@ static void close_fd(struct segment *segment)
     segment->fd = -1;
 }
 
-int segment_map(struct segment *segment)
+/* Twice, from a memfd with `flags`. 0 or -errno, with all undone. */
+static int map_pages(struct segment *segment, unsigned flags)
 {
     char *user = segment->user, *wire = arena_wire_of(user);
     size_t length = segment->length;
     enum { RW = PROT_READ | PROT_WRITE, FLAGS = MAP_SHARED | MAP_FIXED };
 
-    segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
     if (segment->fd < 0)
-        return fail(-ENOMEM, "zc: memfd_create for a segment of %zu bytes failed: %s", length, strerror(errno));
-    int error = 0;
+        return -errno;
     if (ftruncate(segment->fd, (off_t)length) || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) ||
         !sys_mmap(wire, length, RW, FLAGS, segment->fd, 0) || !sys_mmap(user, length, RW, FLAGS, segment->fd, 0) ||
         sys_madvise(wire, length, MADV_DONTFORK) || sys_madvise(user, length, MADV_DONTFORK) ||
-        sys_madvise(wire, length, MADV_DONTDUMP))
-        error = fail(-ENOMEM, "zc: mapping a segment of %zu bytes failed: %s (limits: vm.max_map_count, RLIMIT_AS)",
-                     length, strerror(errno));
+        sys_madvise(wire, length, MADV_DONTDUMP)) {
+        int error = -errno;
+        close_fd(segment);
+        reserve_again(segment);
+        return error;
+    }
+    return 0;
+}
+
+/* Reserves its pages, so that none is missing when it is touched. 0 or -errno with a message. */
+static int map_hugetlb(struct segment *segment)
+{
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    const char *why = "no %zu bytes of hugetlb pages: %s (sysctl vm.nr_hugepages)%s";
+    int error = map_pages(segment, MFD_HUGETLB | MFD_HUGE_2MB);
+    segment->hugetlb = !error;
     if (!error)
-        error = register_segment(segment);
-    if (error || atomic_load(&hidden))
+        return 0;
+    if (segment->pool->hugetlb_only)
+        return fail(-ENOMEM, why, segment->length, strerror(-error), "");
+    if (!atomic_flag_test_and_set(&told)) {
+        error_say(why, segment->length, strerror(-error), "; ordinary huge pages serve instead");
+        error_print();
+    }
+    return -ENOMEM;
+}
+
+int segment_map(struct segment *segment)
+{
+    segment->hugetlb = false;
+    int error = segment->pool->hugetlb ? map_hugetlb(segment) : -ENOMEM;
+    if (error && segment->pool->hugetlb_only)
+        return error;
+    if (error)
+        error = map_pages(segment, 0);
+    if (error)
+        return fail(-ENOMEM,
+                    "zc: mapping a segment of %zu bytes failed: %s (limits: memory, vm.max_map_count, RLIMIT_AS, "
+                    "RLIMIT_NOFILE)",
+                    segment->length, strerror(-error));
+    error = register_segment(segment);
+    if (error || segment_hidden())
         close_fd(segment);
     if (error) {
         reserve_again(segment);
@@ -213,13 +254,34 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
     for (uint32_t i = 0; i < n; i += at_once, user += segment->stride) {
         char *wire = arena_wire_of(user);
         /* Without gaps, slots to come share the last huge page; with them, a part of one is not worth it. */
-        if (segment->huge)
+        if (segment->huge && !segment->hugetlb)
             collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
         if (populate(wire, length) || populate(user, length))
             return i;
         pool_hooks()->mapped(segment->pool, user, length);
     }
     return n;
+}
+
+/* The kernel moves and doubles no hugetlb mapping by mremap; a mapping made anew needs the file not to be sealed against
+ * writers, which others that may be shown to peers are. */
+static bool map_again(const struct segment *segment, const char *wire, size_t length, char *user, int prot)
+{
+    if (segment->pool->hugetlb)
+        return sys_mmap(user, length, prot, MAP_SHARED | MAP_FIXED, segment->fd, wire - arena_wire_of(segment->user)) &&
+               sys_madvise(user, length, MADV_DONTFORK) == 0;
+    return syscall(SYS_mremap, wire, 0, length, MREMAP_MAYMOVE | MREMAP_FIXED, user) != -1 &&
+           sys_madvise(user, length, MADV_DODUMP) == 0; /* the wire mapping's flag came along */
+}
+
+int segment_show(const struct backing *backing, size_t at, size_t length, char *user, int prot)
+{
+    const char *wire = backing_wire(backing) + at;
+    if (!map_again(arena_segment(arena.user + (wire - arena.wire)), wire, length, user, prot))
+        return -errno;
+    if (prot & PROT_WRITE)
+        sys_madvise(user, length, MADV_POPULATE_WRITE);
+    return 0;
 }
 
 struct slot *slot_find(const void *p)

@@ -22,7 +22,8 @@ struct segment {
     uint32_t slots;
     _Atomic uint32_t carved; /* slots that were set up, from the front */
     bool mapped;
-    _Atomic bool huge;    /* until the kernel refuses */
+    bool hugetlb;         /* of reserved pages */
+    _Atomic bool huge;    /* to be collapsed, until the kernel refuses */
     int fd;               /* -1: hidden */
     struct segment *next; /* of the pool */
 };
@@ -47,6 +48,7 @@ void registrar_detach(struct registrar *registrar);
 /* Segments to come keep no file descriptor: they will be shown to no other process. For a process that does not know
  * that it has zc, takes the numbers of its descriptors for its own, and closes others. */
 void segment_hide(void);
+bool segment_hidden(void);
 
 /* Maps and publishes `segment`, whose first lines up to `slots` are filled in. 0 or -errno with a message. */
 int segment_map(struct segment *segment);
@@ -60,6 +62,10 @@ uint32_t segment_carve(struct segment *segment, uint32_t n, struct slot **first)
 
 /* Gives slots their pages, in both mappings; returns how many of the n from `index` on got them. */
 uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n);
+
+/* Maps bytes [at, at + length) of a backing at `user`, in the place of what is there, as the owner of a slot may have
+ * mapped it; populated unless `prot` forbids stores. 0 or -errno. Signal-safe. */
+int segment_show(const struct backing *backing, size_t at, size_t length, char *user, int prot);
 
 static inline struct slot *segment_slot(const struct segment *segment, uint32_t index)
 {

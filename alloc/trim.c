@@ -47,12 +47,10 @@ static int map_under(struct slot *slot, const struct backing *backing)
 {
     size_t size = slot_segment(slot)->slot_size;
     char *user = slot_user(slot);
-    if (syscall(SYS_mremap, backing_wire(backing), 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, user) == -1)
-        return -errno;
-    sys_madvise(user, size, MADV_DODUMP); /* the wire mapping's flag came along */
-    sys_madvise(user, size, MADV_POPULATE_WRITE);
-    pool_hooks()->mapped(slot_pool(slot), user, size);
-    return 0;
+    int error = segment_show(backing, 0, size, user, PROT_READ | PROT_WRITE);
+    if (!error)
+        pool_hooks()->mapped(slot_pool(slot), user, size);
+    return error;
 }
 
 static void renew(struct slot *slot, struct backing *backing, enum slot_state state)

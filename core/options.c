@@ -62,7 +62,7 @@ static const struct row rows[] = {
     {"ZC_MALLOC_MOST", KIND_NUMBER, FIELD(malloc_most), NULL, 0, 64 << 20, "and up to which it does"},
     {"ZC_DEBUG", KIND_NAME, FIELD(debug), NAMES("off", "on"), 0, 0, "guard pages, canaries and poison of buffers"},
     {"ZC_POOLS", KIND_TEXT, FIELD(pools), NULL, 0, 0,
-     "pools of zc_alloc: SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:small][:FULL][:PROTECT],..."},
+     "pools of zc_alloc: SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:hugetlb|:small][:FULL][:PROTECT],..."},
     {"ZC_TRACE", KIND_TEXT, FIELD(trace), NULL, 0, 0, "NAME: writes allocations to the file NAME.PID, for zc tune"},
 };
 

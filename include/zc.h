@@ -107,7 +107,17 @@ typedef struct zc_pool zc_pool;
 #define ZC_UNLIMITED ((size_t)-1)
 
 /* Huge pages. Auto: as ZC_HUGE says, by default for slots of 2 MiB and more. Smaller slots share them. */
-enum zc_huge { ZC_HUGE_AUTO, ZC_HUGE_NEVER, ZC_HUGE_ALWAYS };
+enum zc_huge {
+    ZC_HUGE_AUTO,
+    ZC_HUGE_NEVER,
+    ZC_HUGE_ALWAYS,
+    ZC_HUGE_HUGETLB, /* pages that the administrator has reserved (vm.nr_hugepages). Slots are rounded up to 2 MiB, and
+                            2 MiB are the unit in which bytes wait for a receive in flight beside them. Where no reserved
+                            pages are left, segments get ordinary huge ones, counted in zc_pool_stats.hugetlb_missed, and
+                            a line on stderr says so once. ZC_DEBUG=on and the malloc preload use ordinary ones. Over
+                            shm, messages of such a pool are copied */
+    ZC_HUGE_HUGETLB_ONLY /* the same, but then ENOMEM */
+};
 
 /* What zc_pool_alloc does at the cap. */
 enum zc_full {
@@ -155,10 +165,11 @@ typedef struct zc_pool_stats {
     size_t waste;          /* populated, but neither live nor in flight: cached, spare, or waiting to be used */
     uint64_t renamed;      /* conflicts ended by fresh pages, since the pool was opened */
     uint64_t refills;      /* times that a thread's cache was empty */
+    size_t hugetlb_missed; /* segments mapped now for which no reserved pages were left */
 } zc_pool_stats;
 
 /* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. -ENOTSUP:
- * ZC_PROTECT_USERFAULTFD was asked for here and cannot be had. (If ZC_PROTECT asks for it, mprotect serves, which is said
+ * ZC_PROTECT_USERFAULTFD was asked for here and cannot be had, as for hugetlb pages. (If ZC_PROTECT asks for it, mprotect serves, which is said
  * once on stderr.) Where only faults of user mode can be caught, it is opened, system calls on a guarded buffer fail
  * with EFAULT as with mprotect, and zc_errmsg() says so. */
 ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);

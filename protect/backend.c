@@ -22,7 +22,10 @@ int backend_choose(struct zc_pool *pool, enum zc_protect wanted)
     if (error)
         return error;
     enum zc_protect protect = wanted ? wanted : options->protect;
-    error = backends[protect]->open ? backends[protect]->open() : 0;
+    if (pool->hugetlb && protect == ZC_PROTECT_USERFAULTFD) /* a rename makes mappings anew, unregistered */
+        error = fail(-ENOTSUP, "userfaultfd does not protect hugetlb pages");
+    else
+        error = backends[protect]->open ? backends[protect]->open() : 0;
     if (error && wanted)
         return error;
     if (error && !atomic_flag_test_and_set(&told)) {

@@ -20,7 +20,7 @@ static void protect(const struct slot *slot, size_t at, size_t length, int prot)
 static _Noreturn void die(int error)
 {
     struct text text = {0};
-    text_add(&text, "zc: mremap failed during a rename with errno ");
+    text_add(&text, "zc: mapping pages failed during a rename with errno ");
     text_add_number(&text, (uint64_t)-error, 10);
     text_add(&text, "; raise vm.max_map_count\n");
     text_print(&text);
@@ -39,6 +39,25 @@ static void move(char *from, char *to, size_t length)
         move(from + half, to + half, length - half);
         return;
     }
+    if (error)
+        die(error);
+    count(remaps);
+}
+
+/* Makes the slot show the fresh pages, and the spare those that the slot shows now: bytes [at, at + length). */
+static void move_around(const struct zc_pool *pool, char *user, char *spare, size_t at, size_t length)
+{
+    move(spare + at, pool->scratch + at, length);
+    move(user + at, spare + at, length);
+    move(pool->scratch + at, user + at, length);
+}
+
+/* The same for hugetlb pages, which the kernel does not move. */
+static void map_anew(const struct backing *backing, size_t at, size_t length, char *user, int prot)
+{
+    int error = segment_show(backing, at, length, user + at, prot);
+    while (error == -ENOMEM && maps_drop_ballast())
+        error = segment_show(backing, at, length, user + at, prot);
     if (error)
         die(error);
     count(remaps);
@@ -69,7 +88,7 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
     size_t size = pool->slot_size;
     uint32_t pages = (uint32_t)(size >> PAGE_SHIFT);
     struct backing *fresh = atomic_load(&other->backing);
-    char *user = slot_user(slot), *spare = slot_user(other), *scratch = pool->scratch;
+    char *user = slot_user(slot), *spare = slot_user(other);
     bool receiving, any = false;
     signals_close();
 
@@ -93,11 +112,14 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
         end = run_end(slot, page, pages, &receiving);
         size_t at = (size_t)page << PAGE_SHIFT, length = (size_t)(end - page) << PAGE_SHIFT;
         any |= receiving;
+        if (pool->hugetlb) {
+            map_anew(backing, at, length, spare, PROT_READ);
+            map_anew(fresh, at, length, user, receiving ? PROT_NONE : PROT_READ | PROT_WRITE);
+            continue;
+        }
         if (receiving)
             protect(other, at, length, PROT_NONE);
-        move(spare + at, scratch + at, length);
-        move(user + at, spare + at, length);
-        move(scratch + at, user + at, length);
+        move_around(pool, user, spare, at, length);
     }
     lock_drop(&pool->scratch_lock);
 

@@ -10,9 +10,23 @@
 
 enum { CHECK_EVERY = 64 }; /* protections: whether the handler is still in place */
 
+/* What is protected for a hold: whole units of the pages that it needs. */
+static uint32_t first_guarded(const struct hold *hold)
+{
+    uint32_t unit = slot_pool(hold->slot)->unit;
+    return ((uint32_t)(hold->offset >> PAGE_SHIFT) & -unit) + (hold->head_open ? unit : 0);
+}
+
+static uint32_t end_guarded(const struct hold *hold)
+{
+    uint32_t unit = slot_pool(hold->slot)->unit;
+    size_t end = hold->length ? hold->offset + hold->length + unit * PAGE_BYTES - 1 : hold->offset;
+    return ((uint32_t)(end >> PAGE_SHIFT) & -unit) - (hold->tail_open ? unit : 0);
+}
+
 static bool covers_page(const struct hold *hold, uint32_t page)
 {
-    return hold->guarded && hold_first_page(hold) <= page && page < hold_end_page(hold);
+    return hold->guarded && first_guarded(hold) <= page && page < end_guarded(hold);
 }
 
 void slot_announce(struct slot *slot)
@@ -76,8 +90,11 @@ static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool
 
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 {
-    /* More than one for each page, and one after the last, there cannot be. */
+    uint32_t unit = slot_pool(slot)->unit, end = (first + pages + unit - 1) & -unit;
+    first &= -unit;
+    pages = end - first;
     int split = backend_of(slot_pool(slot))->split;
+    /* More than one for each page, and one after the last, there cannot be. */
     int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? split : 0;
     if (slot->maps > UINT16_MAX - split || !maps_claim(claim))
         return false;
@@ -103,20 +120,20 @@ static int page_need(const struct slot *slot, const struct backing *backing, uin
             continue;
         if (covers_page(hold, page))
             need = PROT_NONE;
-        if (hold_first_page(hold) > page && hold_first_page(hold) < *end)
-            *end = hold_first_page(hold);
-        if (hold_end_page(hold) > page && hold_end_page(hold) < *end)
-            *end = hold_end_page(hold);
+        if (first_guarded(hold) > page && first_guarded(hold) < *end)
+            *end = first_guarded(hold);
+        if (end_guarded(hold) > page && end_guarded(hold) < *end)
+            *end = end_guarded(hold);
     }
     for (const struct hold *hold = backing->sends; hold; hold = hold->next) {
         if (!hold->guarded)
             continue;
         if (covers_page(hold, page))
             need &= PROT_READ;
-        if (hold_first_page(hold) > page && hold_first_page(hold) < *end)
-            *end = hold_first_page(hold);
-        if (hold_end_page(hold) > page && hold_end_page(hold) < *end)
-            *end = hold_end_page(hold);
+        if (first_guarded(hold) > page && first_guarded(hold) < *end)
+            *end = first_guarded(hold);
+        if (end_guarded(hold) > page && end_guarded(hold) < *end)
+            *end = end_guarded(hold);
     }
     return need;
 }

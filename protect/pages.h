@@ -20,7 +20,7 @@ static inline uint32_t hold_end_page(const struct hold *hold)
     return (uint32_t)(end >> PAGE_SHIFT) - hold->tail_open;
 }
 
-/* Protects pages and adds them to the guard. False where mappings have run out. */
+/* Protects pages, in whole units of protection, and adds them to the guard. False where mappings have run out. */
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
 
 /* Is every page from `first` to before `end` protected? */

@@ -440,7 +440,8 @@ static void says_on_stderr(const char *text)
 Test(heap, rounded_slot_sizes_are_said_once)
 {
     with_pools("64K:1,5000:2", says_on_stderr,
-               "zc: ZC_POOLS=64K:1,5000:2: at character 7: slots of 5000 bytes are rounded up to whole pages\n");
+               "zc: ZC_POOLS=64K:1,5000:2: at character 7: slots of 5000 bytes are rounded up to whole pages, "
+               "8192 bytes\n");
     with_pools("64K:1,8K:2", says_on_stderr, "");
 }
 

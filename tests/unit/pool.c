@@ -78,8 +78,8 @@ Test(pool, options_are_checked)
     options.initial = 4;
     CHECK_FAILS(zc_pool_open(&options, &pool), -EINVAL, "4 initial slots are more than the cap of 3");
     options = of_slots(4096);
-    options.huge = (enum zc_huge)3;
-    CHECK_FAILS(zc_pool_open(&options, &pool), -EINVAL, "huge 3");
+    options.huge = (enum zc_huge)5;
+    CHECK_FAILS(zc_pool_open(&options, &pool), -EINVAL, "huge 5");
     options = of_slots(4096);
     options.full = (enum zc_full) - 1;
     CHECK_FAILS(zc_pool_open(&options, &pool), -EINVAL, "full -1");

@@ -103,8 +103,8 @@ static long memfd_kb(void)
     while (fgets(line, sizeof line, file)) {
         if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' '))
             inside = strstr(line, "memfd:zc ") != NULL;
-        else if (inside && strncmp(line, "Rss:", 4) == 0)
-            kb += strtol(line + 4, NULL, 10);
+        else if (inside && (strncmp(line, "Rss:", 4) == 0 || strstr(line, "e_Hugetlb:") || strstr(line, "d_Hugetlb:")))
+            kb += strtol(strchr(line, ':') + 1, NULL, 10);
     }
     fclose(file);
     return kb;
@@ -226,4 +226,11 @@ Test(refusals, several_segments)
 Test(refusals, huge_slots)
 {
     fail_each(3 << 20, 3, ZC_HUGE_ALWAYS, 30);
+}
+
+/* With ordinary pages in their place, or (tests/hugetlb) with hugetlb pages. */
+Test(refusals, hugetlb_slots)
+{
+    fail_each(2 << 20, 3, ZC_HUGE_HUGETLB, 20);
+    fail_each(4 << 20, 2, ZC_HUGE_HUGETLB, 20);
 }

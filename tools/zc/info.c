@@ -117,7 +117,7 @@ static void rdma_devices(void)
 
 static void transports(void)
 {
-    fact("transports", NULL, "loop mpi%s", ZC_WITH_VERBS ? " verbs" : "");
+    fact("transports", NULL, "loop mpi shm%s", ZC_WITH_VERBS ? " verbs" : "");
     rdma_devices();
 }
 
@@ -188,9 +188,14 @@ static void huge_pages(void)
     else
         fact("huge pages",
              "slots of 2 MiB and more use small pages: Linux 6.1 with CONFIG_TRANSPARENT_HUGEPAGE has them", "no");
-    long reserved = number_of("/proc/sys/vm/nr_hugepages", 0);
-    fact("hugetlb pages", reserved ? NULL : "only for pools that ask for them: sysctl vm.nr_hugepages=N",
-         "%ld reserved", reserved);
+    const char *folder = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    char path[128];
+    snprintf(path, sizeof path, "%s/nr_hugepages", folder);
+    long reserved = number_of(path, 0);
+    snprintf(path, sizeof path, "%s/free_hugepages", folder);
+    fact("hugetlb pages",
+         reserved ? NULL : "for pools that ask for them (ZC_POOLS=2M:64:hugetlb): sysctl vm.nr_hugepages=N",
+         "%ld of 2 MiB, %ld free", reserved, number_of(path, 0));
 }
 
 static const char *limit_text(rlim_t limit)

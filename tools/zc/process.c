@@ -228,6 +228,8 @@ static int look_at_pool(const struct process *process, const struct arena *arena
     for (int i = 0; at && i < LIST_MOST && !error; i++, at = segment.next) {
         error = fetch(process, at, &segment, sizeof segment);
         if (!error && segment.mapped)
+            to->hugetlb_missed += pool->hugetlb && !segment.hugetlb;
+        if (!error && segment.mapped)
             error = look_at_segment(process, arena, &segment, to, view);
     }
     to->peak = pool->peak > to->live ? pool->peak : to->live;

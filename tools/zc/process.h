@@ -24,6 +24,7 @@ struct process {
 struct pool_view {
     size_t slot_size, slots, live, peak, in_flight, idle_protected, waste, cap;
     uint64_t allocs, renamed, refills, fallbacks, over_cap;
+    size_t hugetlb_missed; /* segments */
 };
 
 /* Messages with a tag, of all communicators: in flight to a rank, or of a rank and lent to the program. */

@@ -158,9 +158,10 @@ static void print_json(const struct process *process, const struct moment *now)
                pool->idle_protected, pool->waste);
         if (pool->cap != ZC_UNLIMITED)
             printf("\"cap\": %zu, ", pool->cap);
-        printf("\"allocs\": %llu, \"renamed\": %llu, \"refills\": %llu, \"fallbacks\": %llu, \"over_cap\": %llu}",
+        printf("\"allocs\": %llu, \"renamed\": %llu, \"refills\": %llu, \"fallbacks\": %llu, \"over_cap\": %llu, "
+               "\"hugetlb_missed\": %zu}",
                (unsigned long long)pool->allocs, (unsigned long long)pool->renamed, (unsigned long long)pool->refills,
-               (unsigned long long)pool->fallbacks, (unsigned long long)pool->over_cap);
+               (unsigned long long)pool->fallbacks, (unsigned long long)pool->over_cap, pool->hugetlb_missed);
     }
     putchar(']');
     print_json_holders("holders", "sends", &now->view.sends, now);
