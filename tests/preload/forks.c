@@ -13,6 +13,7 @@
 
 #include "child.h"
 #include "preload.h"
+#include "system.h"
 
 enum { BUFFERS = 12 };
 
@@ -115,6 +116,36 @@ void fork_child_frees(void)
     allocate_all(buffer, 500);
     check_all(buffer, 500);
     free_all(buffer);
+}
+
+/* What the child frees of what it inherited goes back to the system, not into a pool that it does not have. */
+void fork_child_gives_back(void)
+{
+    enum { N = 8, SIZE = 4 * MIB };
+    char *buffer[N];
+
+    for (int i = 0; i < N; i++) {
+        buffer[i] = malloc(SIZE);
+        CHECK(pooled(buffer[i]));
+        memset(buffer[i], 'a', SIZE);
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < N; i++)
+            CHECK_BYTES(buffer[i], SIZE, 'a');
+        unsigned long long before = system_number("/proc/self/smaps_rollup", "Rss:");
+        for (int i = 0; i < N; i++)
+            free(buffer[i]);
+        unsigned long long after = system_number("/proc/self/smaps_rollup", "Rss:");
+        CHECKF(after + (N - 1) * SIZE / KIB < before, "freeing %d KiB: %llu KiB, then %llu", N * SIZE / KIB, before,
+               after);
+        _exit(0);
+    }
+    child_passes(child);
+    for (int i = 0; i < N; i++) {
+        CHECK_BYTES(buffer[i], SIZE, 'a');
+        free(buffer[i]);
+    }
 }
 
 void fork_grandchild(void)

@@ -400,6 +400,7 @@ static const struct {
                {"bad_pools", bad_pools},
                {"fork_both_store", fork_both_store},
                {"fork_child_frees", fork_child_frees},
+               {"fork_child_gives_back", fork_child_gives_back},
                {"fork_grandchild", fork_grandchild},
                {"fork_exec", fork_exec},
                {"fork_among_threads", fork_among_threads},

@@ -20,6 +20,7 @@ void child_passes(pid_t child);
 /* forks.c */
 void fork_both_store(void);
 void fork_child_frees(void);
+void fork_child_gives_back(void);
 void fork_grandchild(void);
 void fork_exec(void);
 void fork_among_threads(void);
