@@ -9,10 +9,10 @@
 #include <string.h>
 
 #include "apart.h"
-#include "check.h"
 #include "pattern.h"
 #include "system.h"
 #include "tests/unit/invariants.h"
+#include "tests/unit/pools.h"
 
 TestSuite(reserved, .timeout = 60);
 TestSuite(exhausted, .timeout = 60);
@@ -26,24 +26,10 @@ static zc_pool_options of_slots(size_t slot_size, size_t initial)
     return options;
 }
 
-static zc_pool *open_with(const zc_pool_options *options)
-{
-    zc_pool *pool = NULL;
-    CHECK_OK(zc_pool_open(options, &pool));
-    return pool;
-}
-
 static zc_pool *open_pool(size_t slot_size, size_t initial)
 {
     zc_pool_options options = of_slots(slot_size, initial);
     return open_with(&options);
-}
-
-static zc_pool_stats stats_of(zc_pool *pool)
-{
-    zc_pool_stats stats = {.size = sizeof stats};
-    CHECK_OK(zc_pool_stats_get(pool, &stats));
-    return stats;
 }
 
 /* Neither free nor spoken for. */

@@ -13,8 +13,8 @@
 #include <sys/syscall.h>
 
 #include "apart.h"
-#include "check.h"
 #include "ranks.h"
+#include "tests/unit/pools.h"
 
 TestSuite(cache, .timeout = 60);
 
@@ -27,20 +27,6 @@ static zc_pool *open_pool(size_t slot_size, size_t cap, enum zc_full full)
     options.full = full;
     CHECK_OK(zc_pool_open(&options, &pool));
     return pool;
-}
-
-static zc_pool_stats stats_of(zc_pool *pool)
-{
-    zc_pool_stats stats = {.size = sizeof stats};
-    CHECK_OK(zc_pool_stats_get(pool, &stats));
-    return stats;
-}
-
-static void *alloc_in(zc_pool *pool)
-{
-    void *p = zc_pool_alloc(pool);
-    CHECKF(p, "%s", zc_errmsg());
-    return p;
 }
 
 /* Takes n slots, and frees them again. */

@@ -17,9 +17,9 @@
 
 #include "alloc/cache.h"
 #include "apart.h"
-#include "check.h"
 #include "core/stats.h"
 #include "ranks.h"
+#include "tests/unit/pools.h"
 
 TestSuite(refusals, .timeout = 120);
 
@@ -120,13 +120,6 @@ struct scene {
     enum zc_huge huge;
     int n; /* the call that fails */
 };
-
-static zc_pool_stats stats_of(zc_pool *pool)
-{
-    zc_pool_stats stats = {.size = sizeof stats};
-    CHECK_OK(zc_pool_stats_get(pool, &stats));
-    return stats;
-}
 
 static void check_counts(zc_pool *pool, size_t live)
 {

@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 
 #include "alloc/pool.h"
-#include "check.h"
 #include "pattern.h"
+#include "tests/unit/pools.h"
 
 /* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails. */
 static int fail_at;
@@ -35,23 +35,6 @@ long syscall(long number, ...)
         return -1;
     }
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-}
-
-static zc_pool *open_pool(size_t slot_size)
-{
-    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
-    zc_pool *pool = NULL;
-    options.slot_size = slot_size;
-    options.huge = ZC_HUGE_NEVER;
-    CHECK_OK(zc_pool_open(&options, &pool));
-    return pool;
-}
-
-static char *alloc_in(zc_pool *pool)
-{
-    char *p = zc_pool_alloc(pool);
-    CHECKF(p, "%s", zc_errmsg());
-    return p;
 }
 
 static zc_comm *open_renaming(enum zc_release release)
@@ -128,7 +111,7 @@ static void rename_all(zc_comm *comm, uint64_t *serial)
 Test(trim, keeps_contents_whatever_shows_what, .timeout = 60)
 {
     zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
-    zc_pool *pool = open_pool(MIXED_SIZE);
+    zc_pool *pool = open_small(MIXED_SIZE);
     uint64_t random = 5, serial = 0, renames = stats_now().renames;
     size_t total = 0, most_mixed = 0;
 
@@ -202,7 +185,7 @@ static void free_all(void)
 Test(trim, leaves_no_memory_mapped)
 {
     zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
-    zc_pool *pool = open_pool(MIXED_SIZE);
+    zc_pool *pool = open_small(MIXED_SIZE);
     uint64_t serial = 0;
 
     fill(pool, &serial);
@@ -222,7 +205,7 @@ Test(trim, gives_mappings_back)
 {
     setenv("ZC_MAPS", "2000", 1);
     zc_comm *comm = open_renaming(ZC_RELEASE_LAZY);
-    zc_pool *pool = open_pool(MIXED_SIZE);
+    zc_pool *pool = open_small(MIXED_SIZE);
     static char got[MIXED_SIZE];
     uint64_t serial = 0;
 
@@ -250,7 +233,7 @@ Test(trim, can_fail_and_be_repeated, .timeout = 60)
     int failures = 0;
 
     for (int n = 1; n < 40; n += 3) {
-        zc_pool *pool = open_pool(MIXED_SIZE);
+        zc_pool *pool = open_small(MIXED_SIZE);
         fill(pool, &serial);
         rename_all(comm, &serial);
         free_all();
