@@ -12,8 +12,6 @@
 
 #include "table/table.h"
 
-enum { CLIENT_MAX_IN_FLIGHT = 16 };
-
 /* What rank 0 has, and what the others have. */
 struct run {
     struct options options;
@@ -195,9 +193,9 @@ static int run_all(struct run *run, int size)
         run->report = report_open(options);
     } else {
         run->client = client_open(run->rank, options);
-        /* A client may PUT much faster than the server takes it; this is all the flow control there is. The server
-         * needs none: clients ask for no more than a window. */
-        max_in_flight = CLIENT_MAX_IN_FLIGHT;
+        /* A client may PUT much faster than the server takes it; this bounds it as plain MPI bounds itself (a
+         * request leaves at once). The server needs no bound: clients ask for no more than a window. */
+        max_in_flight = PUTS_IN_FLIGHT;
     }
     open_comm(run, WAYS, NULL, &run->job.control);
     open_ways(run, max_in_flight);

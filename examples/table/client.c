@@ -12,7 +12,6 @@
 #include "table.h"
 
 enum {
-    PUTS_IN_FLIGHT = 4,
     PLANNED = 1 << 16, /* operations drawn beforehand; then they repeat */
     SHOWN = 5          /* torn values that are shown */
 };

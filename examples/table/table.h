@@ -24,7 +24,8 @@
 
 /* ---- the protocol: PUT is a request and a value, GET is a request and its response -------------- */
 
-enum { SERVER = 0 }; /* rank */
+enum { SERVER = 0 };         /* rank */
+enum { PUTS_IN_FLIGHT = 4 }; /* of a client, at most */
 
 enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE };
 
