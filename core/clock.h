@@ -14,12 +14,12 @@ static inline uint64_t clock_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-/* The same to some milliseconds, for next to nothing. */
-static inline uint64_t clock_coarse_ns(void)
+/* The same in seconds, for next to nothing. */
+static inline uint64_t clock_seconds(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+    return (uint64_t)ts.tv_sec;
 }
 
 #endif

@@ -25,7 +25,7 @@ struct op {
     char small[64];      /* one of a few bytes */
     struct lease *lease; /* of a send that passes on what another process lends */
     int peer, tag;       /* as given to the call */
-    uint64_t since;      /* in flight, by clock_coarse_ns */
+    uint64_t since;      /* in flight, by clock_seconds */
     _Atomic int phase;   /* enum op_phase */
     _Atomic int users;   /* who still look at it; the last op_free ends it */
     zc_status status;    /* of a receive that is over */

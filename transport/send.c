@@ -81,7 +81,7 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 
 static void set_in_flight(struct op *op)
 {
-    op->since = clock_coarse_ns();
+    op->since = clock_seconds();
     atomic_fetch_add_explicit(&op->comm->sending, 1, memory_order_relaxed);
 }
 

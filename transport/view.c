@@ -111,7 +111,7 @@ int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm)
     lease->length = status.length;
     lease->source = status.source;
     lease->tag = status.tag;
-    lease->since = clock_coarse_ns();
+    lease->since = clock_seconds();
     lease->turn++;
     lease->out = true;
     *view =

@@ -21,7 +21,7 @@ struct lease {
     const void *data;
     size_t length;
     int source, tag; /* for zc top */
-    uint64_t since;  /* by clock_coarse_ns */
+    uint64_t since;  /* by clock_seconds */
 };
 
 /* One user of it has done: the last one gives the message back. */

@@ -32,7 +32,7 @@ struct holder {
     int peer, tag;
     size_t count;
     uint64_t bytes;
-    uint64_t since; /* the oldest, by clock_coarse_ns */
+    uint64_t since; /* the oldest, by clock_seconds */
 };
 
 struct holders {

@@ -73,6 +73,13 @@ static void print_pools(const struct view *view)
     printf("%s in slots\n", size_text(used));
 }
 
+/* Seconds. */
+static uint64_t age(const struct holder *holder, uint64_t now_ns)
+{
+    uint64_t now = now_ns / 1000000000;
+    return now > holder->since ? now - holder->since : 0;
+}
+
 /* A line; nothing where there is nothing, if that is how it usually is. */
 static void print_holders(const char *title, const char *what, const struct holders *holders, uint64_t now, bool usual)
 {
@@ -81,7 +88,7 @@ static void print_holders(const char *title, const char *what, const struct hold
     printf("%s: ", title);
     for (size_t i = 0; i < holders->count && i < HOLDERS_SHOWN; i++) {
         const struct holder *holder = &holders->all[i];
-        uint64_t seconds = now > holder->since ? (now - holder->since) / 1000000000 : 0;
+        uint64_t seconds = age(holder, now);
         printf("%s%s in %zu %s rank %d, tag %d", i ? ", " : "", size_text(holder->bytes), holder->count, what,
                holder->peer, holder->tag);
         if (seconds)
@@ -131,9 +138,10 @@ static void print_json_holders(const char *name, const char *what, const struct 
     printf(",\n\"%s\": [", name);
     for (size_t i = 0; i < holders->count && !now->error; i++) {
         const struct holder *holder = &holders->all[i];
-        double seconds = now->time > holder->since ? (double)(now->time - holder->since) / 1e9 : 0;
-        printf("%s\n  {\"peer\": %d, \"tag\": %d, \"%s\": %zu, \"bytes\": %llu, \"seconds\": %.2f}", i ? "," : "",
-               holder->peer, holder->tag, what, holder->count, (unsigned long long)holder->bytes, seconds);
+        uint64_t seconds = age(holder, now->time);
+        printf("%s\n  {\"peer\": %d, \"tag\": %d, \"%s\": %zu, \"bytes\": %llu, \"seconds\": %llu}", i ? "," : "",
+               holder->peer, holder->tag, what, holder->count, (unsigned long long)holder->bytes,
+               (unsigned long long)seconds);
     }
     putchar(']');
 }
