@@ -15,6 +15,7 @@
 
 #define CASES(X)                                                                                                       \
     X(bad_addresses)                                                                                                   \
+    X(no_routable_gid)                                                                                                 \
     X(registered_once)                                                                                                 \
     X(steady_state)                                                                                                    \
     X(huge_pages)                                                                                                      \
@@ -67,6 +68,9 @@ extern unsigned timeout;
 /* Makes devices look smaller when they are asked; may be NULL. */
 struct ibv_device_attr;
 extern void (*shrink_device)(struct ibv_device_attr *device);
+
+/* Every GID is told to be of this type, if it is one. */
+extern int gid_type;
 
 /* Opens rank `rank` of `size` processes. */
 zc_comm *open_rank(int rank, int size);

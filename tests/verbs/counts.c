@@ -14,6 +14,7 @@ unsigned long registered, deregistered, posted, polled, regions_most;
 size_t read_head, longest_read;
 unsigned timeout;
 void (*shrink_device)(struct ibv_device_attr *device);
+int gid_type = -1;
 
 static void add(unsigned long *counter)
 {
@@ -109,5 +110,16 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *device
     int error = real(context, device);
     if (!error && shrink_device)
         shrink_device(device);
+    return error;
+}
+
+int _ibv_query_gid_ex(struct ibv_context *context, uint32_t port, uint32_t index, struct ibv_gid_entry *entry,
+                      uint32_t flags, size_t size)
+{
+    int (*real)(struct ibv_context *, uint32_t, uint32_t, struct ibv_gid_entry *, uint32_t, size_t) =
+        dlsym(RTLD_NEXT, "_ibv_query_gid_ex");
+    int error = real(context, port, index, entry, flags, size);
+    if (!error && gid_type >= 0)
+        entry->gid_type = (uint32_t)gid_type;
     return error;
 }

@@ -61,6 +61,20 @@ void case_bad_addresses(void)
     CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
 }
 
+/* RoCE v1 alone does not leave its subnet, and is no choice. */
+void case_no_routable_gid(void)
+{
+    zc_comm *comm = NULL;
+
+    gid_type = IBV_GID_TYPE_ROCE_V1;
+    CHECK_FAILS(zc_open("verbs", NULL, &comm), -ENODEV, "port 1 of rxe0 has no GID of type RoCE v2");
+    CHECK_FAILS(zc_open("verbs:?gid=1", NULL, &comm), -ENODEV, "rxe0 has no GID 1 of type RoCE v2");
+    gid_type = -1;
+    CHECK_OK(zc_open("verbs", NULL, &comm));
+    CHECK_OK(zc_close(comm));
+    CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
+}
+
 /* Each segment once, be it there before the communicators or after, and nothing else. */
 void case_registered_once(void)
 {
