@@ -39,8 +39,8 @@ struct options {
  * answer is the same for the life of the process. */
 int options_get(const struct options **out);
 
-/* The same of another environment; texts in *out point there. */
-int options_read(char *const *environment, struct options *out);
+/* The same of another environment; texts in *options point there. */
+int options_read(char *const *environment, struct options *options);
 
 /* A row of the table, for people. */
 struct option_text {

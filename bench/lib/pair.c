@@ -129,7 +129,7 @@ static void print(const struct pair_case *kase, const char *variant, double *val
 double pair_measure(struct pair *pair, const struct pair_case *kase, size_t size, bool quick)
 {
     double values[PAIR_VARIANTS + 1][PAIR_ROUNDS] = {{0}};
-    int rounds = quick ? 7 : PAIR_ROUNDS, counts[PAIR_VARIANTS], n = 0;
+    int rounds = quick ? 7 : PAIR_ROUNDS, counts[PAIR_VARIANTS] = {0}, n = 0;
 
     if (pair->rank == PAIR_SENDER)
         bench_say("%s: %s, %zu bytes", kase->suite, kase->name, size);
