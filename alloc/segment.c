@@ -145,7 +145,7 @@ static void close_fd(struct segment *segment)
     segment->fd = -1;
 }
 
-/* Twice, from a memfd with `flags`. 0 or -errno, with all undone. */
+/* Twice, from a memfd with `flags`. 0 or -errno with a message, and all undone. */
 static int map_pages(struct segment *segment, unsigned flags)
 {
     char *user = segment->user, *wire = arena_wire_of(user);
@@ -154,12 +154,14 @@ static int map_pages(struct segment *segment, unsigned flags)
 
     segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
     if (segment->fd < 0)
-        return -errno;
+        return fail(-errno, "zc: memfd_create for a segment of %zu bytes failed: %s", length, strerror(errno));
     if (ftruncate(segment->fd, (off_t)length) || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) ||
         !sys_mmap(wire, length, RW, FLAGS, segment->fd, 0) || !sys_mmap(user, length, RW, FLAGS, segment->fd, 0) ||
         sys_madvise(wire, length, MADV_DONTFORK) || sys_madvise(user, length, MADV_DONTFORK) ||
         sys_madvise(wire, length, MADV_DONTDUMP)) {
-        int error = -errno;
+        int error =
+            fail(-errno, "zc: mapping a segment of %zu bytes failed: %s (limits: memory, vm.max_map_count, RLIMIT_AS)",
+                 length, strerror(errno));
         close_fd(segment);
         reserve_again(segment);
         return error;
@@ -194,10 +196,7 @@ int segment_map(struct segment *segment)
     if (error)
         error = map_pages(segment, 0);
     if (error)
-        return fail(-ENOMEM,
-                    "zc: mapping a segment of %zu bytes failed: %s (limits: memory, vm.max_map_count, RLIMIT_AS, "
-                    "RLIMIT_NOFILE)",
-                    segment->length, strerror(-error));
+        return -ENOMEM; /* whatever the call said */
     error = register_segment(segment);
     if (error || segment_hidden())
         close_fd(segment);
