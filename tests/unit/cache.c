@@ -214,7 +214,7 @@ static void claim_what_is_cached(const void *argument)
     for (size_t i = 0; i < slots; i++)
         CHECK_OK(pool_claim(pool));
     CHECK(stats_of(pool).cached == 0 && stats_of(pool).slots == slots);
-    CHECK_FAILS(pool_claim(pool), -ENOMEM, "mapping a segment of");
+    CHECK_FAILS(pool_claim(pool), -ENOMEM, "memfd_create for a segment of");
     keeper_end(&keeper, thread);
 }
 
