@@ -115,7 +115,8 @@ enum zc_huge {
                             2 MiB are the unit in which bytes wait for a receive in flight beside them. Where no reserved
                             pages are left, segments get ordinary huge ones, counted in zc_pool_stats.hugetlb_missed, and
                             a line on stderr says so once. ZC_DEBUG=on and the malloc preload use ordinary ones. Over
-                            shm, messages of such a pool are copied */
+                            shm, messages of such a pool are copied in parts, each of which needs the sender to call zc on
+                            the same communicator: one that waits for another communicator holds them up */
     ZC_HUGE_HUGETLB_ONLY /* the same, but then ENOMEM */
 };
 

@@ -123,21 +123,6 @@ static inline bool guarded_already(const struct hold *hold)
     return pages_guarded(hold->slot, hold_first_page(hold), hold_end_page(hold));
 }
 
-/* Holds what is protected already, by a few instructions. NULL: that takes the long way. */
-static const char *hold_again(struct hold *hold)
-{
-    struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock_briefly(slot);
-    const char *wire = NULL;
-    if (guarded_already(hold) && protectable(slot) && hold->rules->policy != ZC_POLICY_COPY && reserve_now(slot)) {
-        policy_resent(slot);
-        hold->resent = true;
-        wire = link_send(hold, backing, true);
-    }
-    lock_drop(&backing->lock);
-    return wire;
-}
-
 static bool worth_holding(const struct hold *hold)
 {
     switch (hold->rules->policy) {
@@ -166,13 +151,11 @@ static bool guard_send(struct hold *hold)
     return true;
 }
 
-const char *hold_send(struct hold *hold)
+/* Protects what was not, or reserves what was not to be had at once; out of the way of a re-send. Drops the lock. */
+static __attribute__((noinline)) const char *hold_first(struct hold *hold, struct backing *backing)
 {
-    const char *wire = hold_again(hold);
-    if (wire)
-        return wire;
     struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock_briefly(slot);
+    const char *wire = NULL;
     if (protectable(slot) && worth_holding(hold)) {
         backing = reserve(slot, backing);
         if (slot->reserved && protectable(slot) && guard_send(hold))
@@ -183,6 +166,20 @@ const char *hold_send(struct hold *hold)
             unreserve(slot);
     }
     slot_unlock(backing);
+    return wire;
+}
+
+/* A re-send of what is protected already takes a few instructions. */
+const char *hold_send(struct hold *hold)
+{
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock_briefly(slot);
+    if (!guarded_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY || !reserve_now(slot))
+        return hold_first(hold, backing);
+    policy_resent(slot);
+    hold->resent = true;
+    const char *wire = link_send(hold, backing, true);
+    lock_drop(&backing->lock);
     return wire;
 }
 
