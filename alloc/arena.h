@@ -72,13 +72,18 @@ static inline struct entry *arena_entry(const char *user)
     return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
 }
 
-/* The live slot that starts at `p`, or NULL. Only entries of slots are ever live, so that none need be looked for. */
+/* The entry of the page that starts at `p`, as a slot, or NULL. Only entries of slots are ever live, so that whoever wants
+ * a live one need not look for its segment. */
+static inline struct slot *arena_start(const void *p)
+{
+    return arena_has(p) && (uintptr_t)p % PAGE_BYTES == 0 ? &arena_entry(p)->slot : NULL;
+}
+
+/* The live slot that starts at `p`, or NULL. */
 static inline struct slot *arena_live(const void *p)
 {
-    if (!arena_has(p) || (uintptr_t)p % PAGE_BYTES != 0)
-        return NULL;
-    struct slot *slot = &arena_entry(p)->slot;
-    return slot_is(slot, SLOT_LIVE) ? slot : NULL;
+    struct slot *slot = arena_start(p);
+    return slot && slot_is(slot, SLOT_LIVE) ? slot : NULL;
 }
 
 /* The end of a list of slots: no slot has this id, since the arena has fewer pages. */

@@ -9,10 +9,11 @@
 
 #include "core/error.h"
 
-_Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec")));
+/* Of a thread that has not missed a cache yet, and of one that may have none: its destructors run, or it is in a forked
+ * child. */
+static struct thread fresh, without;
 
-/* Of a thread that may have no caches: its destructors run, or it is in a forked child. */
-static struct thread without;
+_Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec"))) = &fresh;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
@@ -46,7 +47,7 @@ static void thread_ends(void *argument)
     thread_caches = &without; /* destructors that run later may allocate */
     if (arena.forked)
         return;
-    for (int i = 0; i < CACHE_POOLS; i++) {
+    for (int i = 1; i <= CACHE_POOLS; i++) {
         struct cache *cache = thread->caches[i];
         if (!cache)
             continue;
@@ -77,9 +78,9 @@ static void prepare(void)
 /* The thread's cache, which is made if need be; NULL if it goes without. */
 static struct cache *cache_of(struct zc_pool *pool)
 {
-    if (pool->cache_most == 0 || pool->index >= CACHE_POOLS || thread_caches == &without)
+    if (pool->cache_most == 0 || pool->index == 0 || thread_caches == &without)
         return NULL;
-    if (!thread_caches) {
+    if (thread_caches == &fresh) {
         pthread_once(&once, prepare);
         struct thread *thread = possible ? calloc(1, sizeof *thread) : NULL;
         if (!thread || pthread_setspecific(key, thread)) {
@@ -122,7 +123,7 @@ static void barrier(void)
 /* Closes the pool's caches, and returns when nobody is inside. Under its cache_lock. */
 static void close_all(struct zc_pool *pool)
 {
-    struct cache *mine = thread_caches ? thread_caches->caches[pool->index] : NULL;
+    struct cache *mine = thread_caches->caches[pool->index];
     bool others = false;
     for (struct cache *cache = pool->caches; cache; cache = cache->next) {
         atomic_store_explicit(&cache->closed, true, memory_order_relaxed);

@@ -24,7 +24,7 @@
 enum {
     CACHE_SLOTS = 64,
     CACHE_BYTES = 256 << 10,
-    CACHE_POOLS = 256 /* the first that a process opens; others go without caches */
+    CACHE_POOLS = 256 /* the first that a process opens, with indices from 1 on; others have 0 and go without */
 };
 
 struct cache {
@@ -38,12 +38,12 @@ struct cache {
     uint32_t ids[CACHE_SLOTS];
 };
 
-/* The caches of a thread, by zc_pool.index; the last is always NULL. */
+/* The caches of a thread, by zc_pool.index; the first is always NULL. */
 struct thread {
     struct cache *caches[CACHE_POOLS + 1];
 };
 
-/* NULL until the thread first misses a cache. */
+/* Without a cache until the thread first misses one; never NULL. */
 extern _Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec")));
 
 /* Takes a slot for the application and refills the thread's cache, after cache_pop found none. 0; 1: the pool is at
@@ -70,8 +70,7 @@ struct cached cache_count(struct zc_pool *pool);
 /* The thread's cache with a pool's index, entered; NULL if it has none or must not. */
 static inline struct cache *cache_enter(uint32_t index)
 {
-    struct thread *thread = thread_caches;
-    struct cache *cache = thread ? thread->caches[index] : NULL;
+    struct cache *cache = thread_caches->caches[index];
     if (!cache)
         return NULL;
     atomic_store_explicit(&cache->busy, true, memory_order_relaxed);
@@ -87,10 +86,10 @@ static inline void cache_leave(struct cache *cache)
     atomic_store_explicit(&cache->busy, false, memory_order_release);
 }
 
-/* A slot of the thread's cache; NULL if there is none. */
-static inline struct slot *cache_pop(const struct zc_pool *pool)
+/* A slot of the thread's cache of the pool with this index; NULL if there is none. */
+static inline struct slot *cache_pop(uint32_t index)
 {
-    struct cache *cache = cache_enter(pool->index);
+    struct cache *cache = cache_enter(index);
     struct slot *slot = NULL;
     if (!cache)
         return NULL;

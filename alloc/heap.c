@@ -24,6 +24,8 @@ static int configured_error;
 static _Atomic bool opened; /* without an error */
 static char configured_message[256];
 
+_Atomic uint32_t heap_indices[HEAP_CACHED + 1];
+
 static unsigned class_of(size_t pages)
 {
     if (pages <= 4)
@@ -127,16 +129,21 @@ bool heap_opened(void)
     return atomic_load_explicit(&opened, memory_order_acquire);
 }
 
-struct zc_pool *heap_pool(size_t size, size_t alignment)
+/* The pool is the one for `size` bytes. It is for as many pages too, if none of ZC_POOLS begins between. */
+static void remember(const struct zc_pool *pool, size_t size)
 {
-    int error = heap_opened() ? 0 : heap_open();
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
-    if (size > arena.span / 4)
-        return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
+    size_t pages = (size + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    if (pages > HEAP_CACHED || atomic_load_explicit(&heap_indices[pages], memory_order_relaxed) == pool->index)
+        return;
+    size_t most = pages << PAGE_SHIFT;
+    for (size_t i = 0; i < configured_count; i++)
+        if (configured[i].from <= most && configured[i].from + PAGE_BYTES > most + 1)
+            return;
+    atomic_store_explicit(&heap_indices[pages], pool->index, memory_order_relaxed);
+}
 
+static struct zc_pool *find_pool(size_t size, size_t alignment)
+{
     unsigned class = class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT);
     size_t slot_size = class_pages(class) << PAGE_SHIFT;
     /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
@@ -149,6 +156,21 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
             return pool;
     }
     return class_pool(class);
+}
+
+struct zc_pool *heap_pool(size_t size, size_t alignment)
+{
+    int error = heap_opened() ? 0 : heap_open();
+    if (error) {
+        errno = -error;
+        return NULL;
+    }
+    if (size > arena.span / 4)
+        return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
+    struct zc_pool *pool = find_pool(size, alignment);
+    if (pool && alignment <= PAGE_BYTES)
+        remember(pool, size);
+    return pool;
 }
 
 static size_t idle_bytes(struct zc_pool *pool)

@@ -345,7 +345,7 @@ static struct zc_pool *pool_new(const struct layout *layout)
         return fail_null(-ENOMEM, "zc_pool_open: no memory for a pool of %zu-byte slots", layout->slot_size);
     }
     memset(pool, 0, sizeof *pool);
-    pool->index = !pools ? 0 : pools->index < CACHE_POOLS ? pools->index + 1 : CACHE_POOLS;
+    pool->index = !pools ? 1 : pools->index && pools->index < CACHE_POOLS ? pools->index + 1 : 0;
     size_t most = CACHE_BYTES / layout->slot_size;
     pool->cache_most = layout->debug ? 0 : most < CACHE_SLOTS ? (uint32_t)most : CACHE_SLOTS;
     pool->bare = NONE;

@@ -78,6 +78,12 @@ static inline void slot_become(struct slot *slot, enum slot_state state)
     atomic_store_explicit(&slot->state, (uint8_t)state, memory_order_relaxed);
 }
 
+/* What is known of its protection is void: it has a new owner. */
+static inline void slot_forget(struct slot *slot)
+{
+    slot->run = slot->estimate = slot->skip = slot->backoff = 0;
+}
+
 /* A free slot that shows `backing`, without history. */
 static inline void slot_init(struct slot *slot, struct backing *backing)
 {
@@ -90,7 +96,7 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     slot->pinned = slot->guard_whole = slot->guard_closed = false;
     slot->reserved = slot->awaited = false;
     slot->maps = 0;
-    slot->run = slot->estimate = slot->skip = slot->backoff = 0;
+    slot_forget(slot);
 }
 
 /* Locks the backing that the slot shows, and returns it. A rename may exchange it until the lock is had. A handler of

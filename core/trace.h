@@ -47,9 +47,14 @@ extern _Atomic bool trace_on;
 void trace_write(enum trace_kind kind, const void *address, size_t size);
 
 /* What an allocation pays when there is no trace: a branch. */
+static inline bool tracing(void)
+{
+    return __builtin_expect(atomic_load_explicit(&trace_on, memory_order_relaxed), false);
+}
+
 static inline void trace(enum trace_kind kind, const void *address, size_t size)
 {
-    if (__builtin_expect(atomic_load_explicit(&trace_on, memory_order_relaxed), false))
+    if (tracing())
         trace_write(kind, address, size);
 }
 

@@ -57,14 +57,14 @@ static void *alloc_slowly(struct zc_pool *pool, size_t size)
 
 static void *alloc_from(struct zc_pool *pool, size_t size)
 {
-    struct slot *slot = cache_pop(pool); /* a thread that has a cache has opened what there is to open */
+    struct slot *slot = cache_pop(pool->index); /* a thread that has a cache has opened what there is to open */
     if (!slot)
         return alloc_slowly(pool, size);
     slot_acquire(slot);
     return slot_user(slot);
 }
 
-void *zc_aligned_alloc(size_t alignment, size_t size)
+static void *alloc_aligned(size_t alignment, size_t size)
 {
     if (alignment == 0 || (alignment & (alignment - 1)) || alignment > HUGE_BYTES)
         return fail_null(-EINVAL, "zc_aligned_alloc: alignment %zu, expected a power of two up to %zu", alignment,
@@ -81,9 +81,36 @@ void *zc_aligned_alloc(size_t alignment, size_t size)
     return ptr;
 }
 
+/* Where more is to be done than to hand out a slot of the thread's cache: there is none (NULL), it has a guard, or there
+ * is a trace. */
+static __attribute__((noinline)) void *alloc_otherwise(struct slot *slot, size_t size)
+{
+    if (!slot)
+        return alloc_aligned(1, size);
+    slot_acquire(slot);
+    trace(TRACE_ALLOC, slot_user(slot), size);
+    return slot_user(slot);
+}
+
+/* Aligned to a page. */
+static inline void *alloc_quickly(size_t size)
+{
+    struct slot *slot = heap_pop(size);
+    if (!slot || slot->guard_pages || tracing())
+        return alloc_otherwise(slot, size);
+    slot_acquire_bare(slot);
+    return slot_user(slot);
+}
+
 void *zc_alloc(size_t size)
 {
-    return zc_aligned_alloc(1, size);
+    return alloc_quickly(size);
+}
+
+void *zc_aligned_alloc(size_t alignment, size_t size)
+{
+    bool pages_do = alignment && alignment <= PAGE_BYTES && !(alignment & (alignment - 1));
+    return pages_do ? alloc_quickly(size) : alloc_aligned(alignment, size);
 }
 
 void *zc_pool_alloc(zc_pool *pool)
@@ -145,20 +172,27 @@ static int free_locked(struct slot *slot)
     return 0;
 }
 
-int zc_free(void *ptr)
+/* Where it is no slot that the application alone knows, or there is a trace. */
+static __attribute__((noinline)) int free_otherwise(void *ptr)
 {
-    if (!ptr || arena.forked)
+    if (!ptr)
         return 0;
     trace(TRACE_FREE, ptr, 0);
     struct slot *slot = arena_live(ptr);
-    if (!slot) {
-        if (fallback_free(ptr))
-            return 0;
-        slot = slot_of(ptr, "zc_free");
-        return slot ? free_locked(slot) : no_buffer();
-    }
-    if (!slot_is_private(slot))
-        return free_locked(slot);
+    if (!slot && fallback_free(ptr))
+        return 0;
+    if (!slot)
+        slot = slot_of(ptr, "zc_free"); /* says what is wrong */
+    return slot ? free_locked(slot) : no_buffer();
+}
+
+int zc_free(void *ptr)
+{
+    if (arena.forked)
+        return 0;
+    struct slot *slot = arena_start(ptr);
+    if (!slot || !slot_is_private(slot) || tracing())
+        return free_otherwise(ptr);
     slot_become(slot, SLOT_FREE);
     cache_give(slot);
     return 0;

@@ -519,6 +519,5 @@ void slot_acquire(struct slot *slot)
 {
     if (slot->guard_pages)
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
-    slot_become(slot, SLOT_LIVE);
-    policy_forget(slot);
+    slot_acquire_bare(slot);
 }

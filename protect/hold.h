@@ -149,4 +149,11 @@ void slot_release(struct slot *slot, struct backing *backing);
 /* Makes a slot just taken, which nobody else knows, the application's: everything read-write, no history. */
 void slot_acquire(struct slot *slot);
 
+/* The same for one that has no guard, as most. */
+static inline void slot_acquire_bare(struct slot *slot)
+{
+    slot_become(slot, SLOT_LIVE);
+    slot_forget(slot);
+}
+
 #endif

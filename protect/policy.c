@@ -232,8 +232,3 @@ bool policy_lingers(struct zc_pool *pool, struct slot *slot)
     slot->skip = 1 << BACKOFF_MOST; /* linger once in a while, to see a run */
     return true;
 }
-
-void policy_forget(struct slot *slot)
-{
-    slot->run = slot->estimate = slot->skip = slot->backoff = 0;
-}

@@ -39,7 +39,4 @@ void policy_written(struct zc_pool *pool, struct slot *slot);
 /* All sends of the protected slot have left: should it stay protected? */
 bool policy_lingers(struct zc_pool *pool, struct slot *slot);
 
-/* The slot has a new owner: what is known of it is void. */
-void policy_forget(struct slot *slot);
-
 #endif

@@ -52,8 +52,12 @@ static int open_pools(bool hidden, char **start, size_t *length)
 
 static void *alloc(size_t size, size_t alignment)
 {
-    struct zc_pool *pool = arena.forked ? NULL : heap_pool(size, alignment);
-    struct slot *slot = pool ? cache_pop(pool) : NULL;
+    if (arena.forked)
+        return NULL;
+    struct slot *slot = alignment <= PAGE_BYTES ? heap_pop(size) : NULL;
+    struct zc_pool *pool = slot ? NULL : heap_pool(size, alignment);
+    if (pool)
+        slot = cache_pop(pool->index);
     if (pool && !slot && atomic_load_explicit(&pool->spare, memory_order_relaxed) <= 0)
         heap_trim(IDLE_MOST);
     if (!slot && (!pool || cache_refill(pool, &slot)))
@@ -72,11 +76,11 @@ static void free_inherited(struct slot *slot)
 
 static void free_buffer(void *ptr)
 {
-    struct slot *slot = slot_find(ptr);
-    if (!arena.forked)
-        zc_free(ptr);
-    else if (slot && slot_is(slot, SLOT_LIVE) && slot_user(slot) == ptr)
+    struct slot *slot = arena.forked ? arena_live(ptr) : NULL;
+    if (slot)
         free_inherited(slot);
+    else
+        zc_free(ptr); /* which does nothing in a child */
 }
 
 const struct preload preload = {.size = sizeof preload,

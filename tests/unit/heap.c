@@ -339,9 +339,31 @@ static void uses_one_for_many(const char *argument)
     CHECK(heap_pool(30000, 128 << 10)->slot_size == 256 << 10); /* the first that is aligned */
 }
 
+/* As above once a thread has cached slots of each pool, which are found by the number of pages. */
+static void uses_cached(const char *argument)
+{
+    static const struct {
+        size_t size, alignment, slot_size;
+    } wanted[] = {{1, 1, 4 << 10},           {4096, 8192, 8 << 10},
+                  {8 << 10, 1, 8 << 10},     {9999, 1, 12 << 10},
+                  {10000, 1, 64 << 10},      {12 << 10, 4096, 64 << 10},
+                  {20480, 1, 64 << 10},      {20481, 1, 64 << 10},
+                  {64 << 10, 1, 64 << 10},   {(64 << 10) + 1, 1, 256 << 10},
+                  {256 << 10, 1, 256 << 10}, {(256 << 10) + 1, 1, 320 << 10}};
+    (void)argument;
+    for (int round = 0; round < 3; round++)
+        for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+            char *p = zc_aligned_alloc(wanted[i].alignment, wanted[i].size);
+            CHECKF(zc_usable_size(p) == wanted[i].slot_size, "round %d: %zu bytes in %zu", round, wanted[i].size,
+                   zc_usable_size(p));
+            CHECK(zc_free(p) == 0);
+        }
+}
+
 Test(heap, configured_pools_take_smaller_requests)
 {
     with_pools("256K:0:from=20K,64K:2:from=10000", uses_one_for_many, NULL);
+    with_pools("256K:0:from=20K,64K:2:from=10000", uses_cached, NULL);
 }
 
 Test(heap, configured_pools)

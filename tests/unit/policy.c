@@ -219,7 +219,7 @@ Test(policy, a_new_owner_starts_anew)
     for (int i = 0; i < 30; i++)
         policy_resent(&slot);
     CHECK(protects(&slot));
-    policy_forget(&slot);
+    slot_forget(&slot);
     CHECK(!slot.run && !slot.estimate && !slot.skip && !slot.backoff);
     CHECK(!protects(&slot));
 }
