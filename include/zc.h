@@ -40,8 +40,8 @@
  * - A store to a buffer in flight with SIGSEGV blocked kills the process (sigprocmask(2)).
  * - Do not mprotect, munmap or madvise memory of zc; do not install a SIGSEGV handler that neither
  *   chains to the one before nor leaves it in place.
- * - After fork(2) the child may use no buffer of its parent: a touch ends it with a message, and
- *   zc_free() there does nothing. exec is fine.
+ * - After fork(2) the child may use nothing of its parent: a touch of a buffer ends it with a
+ *   message, zc_free() does nothing, and other calls are -EPERM. exec is fine.
  * - Pages are the unit: bytes that share a page with a receive in flight wait with it.
  * - Below MPI_THREAD_MULTIPLE nobody may call MPI on behalf of a thread that waits in a fault: a
  *   bare touch of a receive in flight is then an error (zc_wait() first), and a conflict with a
@@ -71,7 +71,8 @@ extern "C" {
 
 /* Returns a buffer of at least `size` bytes (size 0 is taken as 1) on pages of its own, aligned to
  * a page, recycled and therefore not zeroed; at most 25 % larger than asked, in whole pages
- * (zc_aligned_alloc and pools with from= in ZC_POOLS may waste more); from 2 MiB on huge pages where the kernel gives them. NULL with errno:
+ * (zc_aligned_alloc and pools with from= in ZC_POOLS may waste more); from 2 MiB on huge pages where
+ * the kernel gives them. NULL with errno:
  *   ENOMEM  memory, address space or the pool's cap is exhausted (option `full`)
  *   EINVAL  an ill-formed ZC_... variable; zc_errmsg() names it, as where ZC_TRACE cannot be written
  *   EPERM   in a forked child */
@@ -85,7 +86,7 @@ ZC_API void *zc_aligned_alloc(size_t alignment, size_t size);
 
 /* As realloc(3): keeps the buffer where its slot is large enough and not four times too large,
  * else moves it. Waits for receives in flight into `ptr`, never for sends. `ptr` NULL allocates,
- * size 0 frees and returns NULL with errno 0. On failure `ptr` is as it was. */
+ * size 0 frees and returns NULL with errno 0. On failure `ptr` is as it was. Errors as zc_alloc and zc_free. */
 ZC_API void *zc_realloc(void *ptr, size_t size);
 
 /* Gives the buffer back; NULL is fine. Never waits: what is in flight stays intact, and the pages

@@ -176,6 +176,8 @@ int zc_unguard(struct zc_guard *guard)
     struct hold *hold = guard->hold;
     if (!hold)
         return fail(-EINVAL, "zc_unguard: the guard is not in force: ended twice, or never begun?");
+    if (arena.forked)
+        return fail(-EPERM, "zc_unguard: a forked child cannot use its parent's guard");
     if (hold->backing)
         hold_end(hold);
     else

@@ -223,6 +223,8 @@ void *zc_realloc(void *ptr, size_t size)
         errno = -error;
         return NULL;
     }
+    if (arena.forked)
+        return fail_null(-EPERM, "zc_realloc: a forked child cannot use its parent's buffer at %p", ptr);
     bool foreign = fallback_size(ptr) != 0;
     struct slot *slot = foreign ? NULL : slot_of(ptr, "zc_realloc");
     if (!slot && !foreign) {

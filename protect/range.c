@@ -32,6 +32,8 @@ int range_find(const void *ptr, size_t length, const char *call, struct range *r
 
 int range_find_own(const void *ptr, size_t length, const char *call, struct range *range)
 {
+    if (arena.forked)
+        return fail(-EPERM, "%s: a forked child cannot use its parent's buffer at %p", call, ptr);
     int error = range_find(ptr, length, call, range);
     if (!error && !range->slot)
         return fail(-EINVAL, "%s: %p is not zc memory (see zc_alloc)", call, ptr);

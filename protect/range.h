@@ -16,7 +16,7 @@ struct range {
  * ends before ptr + length. */
 int range_find(const void *ptr, size_t length, const char *call, struct range *range);
 
-/* The same, where foreign memory is an error too. */
+/* The same, where foreign memory is an error too, and all is -EPERM in a forked child. */
 int range_find_own(const void *ptr, size_t length, const char *call, struct range *range);
 
 #endif

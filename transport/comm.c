@@ -120,12 +120,19 @@ int zc_fd(zc_comm *comm)
 
 /* ---- checks ---- */
 
+static int not_open(const char *call)
+{
+    if (arena.forked)
+        return fail(-EPERM, "%s: a forked child cannot use its parent's communicator", call);
+    return fail(-EBADF, "%s: the communicator is closed", call);
+}
+
 int comm_examine(const zc_comm *comm, const char *call)
 {
     if (!comm)
         return fail(-EINVAL, "%s: the communicator is NULL", call);
     if (!atomic_load_explicit(&comm->open, memory_order_relaxed))
-        return fail(-EBADF, "%s: the communicator is closed", call);
+        return not_open(call);
     if (!callable(comm))
         return fail(-EPERM,
                     "%s: MPI was initialised for one thread, and this is not the one that opened the "
@@ -166,9 +173,9 @@ int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag)
 
 static int check_open(const zc_comm *comm, const char *call)
 {
-    if (comm && atomic_load(&comm->open))
-        return 0;
-    return fail(-EBADF, "%s: the communicator is %s", call, comm ? "closed" : "NULL");
+    if (!comm)
+        return fail(-EBADF, "%s: the communicator is NULL", call);
+    return atomic_load(&comm->open) ? 0 : not_open(call);
 }
 
 int zc_rank(const zc_comm *comm)
@@ -238,11 +245,26 @@ static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll
     return 0;
 }
 
+/* A forked child that called on them would speak for its parent. Only their list's head ever changes: another thread
+ * of the parent may have been about to, but no more. */
+static void disown_all(void)
+{
+    for (struct zc_comm *comm = comms; comm; comm = comm->next)
+        atomic_store(&comm->open, false);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, disown_all);
+}
+
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     bool poll = false;
     int error = fault_open();
+    pthread_once(&once, watch_forks);
     if (!error)
         error = heap_open(); /* for its variables: they are told of now, not at the first allocation */
     struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);

@@ -9,13 +9,16 @@
 #include "transport/comm.h"
 
 /* A program that exits because of an error, of MPI perhaps (MPI_Abort calls exit), is not to be held up by what is in
- * flight, nor may MPI be called from within. One that exits well, with sends that nobody receives, gets a message. */
+ * flight, nor may MPI be called from within. One that exits well, with sends that nobody receives, gets a message. MPI
+ * is none of a forked child's business. */
 static void finalize_at_exit(int status, void *unused)
 {
     (void)unused;
     int done;
+    if (arena.forked || status != 0)
+        return;
     MPI_Finalized(&done);
-    if (done || status != 0)
+    if (done)
         return;
     if (comm_close_all_of_mpi(false))
         MPI_Finalize();

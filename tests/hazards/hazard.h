@@ -60,6 +60,7 @@
     X(foreign_raised)                                                                                                  \
     X(later_handler_that_chains)                                                                                       \
     X(fork_child_frees)                                                                                                \
+    X(fork_child_calls)                                                                                                \
     X(fork_child_execs)                                                                                                \
     X(fork_child_loads)                                                                                                \
     X(fork_child_stores)                                                                                               \

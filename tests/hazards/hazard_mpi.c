@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "atomic_add.h"
@@ -278,6 +279,29 @@ static void finalize_with_receive_in_flight(void)
     CHECK_OK(zc_free(in));
 }
 
+/* Children that exit as if they were the program, while messages of their parents are on the way. */
+static void fork_child_exits(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    int status;
+
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open("mpi", &options, &comm));
+    rank = zc_rank(comm);
+    char *buffer = ALLOC(BIG);
+    pattern_fill(buffer, BIG, (unsigned)rank);
+    CHECK_OK(zc_send(buffer, BIG, 1 - rank, 1, comm));
+    pid_t child = fork();
+    if (child == 0)
+        exit(0);
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(status == 0, "the child ended with status 0x%x", (unsigned)status);
+    memset(buffer, 'f', BIG);
+    receive_pattern(BIG, 1 - rank, 1, (unsigned)(1 - rank));
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(comm));
+}
+
 static atomic_int in_call;
 
 static void *own_mpi_recv(void *argument)
@@ -426,6 +450,7 @@ static const struct {
     ENTRY(send_then_irecv_same_buffer),
     ENTRY(free_and_realloc_in_flight),
     ENTRY(exit_in_flight),
+    ENTRY(fork_child_exits),
     ENTRY(finalize_in_flight),
     ENTRY(finalize_with_receive_in_flight),
     ENTRY(fault_while_thread_in_mpi),

@@ -63,6 +63,79 @@ void hazard_fork_child_frees(void)
     parent_unharmed(&f);
 }
 
+/* Each call that would reach for what is the parent's. */
+static void expect_refusals(struct flight *f, char *idle, zc_pool *pool, struct zc_guard *guard)
+{
+    zc_comm *comm = f->comm;
+    const void *list[] = {idle};
+    char byte = 0;
+    void *got;
+    int number;
+    zc_view view;
+    zc_pool_stats stats = {.size = sizeof stats};
+
+    CHECK_FAILS(zc_send(&byte, 1, 0, 2, comm), -EPERM, "forked");
+    CHECK_IS(zc_send(NULL, 0, 0, 2, comm), -EPERM);
+    CHECK_IS(zc_send_free(idle, 10, 0, 2, comm), -EPERM);
+    CHECK_IS(zc_recv(&byte, 1, 0, 2, comm, NULL), -EPERM);
+    CHECK_IS(zc_recv_alloc(&got, 0, 2, comm, NULL), -EPERM);
+    CHECK_IS(zc_recv_view(&view, 0, 2, comm), -EPERM);
+    CHECK_IS(zc_irecv(idle, 10, 0, 2, comm), -EPERM);
+    CHECK_IS(zc_sendrecv(&byte, 1, 0, 2, &byte, 1, 0, 2, comm, NULL), -EPERM);
+    CHECK_IS(zc_probe(0, 2, comm, NULL), -EPERM);
+    CHECK_IS(zc_iprobe(0, 2, comm, &number, NULL), -EPERM);
+    CHECK_IS(zc_flush(comm), -EPERM);
+    CHECK_IS(zc_progress(comm), -EPERM);
+    CHECK_IS(zc_fd(comm), -EPERM);
+    CHECK_IS(zc_rank(comm), -EPERM);
+    CHECK_IS(zc_set_error_handler(comm, NULL, NULL), -EPERM);
+    CHECK_IS(zc_close(comm), -EPERM);
+    CHECK_FAILS(zc_wait(f->in, NULL), -EPERM, "forked");
+    CHECK_IS(zc_test(f->in, &number, NULL), -EPERM);
+    CHECK_IS(zc_wait_any(1, list, &number, NULL), -EPERM);
+    CHECK_IS(zc_cancel(f->in), -EPERM);
+    CHECK_IS(zc_writable(f->buffer), -EPERM);
+    CHECK_IS(zc_write(f->buffer, &byte, 1), -EPERM);
+    CHECK_IS(zc_guard(idle, 10, ZC_DENY_STORES, guard), -EPERM);
+    CHECK_FAILS(zc_unguard(guard), -EPERM, "forked");
+    CHECK_IS(zc_pin(idle, NULL), -EPERM);
+    CHECK_IS(zc_unpin(idle), -EPERM);
+    errno = 0;
+    CHECK(zc_realloc(idle, 1001) == NULL && errno == EPERM);
+    errno = 0;
+    CHECK(zc_pool_alloc(pool) == NULL && errno == EPERM);
+    CHECK_IS(zc_pool_stats_get(pool, &stats), -EPERM);
+    CHECK_IS(zc_pool_trim(pool, NULL), -EPERM);
+    CHECK_IS(zc_pool_close(pool), -EPERM);
+    CHECK_IS(zc_reinstall(), -EPERM);
+}
+
+void hazard_fork_child_calls(void)
+{
+    struct flight f;
+    struct zc_guard guard;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+    char *idle = ALLOC(1000);
+
+    options.slot_size = PAGE;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    CHECK_OK(zc_guard(idle, 1000, ZC_DENY_STORES, &guard));
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(30);
+        expect_refusals(&f, idle, pool, &guard);
+        exit(7);
+    }
+    int status = wait_for(child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 7, "status 0x%x", (unsigned)status);
+    CHECK_OK(zc_unguard(&guard));
+    CHECK_OK(zc_free(idle));
+    CHECK_OK(zc_pool_close(pool));
+    parent_unharmed(&f);
+}
+
 void hazard_fork_child_execs(void)
 {
     struct flight f;
