@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * The directory where ranks meet: each listens at the socket NAME.RANK in it. A socket on which nobody listens was left
- * behind by a process that was killed; who comes across it removes it. All changes are made under a lock of the
+ * behind by a process that was killed; who comes across it removes it, and the first rank of a communicator looks for
+ * those of others. All changes are made under a lock of the
  * directory, so that of each two ranks exactly one finds the other there. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -81,6 +83,29 @@ static int connect_to(const struct shm *shm, int rank, int *error)
     return -1;
 }
 
+/* Removes what killed processes have left behind, whose communicators may never be opened again. A socket of another type
+ * is refused and so disturbs nobody, but the error tells whether one is there: it is bound and listens under the lock. */
+static void sweep_all(const struct shm *shm)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = openat(shm->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+    int sock = entries ? socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    for (struct dirent *entry; sock >= 0 && (entry = readdir(entries));) {
+        size_t room = sizeof address.sun_path;
+        if (entry->d_type == DT_SOCK &&
+            (size_t)snprintf(address.sun_path, room, "/proc/self/fd/%d/%s", shm->directory, entry->d_name) < room &&
+            connect(sock, (struct sockaddr *)&address, sizeof address) && errno == ECONNREFUSED)
+            unlink(address.sun_path);
+    }
+    if (sock >= 0)
+        close(sock);
+    if (entries)
+        closedir(entries);
+    else if (fd >= 0)
+        close(fd);
+}
+
 static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
     int error, there = connect_to(shm, shm->rank, &error);
@@ -93,11 +118,15 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
     if (!error && (sock < 0 || bind(sock, (struct sockaddr *)&address, sizeof address) || listen(sock, BACKLOG)))
         error = -errno;
     shm->listener = sock;
+    bool first = true;
     for (int rank = 0; rank < shm->size && !error; rank++) {
         int peer = rank == shm->rank || shm->peers[rank] ? -1 : connect_to(shm, rank, &error);
         if (peer >= 0 && (error = met(shm, rank, peer)))
             return error;
+        first &= peer < 0;
     }
+    if (first)
+        sweep_all(shm);
     return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, strerror(-error)) : 0;
 }
 

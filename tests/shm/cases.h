@@ -24,6 +24,7 @@
     X(another_pid_namespace)                                                                                           \
     X(open_directory)                                                                                                  \
     X(stale_sockets)                                                                                                   \
+    X(stale_sockets_of_others)                                                                                         \
     X(no_descriptors)                                                                                                  \
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \

@@ -183,10 +183,11 @@ static void be_killed(int rank)
     pause();
 }
 
-/* All were killed: what they left behind is in nobody's way. */
-void case_stale_sockets(void)
+/* All were killed: what they left behind is in nobody's way, and goes when any communicator is opened. */
+static void after_the_killed(const char *address)
 {
     pid_t child[2];
+    zc_comm *comm = NULL, *other = NULL;
 
     children_start(2, be_killed, child);
     await(1);
@@ -195,13 +196,23 @@ void case_stale_sockets(void)
     for (int i = 0; i < 2; i++)
         CHECK(waitpid(child[i], NULL, 0) == child[i]);
     CHECK(files_left() == 2);
-    zc_comm *comm = open_rank(0, 1);
-    zc_comm *other = NULL;
+    CHECK_OK(zc_open(address, NULL, &comm));
+    CHECKF(files_left() == 1, "%d files are left", files_left());
+    /* Who lives stays. */
     CHECK_FAILS(zc_open("shm:other?rank=0&size=2&wait=1", NULL, &other), -ETIMEDOUT, "rank 1");
+    CHECK(files_left() == 1);
+    CHECK_IS(zc_open(address, NULL, &other), -EEXIST);
     CHECK_OK(zc_close(comm));
-    char path[96];
-    snprintf(path, sizeof path, "%s/zc/case%d.1", getenv("XDG_RUNTIME_DIR"), ranks_process);
-    unlink(path); /* of a rank that nobody has looked for since */
+}
+
+void case_stale_sockets(void)
+{
+    after_the_killed(address_of(0, 1));
+}
+
+void case_stale_sockets_of_others(void)
+{
+    after_the_killed("shm:another");
 }
 
 void case_no_descriptors(void)
