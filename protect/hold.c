@@ -368,6 +368,20 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     return error;
 }
 
+bool hold_receive_alone(struct hold *hold, char **wire)
+{
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock_briefly(slot);
+    bool alone = !backing->sends && !slot->receives;
+    if (alone) {
+        slot_share(slot);
+        insert(&slot->receives, hold);
+        *wire = backing_wire(backing) + hold->offset;
+    }
+    lock_drop(&backing->lock);
+    return alone;
+}
+
 /* Is anybody else storing to the backing itself: a receive that was not bounced, or the library? */
 static bool written_by_others(const struct slot *slot, const struct hold *hold)
 {
@@ -437,6 +451,14 @@ bool hold_landed(struct hold *hold, size_t length, int error)
 
 void hold_done(struct hold *hold, size_t length)
 {
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock_briefly(slot);
+    bool plain = !hold->guarded && !hold->bounce && !slot->awaited && slot_is(slot, SLOT_LIVE);
+    if (plain) /* nothing follows from its end */
+        unlink_hold(hold);
+    lock_drop(&backing->lock);
+    if (plain)
+        return;
     finish(hold, length, 0, false);
 }
 

@@ -108,6 +108,9 @@ void hold_end(struct hold *hold);
  * overlaps are dropped. 0; -EBUSY: overlaps one in flight; -ENOMEM. */
 int hold_receive(struct hold *hold, bool guarded, char **wire);
 
+/* The same for one that is not guarded, where nothing else is in flight or unreported; else false. */
+bool hold_receive_alone(struct hold *hold, char **wire);
+
 /* Takes `hold` for the library itself, unguarded, while it stores to the slot's backing. Slot locked. */
 void hold_own(struct hold *hold);
 

@@ -163,7 +163,7 @@ int comm_examine_send(const zc_comm *comm, const char *call, int dst, int tag)
     return error ? error : check_tag(comm, call, tag);
 }
 
-int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag)
+int comm_examine_receive(const zc_comm *comm, const char *call, int src, int tag)
 {
     int error = comm_check(comm, call);
     if (!error && src != ZC_ANY_SOURCE)

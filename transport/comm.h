@@ -60,6 +60,7 @@ static inline bool comm_has_tag(const zc_comm *comm, int tag)
 
 int comm_examine(const zc_comm *comm, const char *call);
 int comm_examine_send(const zc_comm *comm, const char *call, int dst, int tag);
+int comm_examine_receive(const zc_comm *comm, const char *call, int src, int tag);
 
 /* 0, or the error of calling `call` on it: closed, or the wrong thread. */
 static inline int comm_check(const zc_comm *comm, const char *call)
@@ -74,7 +75,12 @@ static inline int comm_check_send(const zc_comm *comm, const char *call, int dst
     return fine ? 0 : comm_examine_send(comm, call, dst, tag);
 }
 
-int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag);
+static inline int comm_check_receive(const zc_comm *comm, const char *call, int src, int tag)
+{
+    bool fine = comm_plain(comm) && (src == ZC_ANY_SOURCE || comm_has_peer(comm, src)) &&
+                (tag == ZC_ANY_TAG || comm_has_tag(comm, tag));
+    return fine ? 0 : comm_examine_receive(comm, call, src, tag);
+}
 
 /* Waits for a message that matches, and takes it out of matching. 0 or an error. */
 int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *taken);
@@ -87,17 +93,23 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
 int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
                    int dst, int tag);
 
-/* A new operation on `length` bytes of the range, or NULL with a message. */
+/* Says what an operation does: with `length` bytes of the range. */
+static inline void comm_describe(struct op *op, bool sends, const struct range *range, size_t length, int peer, int tag)
+{
+    op->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &op->comm->rules};
+    op->sends = sends;
+    op->peer = peer;
+    op->tag = tag;
+}
+
+/* A new operation, or NULL with a message. */
 static inline struct op *comm_begin(zc_comm *comm, bool sends, const struct range *range, size_t length, int peer,
                                     int tag)
 {
     struct op *op = op_new(comm);
     if (!op)
         return NULL;
-    op->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &comm->rules};
-    op->sends = sends;
-    op->peer = peer;
-    op->tag = tag;
+    comm_describe(op, sends, range, length, peer, tag);
     if (!sends)
         op_list(op);
     return op;

@@ -33,10 +33,22 @@ struct requests {
  * threads test the same; whoever finds it taken has nothing to do. */
 struct mpi {
     MPI_Comm comm;
+    lock matching;          /* whoever takes messages out of what MPI_Iprobe sees; taken before the other one */
+    _Atomic uint64_t taken; /* changes after each call that may have */
     lock lock;
     struct requests sends, receives;
     _Atomic int in_flight; /* of both: where it is 0, a poll has nothing to do */
 };
+
+/* What this thread's last probe found. It is still there, and MPI_Recv has not to wait for it, unless something was
+ * taken since: then `taken` differs. (Who takes something that was there when this thread read `taken`, changes it
+ * afterwards, and before `matching` comes free.) */
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
+    const struct endpoint *endpoint; /* of a communicator, which is never freed; or NULL */
+    uint64_t taken;
+    int src, tag; /* as asked */
+    zc_status found;
+} seen;
 
 static int mpi_failed(int code, const char *what)
 {
@@ -51,7 +63,7 @@ static int mpi_failed(int code, const char *what)
 /* MPICH hands errors of MPI_Test, such as a truncated message's, to the handler of MPI_COMM_WORLD whatever the
  * communicator of the request, and by default that ends the job. Where the default is in force, this one takes its
  * place: it leaves errors of zc's own tests to zc, and ends the job for all others. */
-static _Thread_local bool testing;
+static _Thread_local __attribute__((tls_model("initial-exec"))) bool testing;
 
 static void on_world_error(MPI_Comm *comm, int *code, ...)
 {
@@ -169,6 +181,9 @@ static void type_done(MPI_Datatype type)
 static size_t length_of(const MPI_Status *status)
 {
     MPI_Count bytes = 0;
+    int count;
+    if (MPI_Get_count(status, MPI_BYTE, &count) == MPI_SUCCESS && count != MPI_UNDEFINED)
+        return (size_t)count;
     MPI_Get_elements_x(status, MPI_BYTE, &bytes);
     return bytes == MPI_UNDEFINED ? 0 : (size_t)bytes;
 }
@@ -263,6 +278,13 @@ static void complete(struct op *op, int code, const MPI_Status *status)
     op_received(op, cancelled ? op->peer : status->MPI_SOURCE, cancelled ? op->tag : status->MPI_TAG, length, error);
 }
 
+/* Something was, perhaps. `matching` is held. */
+static void note_taken(struct mpi *mpi)
+{
+    uint64_t taken = atomic_load_explicit(&mpi->taken, memory_order_relaxed);
+    atomic_store_explicit(&mpi->taken, taken + 1, memory_order_release);
+}
+
 /* A call that waits for its message takes it at once if it is there already. Locked; drops the lock. */
 static int start_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request)
 {
@@ -293,15 +315,19 @@ static int mpi_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     struct mpi *mpi = endpoint->state;
     MPI_Request request;
     int count;
+    lock_take(&mpi->matching);
     lock_take(&mpi->lock);
     int error = make_room(&mpi->receives);
     if (error) {
         lock_drop(&mpi->lock);
+        lock_drop(&mpi->matching);
         return error;
     }
     MPI_Datatype type = type_for(cap, &count);
     int code = MPI_Irecv(wire, count, type, src == ZC_ANY_SOURCE ? MPI_ANY_SOURCE : src,
                          tag == ZC_ANY_TAG ? MPI_ANY_TAG : tag, mpi->comm, &request);
+    note_taken(mpi);
+    lock_drop(&mpi->matching);
     type_done(type);
     return start_receive(mpi, op, code, request);
 }
@@ -393,13 +419,51 @@ static int mpi_probe(struct endpoint *endpoint, int src, int tag, zc_status *sta
     struct mpi *mpi = endpoint->state;
     MPI_Status found;
     int there;
+    uint64_t taken = atomic_load_explicit(&mpi->taken, memory_order_acquire);
     int code = MPI_Iprobe(src == ZC_ANY_SOURCE ? MPI_ANY_SOURCE : src, tag == ZC_ANY_TAG ? MPI_ANY_TAG : tag, mpi->comm,
                           &there, &found);
     if (code != MPI_SUCCESS)
         return mpi_failed(code, "MPI_Iprobe");
-    if (there)
+    if (there) {
         fill(status, &found);
+        seen.endpoint = endpoint;
+        seen.taken = taken;
+        seen.src = src;
+        seen.tag = tag;
+        seen.found = *status;
+    }
     return there != 0;
+}
+
+static bool saw(const struct endpoint *endpoint, int src, int tag)
+{
+    return seen.endpoint == endpoint &&
+           ((src == seen.found.source && tag == seen.found.tag) || (src == seen.src && tag == seen.tag));
+}
+
+/* MPI has a message of up to EAGER bytes as a whole: there is no need for a request that would then be tested. */
+static int mpi_receive_now(struct endpoint *endpoint, void *wire, size_t cap, int src, int tag, zc_status *status)
+{
+    struct mpi *mpi = endpoint->state;
+    int there = saw(endpoint, src, tag), code = MPI_SUCCESS;
+    if (!there && cap > EAGER)
+        return 0;
+    if (!there && (there = mpi_probe(endpoint, src, tag, status)) <= 0)
+        return there < 0 ? there : -EAGAIN;
+    seen.endpoint = NULL;
+    *status = seen.found;
+    if (status->length > cap || status->length > EAGER)
+        return 0;
+    lock_take(&mpi->matching);
+    there = atomic_load_explicit(&mpi->taken, memory_order_relaxed) == seen.taken;
+    if (there) {
+        code = MPI_Recv(wire, (int)status->length, MPI_BYTE, status->source, status->tag, mpi->comm, MPI_STATUS_IGNORE);
+        note_taken(mpi);
+    }
+    lock_drop(&mpi->matching);
+    if (code != MPI_SUCCESS)
+        return mpi_failed(code, "MPI_Recv");
+    return there ? 1 : -EAGAIN;
 }
 
 _Static_assert(sizeof(MPI_Message) <= sizeof(uintptr_t), "a message handle fits into struct taken");
@@ -410,8 +474,11 @@ static int mpi_take(struct endpoint *endpoint, int src, int tag, zc_status *stat
     MPI_Status found;
     MPI_Message message;
     int there;
+    lock_take(&mpi->matching);
     int code = MPI_Improbe(src == ZC_ANY_SOURCE ? MPI_ANY_SOURCE : src, tag == ZC_ANY_TAG ? MPI_ANY_TAG : tag,
                            mpi->comm, &there, &message, &found);
+    note_taken(mpi);
+    lock_drop(&mpi->matching);
     if (code != MPI_SUCCESS)
         return mpi_failed(code, "MPI_Improbe");
     if (there) {
@@ -456,6 +523,7 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .close = mpi_close,
                                         .send = mpi_send,
                                         .receive = mpi_receive,
+                                        .receive_now = mpi_receive_now,
                                         .poll = mpi_poll,
                                         .cancel = mpi_cancel,
                                         .probe = mpi_probe,

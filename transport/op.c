@@ -7,16 +7,6 @@
 #include "transport/comm.h"
 #include "transport/view.h"
 
-static struct op *make(struct zc_comm *comm)
-{
-    struct op *op = malloc(sizeof *op);
-    if (!op)
-        return fail_null(-ENOMEM, "zc: no memory for an operation");
-    op->comm = comm;
-    atomic_store_explicit(&op->users, 1, memory_order_relaxed);
-    return op;
-}
-
 struct op *op_new(struct zc_comm *comm)
 {
     lock_take(&comm->ops);
@@ -24,13 +14,9 @@ struct op *op_new(struct zc_comm *comm)
     if (op)
         comm->free_ops = op->next;
     lock_drop(&comm->ops);
-    if (!op && !(op = make(comm)))
-        return NULL;
-    op->held = false;
-    op->bounce = NULL;
-    op->spill = NULL;
-    op->lease = NULL;
-    atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
+    if (!op && !(op = malloc(sizeof *op)))
+        return fail_null(-ENOMEM, "zc: no memory for an operation");
+    op_init(op, comm);
     return op;
 }
 
@@ -46,20 +32,25 @@ void op_list(struct op *op)
     lock_drop(&comm->ops);
 }
 
+void op_unlist(struct op *op)
+{
+    lock_take(&op->comm->ops);
+    *op->link = op->next;
+    if (op->next)
+        op->next->link = op->link;
+    lock_drop(&op->comm->ops);
+}
+
 void op_free(struct op *op)
 {
-    struct zc_comm *comm = op->comm;
     if (atomic_load_explicit(&op->users, memory_order_acquire) > 1 && atomic_fetch_sub(&op->users, 1) > 1)
         return;
-    lock_take(&comm->ops);
-    if (!op->sends) {
-        *op->link = op->next;
-        if (op->next)
-            op->next->link = op->link;
-    }
-    op->next = comm->free_ops;
-    comm->free_ops = op;
-    lock_drop(&comm->ops);
+    if (!op->sends)
+        op_unlist(op);
+    lock_take(&op->comm->ops);
+    op->next = op->comm->free_ops;
+    op->comm->free_ops = op;
+    lock_drop(&op->comm->ops);
 }
 
 void op_end_send(struct op *op)

@@ -59,8 +59,21 @@ void op_received(struct op *op, int source, int tag, size_t length, int error);
 /* For the layer above (see comm_begin): one that neither sends nor receives yet, or NULL with a message. */
 struct op *op_new(struct zc_comm *comm);
 
-/* Lists a receive, until op_free. */
+/* One that is in nobody's hands yet, wherever it lies. */
+static inline void op_init(struct op *op, struct zc_comm *comm)
+{
+    op->comm = comm;
+    op->held = false;
+    op->bounce = NULL;
+    op->spill = NULL;
+    op->lease = NULL;
+    atomic_store_explicit(&op->users, 1, memory_order_relaxed);
+    atomic_store_explicit(&op->phase, OP_STARTED, memory_order_relaxed);
+}
+
+/* Lists a receive, until op_free or op_unlist. */
 void op_list(struct op *op);
+void op_unlist(struct op *op);
 void op_free(struct op *op);
 
 /* Ends a send that is over or was never posted, and whatever it holds. */

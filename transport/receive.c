@@ -10,6 +10,8 @@
 #include "protect/range.h"
 #include "transport/comm.h"
 
+enum { EARLY = 64 }; /* looks for a small message before the receive is posted, which costs more */
+
 /* Sends in flight from the slot would make the receive land elsewhere. They may be over already without anybody
  * having looked; and waiting for as long as a rename takes costs no more than it. */
 static void let_sends_end(zc_comm *comm, struct slot *slot)
@@ -36,21 +38,46 @@ static int refuse(int error, const char *call, const void *buf, size_t cap)
                 call, buf, cap);
 }
 
-/* Waits for a receive that is not named, and reports it. */
-static int finish(struct op *op, const char *call, zc_status *status)
+/* Waits for a receive that is not named. */
+static void wait_for(struct op *op)
 {
-    zc_comm *comm = op->comm;
     struct waiting waiting = {0};
     while (!op_over(op))
-        comm_poll_waiting(comm, op, &waiting);
-    zc_status result = op->status;
-    op_free(op);
+        comm_poll_waiting(op->comm, op, &waiting);
+}
+
+static int report(const zc_status *result, const char *call, zc_status *status)
+{
     if (status)
-        *status = result;
-    if (result.error)
-        return fail(result.error, "%s: the message from rank %d with tag %d: %s", call, result.source, result.tag,
-                    zc_strerror(result.error));
+        *status = *result;
+    if (result->error)
+        return fail(result->error, "%s: the message from rank %d with tag %d: %s", call, result->source, result->tag,
+                    zc_strerror(result->error));
     return 0;
+}
+
+/* Receives into where `wire` says, and waits. 0 and the operation's status, which may be an error; or -errno. */
+static int receive(struct op *op, const char *wire)
+{
+    zc_comm *comm = op->comm;
+    void *to = (void *)(uintptr_t)wire_checked(wire);
+    size_t cap = op->hold.length;
+    int there = -EAGAIN;
+    for (int turn = 0; turn < EARLY && there == -EAGAIN && comm->transport->receive_now; turn++) {
+        there = comm->transport->receive_now(&comm->endpoint, to, cap, op->peer, op->tag, &op->status);
+        if (there == -EAGAIN)
+            comm_poll(comm, NULL);
+    }
+    if (there > 0 && op->hold.slot)
+        hold_done(&op->hold, op->status.length);
+    if (there != 0 && there != -EAGAIN)
+        return there < 0 ? there : 0;
+    op_list(op);
+    int error = comm->transport->receive(&comm->endpoint, op, to, cap, op->peer, op->tag);
+    if (!error)
+        wait_for(op);
+    op_unlist(op);
+    return error;
 }
 
 int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status)
@@ -63,27 +90,21 @@ int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *s
         error = range_find(buf, cap, "zc_recv", &range);
     if (error)
         return error;
-    struct op *op = comm_begin(comm, false, &range, cap, src, tag);
-    if (!op)
-        return -ENOMEM;
+    struct op op; /* nobody has it any more when it is over */
+    op_init(&op, comm);
+    comm_describe(&op, false, &range, cap, src, tag);
     char *wire = buf;
-    if (range.slot) {
+    if (range.slot && !hold_receive_alone(&op.hold, &wire)) {
         let_sends_end(comm, range.slot);
-        error = hold_receive(&op->hold, false, &wire);
+        error = hold_receive(&op.hold, false, &wire);
     }
-    if (error) {
-        op_free(op);
+    if (error)
         return refuse(error, "zc_recv", buf, cap);
-    }
     count(receives);
-    error = comm->transport->receive(&comm->endpoint, op, (void *)(uintptr_t)wire_checked(wire), cap, src, tag);
-    if (error) {
-        if (range.slot)
-            hold_withdraw(&op->hold);
-        op_free(op);
-        return error;
-    }
-    return finish(op, "zc_recv", status);
+    error = receive(&op, wire);
+    if (error && range.slot)
+        hold_withdraw(&op.hold);
+    return error ? error : report(&op.status, "zc_recv", status);
 }
 
 int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
@@ -148,7 +169,10 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
             hold_withdraw(&op->hold);
         op_free(op);
     } else {
-        error = finish(op, call, status);
+        wait_for(op);
+        zc_status result = op->status;
+        op_free(op);
+        error = report(&result, call, status);
     }
     if (error || !target) {
         zc_free(target);

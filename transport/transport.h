@@ -54,6 +54,10 @@ struct transport {
     /* Starts receiving. 0, op_received will be called; or -errno. */
     int (*receive)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag);
 
+    /* Receives what receive(…, src, tag) would take, if it is there and small. 1 and *status; -EAGAIN: it may come soon;
+     * 0: it is for `receive`, as it is large or does not fit; or -errno. NULL: always 0. */
+    int (*receive_now)(struct endpoint *endpoint, void *wire, size_t cap, int src, int tag, zc_status *status);
+
     /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
 

@@ -47,6 +47,7 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(any_source_and_tag)                                                                                              \
     X(order)                                                                                                           \
     X(probe)                                                                                                           \
+    X(probe_then_other)                                                                                                \
     X(truncation)                                                                                                      \
     X(shorter_than_cap)                                                                                                \
     X(recv_alloc)                                                                                                      \

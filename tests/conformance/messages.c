@@ -275,6 +275,61 @@ void case_probe(struct conf *c)
     CHECK_OK(zc_free(buffer));
 }
 
+/* A probe reserves nothing: what is received next is what the receive asks for, in order. */
+void case_probe_then_other(struct conf *c)
+{
+    enum { SMALL = 100, LONG = 3000, LARGE = 70000 };
+    char *out = ALLOC(LARGE), *in = ALLOC(LARGE), stack[LONG];
+    zc_status status;
+
+    for (unsigned i = 0; i < 20; i++) {
+        size_t first = i % 4 == 3 ? 0 : i % 4 == 2 ? LARGE : SMALL;
+        int any_source = i % 2 ? ZC_ANY_SOURCE : c->prev, any_tag = i % 2 ? 31 : ZC_ANY_TAG;
+
+        conf_barrier(c);
+        pattern_fill(out, first, conf_seed(c->rank, i));
+        CHECK_OK(zc_send(out, first, c->next, 31, c->comm));
+        pattern_fill(out, LONG, conf_seed(c->rank, 100 + i));
+        CHECK_OK(zc_send(out, LONG, c->next, 32, c->comm));
+        CHECK_OK(zc_send(out, LONG, c->next, 31, c->comm));
+        CHECK_OK(zc_probe(any_source, any_tag, c->comm, &status));
+        CHECK(status.source == c->prev && status.tag == 31 && status.length == first);
+
+        /* Another one. */
+        CHECK_OK(zc_recv(i % 2 ? in : stack, LONG, c->prev, 32, c->comm, &status));
+        CHECK(status.source == c->prev && status.tag == 32 && status.length == LONG);
+        CHECK_PATTERN(i % 2 ? in : stack, LONG, conf_seed(c->prev, 100 + i));
+
+        /* Found again, and received by something else that was posted since. */
+        CHECK_OK(zc_probe(c->prev, 31, c->comm, NULL));
+        if (i % 3 == 0) {
+            CHECK_OK(zc_irecv(in, LARGE, c->prev, ZC_ANY_TAG, c->comm));
+            memset(stack, 0, LONG);
+            CHECK_OK(zc_recv(stack, LONG, c->prev, 31, c->comm, &status));
+            CHECK(status.tag == 31 && status.length == LONG);
+            CHECK_PATTERN(stack, LONG, conf_seed(c->prev, 100 + i));
+            CHECK_OK(zc_wait(in, &status));
+            CHECK(status.tag == 31 && status.length == first);
+            CHECK_PATTERN(in, first, conf_seed(c->prev, i));
+            continue;
+        }
+        /* Where it does not fit, it is lost, and nothing else is. */
+        if (i % 3 == 1 && first) {
+            CHECK_IS(zc_recv(in, first - 1, c->prev, 31, c->comm, &status), -EMSGSIZE);
+        } else {
+            CHECK_OK(zc_recv(in, LARGE, any_source, any_tag, c->comm, &status));
+            CHECK(status.length == first);
+            CHECK_PATTERN(in, first, conf_seed(c->prev, i));
+        }
+        CHECK(status.source == c->prev && status.tag == 31);
+        CHECK_OK(zc_recv(in, LONG, c->prev, 31, c->comm, &status));
+        CHECK(status.length == LONG);
+        CHECK_PATTERN(in, LONG, conf_seed(c->prev, 100 + i));
+    }
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_free(in));
+}
+
 /* A message that is too long is an error, stays inside the receive, and leaves the ones around it alone. */
 void case_truncation(struct conf *c)
 {

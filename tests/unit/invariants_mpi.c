@@ -91,3 +91,44 @@ Test(mpi, old_sends_are_looked_at_however_many_follow)
     CHECK(atomic_load(&comm->sending) < PENDING);
     CHECK_OK(zc_close(comm));
 }
+
+static _Atomic int step;
+
+/* Takes what the other thread's probe saw; then, while that one waits for a message that is not there, does what must
+ * not wait for it. */
+static void *take_what_was_seen(void *unused)
+{
+    (void)unused;
+    char in[EACH];
+    CHECK_OK(zc_recv(in, EACH, 0, 1, comm, NULL));
+    CHECK_BYTES(in, EACH, 1);
+    atomic_store(&step, 1);
+    while (atomic_load(&step) == 1)
+        sched_yield();
+    usleep(20000);
+    memset(in, 2, EACH);
+    CHECK_OK(zc_send(in, EACH, 0, 2, comm));
+    CHECK_OK(zc_recv(in, EACH, 0, 2, comm, NULL));
+    memset(in, 3, EACH);
+    CHECK_OK(zc_send(in, EACH, 0, 1, comm));
+    return NULL;
+}
+
+Test(mpi, a_message_that_was_seen_and_taken_by_another_thread)
+{
+    char in[EACH];
+    zc_status status;
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    memset(in, 1, EACH);
+    CHECK_OK(zc_send(in, EACH, 0, 1, comm));
+    CHECK_OK(zc_probe(0, 1, comm, &status));
+    atomic_store(&step, 0);
+    pthread_t other = thread_start(take_what_was_seen, NULL);
+    while (!atomic_load(&step))
+        sched_yield();
+    atomic_store(&step, 2);
+    CHECK_OK(zc_recv(in, EACH, 0, 1, comm, &status));
+    CHECK_BYTES(in, EACH, 3);
+    thread_join(other);
+    CHECK_OK(zc_close(comm));
+}

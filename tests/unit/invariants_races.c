@@ -342,3 +342,68 @@ Test(races, nothing_is_lost_or_given_back_twice)
     for (int i = 0; i < 3; i++)
         CHECK_REST((struct zc_pool *)pools[i]);
 }
+
+/* ---- what others do meanwhile to a buffer that zc_recv lands in ---- */
+
+static zc_comm *receiving;
+
+static void *receive_into(void *b)
+{
+    CHECK_OK(zc_recv(b, PAGE, 0, 5, receiving, NULL));
+    return NULL;
+}
+
+static void *send_from(void *b)
+{
+    CHECK_OK(zc_send(b, PAGE, 0, 6, receiving));
+    return NULL;
+}
+
+static pthread_t start_receiving(char *b)
+{
+    pthread_t thread = thread_start(receive_into, b);
+    while (!*(struct hold *volatile *)&slot_at(b)->receives)
+        sched_yield();
+    return thread;
+}
+
+static bool awaited(char *b)
+{
+    struct backing *backing = slot_lock(slot_at(b));
+    bool is = slot_at(b)->awaited;
+    slot_unlock(backing);
+    return is;
+}
+
+/* They are told that it landed, and the buffer is awaited no more. */
+Test(races, a_send_waits_for_a_blocking_receive)
+{
+    char *b = buffer(1, 1), out[PAGE];
+    receiving = loop_strict();
+    pthread_t receiver = start_receiving(b), sender = thread_start(send_from, b);
+    while (!awaited(b))
+        sched_yield();
+    pattern_fill(out, PAGE, 2);
+    CHECK_OK(zc_send(out, PAGE, 0, 5, receiving));
+    thread_join(receiver);
+    thread_join(sender);
+    CHECK(!awaited(b));
+    CHECK_MESSAGE(receiving, 6, 0, PAGE, 2);
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(receiving));
+}
+
+/* It comes back when the message has landed. */
+Test(races, a_free_during_a_blocking_receive)
+{
+    char *b = buffer(1, 1), out[PAGE];
+    struct zc_pool *pool = slot_pool(slot_at(b));
+    receiving = loop_strict();
+    pthread_t receiver = start_receiving(b);
+    CHECK_OK(zc_free(b));
+    pattern_fill(out, PAGE, 2);
+    CHECK_OK(zc_send(out, PAGE, 0, 5, receiving));
+    thread_join(receiver);
+    CHECK_REST(pool);
+    CHECK_OK(zc_close(receiving));
+}
