@@ -1,14 +1,57 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/op.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "transport/comm.h"
 #include "transport/view.h"
 
+/* What this thread ended last, for its next one: so most need no lock. Given back when the thread ends. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct op *kept;
+static _Thread_local __attribute__((tls_model("initial-exec"))) bool keeps;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool possible;
+
+static void give_back(struct op *op)
+{
+    struct zc_comm *comm = op->comm;
+    lock_take(&comm->ops);
+    op->next = comm->free_ops;
+    comm->free_ops = op;
+    lock_drop(&comm->ops);
+}
+
+static void thread_ends(void *unused)
+{
+    (void)unused;
+    if (kept)
+        give_back(kept);
+    kept = NULL;
+    keeps = false;
+}
+
+static void prepare(void)
+{
+    possible = pthread_key_create(&key, thread_ends) == 0;
+}
+
+static __attribute__((cold)) bool may_keep(void)
+{
+    pthread_once(&once, prepare);
+    return keeps = possible && pthread_setspecific(key, &kept) == 0;
+}
+
 struct op *op_new(struct zc_comm *comm)
 {
+    if (kept && kept->comm == comm) {
+        struct op *op = kept;
+        kept = NULL;
+        op_init(op, comm);
+        return op;
+    }
     lock_take(&comm->ops);
     struct op *op = comm->free_ops;
     if (op)
@@ -47,10 +90,13 @@ void op_free(struct op *op)
         return;
     if (!op->sends)
         op_unlist(op);
-    lock_take(&op->comm->ops);
-    op->next = op->comm->free_ops;
-    op->comm->free_ops = op;
-    lock_drop(&op->comm->ops);
+    if (!keeps && !may_keep()) {
+        give_back(op);
+        return;
+    }
+    if (kept)
+        give_back(kept);
+    kept = op;
 }
 
 void op_end_send(struct op *op)

@@ -132,3 +132,24 @@ Test(mpi, a_message_that_was_seen_and_taken_by_another_thread)
     thread_join(other);
     CHECK_OK(zc_close(comm));
 }
+
+static void *use_and_end(void *unused)
+{
+    (void)unused;
+    char bytes[EACH] = {0};
+    CHECK_OK(zc_send(bytes, EACH, 0, 0, comm));
+    CHECK_OK(zc_recv(bytes, EACH, 0, 0, comm, NULL));
+    CHECK_OK(zc_flush(comm));
+    return NULL;
+}
+
+/* The operation that a thread keeps for its next call comes back when it ends. */
+Test(mpi, operations_of_threads_that_end)
+{
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    for (int i = 0; i < 3; i++) {
+        thread_join(thread_start(use_and_end, NULL));
+        CHECK(comm->free_ops && !comm->free_ops->next);
+    }
+    CHECK_OK(zc_close(comm));
+}
