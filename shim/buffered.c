@@ -62,6 +62,8 @@ void adrift_progress(void)
         PMPI_Test(&adrift.requests[at], &done, MPI_STATUS_IGNORE);
         if (!done)
             continue;
+        if (adrift.requests[at] != MPI_REQUEST_NULL)
+            PMPI_Request_free(&adrift.requests[at]); /* a persistent one */
         over[n++] = adrift.loans[at];
         adrift.requests[at] = adrift.requests[--adrift.count];
         adrift.loans[at] = adrift.loans[adrift.count];
@@ -157,3 +159,11 @@ int MPI_Buffer_detach(void *buffer_addr, int *size)
     adrift_drain();
     return PMPI_Buffer_detach(buffer_addr, size);
 }
+
+#if MPI_VERSION >= 4
+int MPI_Buffer_detach_c(void *buffer_addr, MPI_Count *size)
+{
+    adrift_drain();
+    return PMPI_Buffer_detach_c(buffer_addr, size);
+}
+#endif

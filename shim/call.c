@@ -54,6 +54,22 @@ void *call_writes(struct call *call, void *buf, struct span span, int peer, int 
     return (char *)wire - span.low;
 }
 
+void call_touches(const void *buf, struct span span, bool store)
+{
+    if (span.length)
+        zc_lend_touch((const char *)buf + span.low, (size_t)span.length, store);
+}
+
+void call_keeps(struct call *call, const void *buf, struct span span)
+{
+    struct zc_loan *loan = span.length ? next_loan(call, -1, -1) : NULL;
+    void *wire, *from = (char *)(uintptr_t)buf + span.low;
+    if (loan && zc_lend_write(loan, from, (size_t)span.length, ZC_LEND_CALL, false, &wire) == 0)
+        call->loans->count++;
+    else
+        call_touches(buf, span, true);
+}
+
 void loans_end(struct loans *loans)
 {
     if (!loans)
@@ -91,5 +107,14 @@ int call_posted(struct call *call, int code, MPI_Request *request)
         observer_unwatched(call->buffer);
     if (loans && !loans_posted(loans, *request))
         pending_add(request, loans);
+    return code;
+}
+
+int call_made(struct call *call, int code, const MPI_Request *request)
+{
+    if (code == MPI_SUCCESS && call->loans && call->loans->count)
+        pending_add_kept(*request, call->loans);
+    else
+        loans_end(call->loans);
     return code;
 }

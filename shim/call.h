@@ -45,6 +45,13 @@ static inline void call_leave(void)
 void *call_reads(struct call *call, const void *buf, struct span span, int peer, int tag);
 void *call_writes(struct call *call, void *buf, struct span span, int peer, int tag);
 
+/* The span may be read or written for as long as the loans last, at the program's own address: it is accessible, and
+ * nothing of the buffer is protected meanwhile, since what is sent is copied. */
+void call_keeps(struct call *call, const void *buf, struct span span);
+
+/* Makes the span accessible at the program's own address, and no more: nobody says when the call is over. */
+void call_touches(const void *buf, struct span span, bool store);
+
 /* Room for what a call borrows, made when it is first needed; NULL: no memory. */
 struct loans *call_loans(struct call *call);
 
@@ -63,5 +70,8 @@ static inline int call_over(struct call *call, int code)
 }
 
 int call_posted(struct call *call, int code, MPI_Request *request);
+
+/* It has made *request, with which its loans last until that is freed. */
+int call_made(struct call *call, int code, const MPI_Request *request);
 
 #endif

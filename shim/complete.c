@@ -80,16 +80,22 @@ int MPI_Request_free(MPI_Request *request)
         return PMPI_Request_free(request);
     /* It goes on, and so do its loans. */
     MPI_Request active = pending->active;
+    bool kept = pending->kept;
     if (pending->buffered) {
         PMPI_Request_free(&active);
         active = pending->message;
     }
     start_free(pending->start);
     struct loans *loans = pending_forget(pending);
-    if (loans)
+    int over = 0;
+    if (kept)
+        PMPI_Request_get_status(active, &over, MPI_STATUS_IGNORE);
+    if (loans && !over) {
         adrift_add(active, loans);
-    else if (active != MPI_REQUEST_NULL)
+    } else if (active != MPI_REQUEST_NULL) {
         PMPI_Request_free(&active);
+        loans_end(loans);
+    }
     *request = MPI_REQUEST_NULL;
     return MPI_SUCCESS;
 }

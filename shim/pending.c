@@ -112,6 +112,15 @@ bool pending_add_persistent(MPI_Request request, struct start *start)
     return true;
 }
 
+void pending_add_kept(MPI_Request request, struct loans *loans)
+{
+    struct pending *pending = malloc(sizeof *pending);
+    if (!pending)
+        return; /* they last for good */
+    *pending = (struct pending){.handle = request, .active = request, .kept = true, .loans = loans};
+    insert(pending);
+}
+
 struct pending *pending_take(MPI_Request handle)
 {
     if (handle == MPI_REQUEST_NULL || atomic_load_explicit(&pending_count, memory_order_relaxed) == 0)
@@ -164,7 +173,8 @@ void pending_complete(struct pending *pending)
 static struct loans *harvest(struct pending *pending)
 {
     int done = 0;
-    if (pending->taken || !pending->loans || pending->buffered || (observer && pending->loans->loan[0].hold.backing))
+    if (pending->taken || !pending->loans || pending->buffered || pending->kept ||
+        (observer && pending->loans->loan[0].hold.backing))
         return NULL;
     PMPI_Request_get_status(pending->active, &done, MPI_STATUS_IGNORE);
     if (!done)

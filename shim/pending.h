@@ -22,6 +22,7 @@ struct pending {
     MPI_Request active;  /* the operation's; MPI_REQUEST_NULL: not started */
     MPI_Request message; /* of MPI_Ibsend: goes on when the active one, which is over, was completed */
     bool buffered;
+    bool kept;  /* persistent, and MPI's own: its loans last until it is freed */
     bool token; /* the handle stands for the active one */
     bool taken; /* the program is in a call that may complete it */
     struct loans *loans;
@@ -39,6 +40,9 @@ void pending_add_buffered(MPI_Request *request, MPI_Request message, struct loan
 
 /* *request is persistent. False: no memory. */
 bool pending_add_persistent(MPI_Request request, struct start *start);
+
+/* The request is persistent, and keeps these loans until it is freed. */
+void pending_add_kept(MPI_Request request, struct loans *loans);
 
 /* Takes the one with that handle for a call that may complete or start it, so that nobody else looks at it. NULL if
  * there is none. */

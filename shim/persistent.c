@@ -27,8 +27,18 @@ void start_free(struct start *start)
     free(start);
 }
 
+/* The value is taken, and the message is on its way without the request, which is of an operation that is over. */
+static int send_buffered(const void *buf, int count, MPI_Datatype type, int peer, int tag, MPI_Comm comm,
+                         MPI_Request *request)
+{
+    int code = MPI_Bsend(buf, count, type, peer, tag, comm);
+    return code == MPI_SUCCESS ? PMPI_Isend(NULL, 0, MPI_BYTE, MPI_PROC_NULL, 0, MPI_COMM_SELF, request) : code;
+}
+
 static int post(const struct start *start, struct call *call, MPI_Request *request)
 {
+    if (start->send == send_buffered)
+        return send_buffered(start->buf, start->count, start->type, start->peer, start->tag, start->comm, request);
     struct span span = span_of(start->count, start->type);
     if (start->send) {
         const void *from = call_reads(call, start->buf, span, start->peer, start->tag);
@@ -41,7 +51,9 @@ static int post(const struct start *start, struct call *call, MPI_Request *reque
 int MPI_Start(MPI_Request *request)
 {
     struct pending *pending = pending_take(*request);
-    if (!pending)
+    if (pending && pending->kept)
+        pending_return(pending);
+    if (!pending || pending->kept)
         return PMPI_Start(request);
     const struct start *start = pending->start;
     struct call call = {.name = start->call, .buffer = start->buf, .lasts = true};
@@ -96,6 +108,14 @@ int MPI_Send_init(const void *buf, int count, MPI_Datatype datatype, int dest, i
     int code = PMPI_Send_init(buf, count, datatype, dest, tag, comm, request);
     return made(code, *request,
                 &(struct start){"MPI_Send_init", PMPI_Isend, mutable(buf), count, datatype, dest, tag, comm});
+}
+
+int MPI_Bsend_init(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
+                   MPI_Request *request)
+{
+    int code = PMPI_Bsend_init(buf, count, datatype, dest, tag, comm, request);
+    return made(code, *request,
+                &(struct start){"MPI_Bsend_init", send_buffered, mutable(buf), count, datatype, dest, tag, comm});
 }
 
 int MPI_Ssend_init(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "shim/span.h"
 
+#include <limits.h>
+
 struct span span_of(MPI_Aint count, MPI_Datatype type)
 {
     MPI_Aint low, extent, true_low, true_extent;
@@ -67,6 +69,47 @@ struct span span_mixed_far(const int *counts, const MPI_Aint *displs, const MPI_
         all = join(all, at(span_of(counts[i], types[i]), displs[i]));
     return all;
 }
+
+struct span span_varied_c(const MPI_Count *counts, const MPI_Aint *displs, MPI_Datatype type, int n)
+{
+    struct span all = {0};
+    MPI_Aint low, extent, behind = 0;
+    PMPI_Type_get_extent(type, &low, &extent);
+    for (int i = 0; i < n; i++) {
+        all = join(all, at(span_of((MPI_Aint)counts[i], type), (displs ? displs[i] : behind) * extent));
+        behind += (MPI_Aint)counts[i];
+    }
+    return all;
+}
+
+struct span span_mixed_c(const MPI_Count *counts, const MPI_Aint *displs, const MPI_Datatype *types, int n)
+{
+    struct span all = {0};
+    for (int i = 0; i < n; i++)
+        all = join(all, at(span_of((MPI_Aint)counts[i], types[i]), displs[i]));
+    return all;
+}
+
+#if MPI_VERSION >= 4
+int counted_begin(struct counted *counted, MPI_Count count, MPI_Datatype type)
+{
+    *counted = (struct counted){.count = (int)count, .type = type};
+    if (count <= INT_MAX)
+        return MPI_SUCCESS;
+    int code = PMPI_Type_contiguous_c(count, type, &counted->type);
+    if (code != MPI_SUCCESS)
+        return code;
+    counted->count = 1;
+    counted->made = true;
+    return PMPI_Type_commit(&counted->type);
+}
+
+void counted_end(struct counted *counted)
+{
+    if (counted->made)
+        PMPI_Type_free(&counted->type);
+}
+#endif
 
 static bool between_groups(MPI_Comm comm)
 {

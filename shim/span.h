@@ -25,6 +25,21 @@ struct span span_varied(const int *counts, const int *displs, MPI_Datatype type,
 struct span span_mixed(const int *counts, const int *displs, const MPI_Datatype *types, int n);
 struct span span_mixed_far(const int *counts, const MPI_Aint *displs, const MPI_Datatype *types, int n);
 
+/* The same for large counts. */
+struct span span_varied_c(const MPI_Count *counts, const MPI_Aint *displs, MPI_Datatype type, int n);
+struct span span_mixed_c(const MPI_Count *counts, const MPI_Aint *displs, const MPI_Datatype *types, int n);
+
+/* A large count as one that an int can hold, if need be of a type of its own. Returns what MPI says; to be ended, even
+ * so. */
+struct counted {
+    int count;
+    MPI_Datatype type;
+    bool made;
+};
+
+int counted_begin(struct counted *counted, MPI_Count count, MPI_Datatype type);
+void counted_end(struct counted *counted);
+
 /* With whom a collective of the communicator exchanges: everybody, or the other group. */
 int ranks_of(MPI_Comm comm);
 

@@ -39,5 +39,10 @@ void irecv_touch(void), irecv_cancel(void), halo(void), recv_beside_send(void), 
 void collectives(void), nonblocking_collectives(void);
 /* system.c */
 void system_calls(void), streams(void);
+/* others.c */
+void bsend_init(void), one_sided(void), windows(void), files(void);
+#if MPI_VERSION >= 4
+void isendrecv(void), large_counts(void), persistent_collectives(void), partitioned(void);
+#endif
 
 #endif

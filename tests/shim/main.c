@@ -25,6 +25,12 @@ static const struct {
     CASE(irecv_cancel),    CASE(halo),         CASE(recv_beside_send),
     CASE(recv_into_send),  CASE(sendrecv),     CASE(collectives),
     CASE(system_calls),    CASE(streams),      CASE(nonblocking_collectives),
+    CASE(bsend_init),      CASE(one_sided),    CASE(windows),
+    CASE(files),
+#if MPI_VERSION >= 4
+    CASE(isendrecv),       CASE(large_counts), CASE(persistent_collectives),
+    CASE(partitioned),
+#endif
 };
 
 void *buffer(size_t size, unsigned seed)

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Calls that came with MPI-4, and those that use the program's own address, with buffers that were left protected: what
+ * the kernel stores to those would fail with EFAULT. The environment says that all sends protect, and leave it so. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+enum { N = 400000, HALF = N / 2, TAG = 7 };
+
+static char *buf, *other; /* of N bytes */
+static MPI_Request request;
+
+/* A system call, not the library's, puts back what is there. */
+static bool is_protected(char *at)
+{
+    int ends[2];
+    CHECK(pipe(ends) == 0 && syscall(SYS_write, ends[1], at, 1) == 1);
+    bool failed = syscall(SYS_read, ends[0], at, 1) != 1;
+    close(ends[0]), close(ends[1]);
+    return failed;
+}
+
+static void send_buf(void)
+{
+    MPI_Isend(buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &request);
+    MPI_Recv(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+}
+
+/* Fills it, and leaves it protected; `other` holds the same then. */
+static char *left_protected(unsigned seed)
+{
+    pattern_fill(buf, N, seed);
+    send_buf();
+    send_buf();
+    CHECK(is_protected(buf));
+    return buf;
+}
+
+static void allocate(void)
+{
+    buf = buffer(N, 0);
+    other = buffer(N, 0);
+}
+
+static void deallocate(void)
+{
+    MPI_Free_mem(buf);
+    MPI_Free_mem(other);
+}
+
+#if MPI_VERSION >= 4
+void isendrecv(void)
+{
+    allocate();
+    for (unsigned round = 0; round < 4; round++) {
+        left_protected(round);
+        MPI_Isendrecv(other, N, MPI_BYTE, peer, TAG, buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &request);
+        memset(other, 0xee, N);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(buf, N, round);
+
+        pattern_fill(buf, N, round + 100 + (unsigned)rank);
+        send_buf();
+        MPI_Isendrecv_replace(buf, N, MPI_BYTE, peer, TAG, peer, TAG, MPI_COMM_WORLD, &request);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(buf, N, round + 100 + (unsigned)peer);
+    }
+    deallocate();
+}
+
+void large_counts(void)
+{
+    const MPI_Count halves[] = {HALF, HALF};
+    const MPI_Aint swapped[] = {HALF, 0};
+    const MPI_Datatype bytes[] = {MPI_BYTE, MPI_BYTE};
+    allocate();
+
+    left_protected(1);
+    MPI_Isend_c(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &request);
+    memset(other, 0, N);
+    MPI_Recv_c(buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 1);
+
+    left_protected(2);
+    MPI_Bcast_c(rank == 0 ? other : buf, N, MPI_BYTE, 0, MPI_COMM_WORLD);
+    CHECK_PATTERN(buf, N, 2);
+
+    left_protected(3);
+    memset(other, 'a' + rank, N);
+    MPI_Alltoallv_c(other, halves, swapped, MPI_BYTE, buf, halves, swapped, MPI_BYTE, MPI_COMM_WORLD);
+    CHECK_BYTES(buf, HALF, 'b');
+    CHECK_BYTES(buf + HALF, HALF, 'a');
+
+    left_protected(4);
+    memset(other, 'a' + rank, N);
+    MPI_Ialltoallw_c(other, halves, swapped, bytes, buf, halves, swapped, bytes, MPI_COMM_WORLD, &request);
+    memset(other, 0, N);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_BYTES(buf, HALF, 'b');
+    CHECK_BYTES(buf + HALF, HALF, 'a');
+
+    MPI_Count position = 0;
+    left_protected(5);
+    MPI_Unpack_c(other, N, &position, buf, N, MPI_BYTE, MPI_COMM_SELF);
+    CHECK(position == N);
+    CHECK_PATTERN(buf, N, 5);
+
+    /* The value is taken at once, without a buffer attached. */
+    left_protected(6);
+    MPI_Bsend_c(buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD);
+    memset(buf, 0, N);
+    MPI_Recv(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(other, N, 6);
+
+    MPI_Request again;
+    MPI_Send_init_c(buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &again);
+    for (unsigned round = 0; round < 3; round++) {
+        pattern_fill(buf, N, round);
+        MPI_Start(&again);
+        memset(buf, 0, N);
+        MPI_Recv(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        MPI_Wait(&again, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(other, N, round);
+    }
+    MPI_Request_free(&again);
+    deallocate();
+}
+
+/* While the request lives, MPI may use the buffer where the program has it. */
+static void expect_kept(MPI_Request *lives)
+{
+    memset(buf, 1, N);
+    send_buf();
+    send_buf();
+    CHECK(!is_protected(buf));
+    MPI_Request_free(lives);
+    left_protected(1);
+}
+
+void persistent_collectives(void)
+{
+    MPI_Request again;
+    allocate();
+    left_protected(1);
+    MPI_Bcast_init(buf, N, MPI_BYTE, 0, MPI_COMM_WORLD, MPI_INFO_NULL, &again);
+    for (unsigned round = 0; round < 4; round++) {
+        pattern_fill(buf, N, rank == 0 ? round : 1000);
+        send_buf();
+        MPI_Start(&again);
+        MPI_Wait(&again, MPI_STATUS_IGNORE);
+        CHECK(again != MPI_REQUEST_NULL);
+        CHECK_PATTERN(buf, N, round);
+    }
+    expect_kept(&again);
+    deallocate();
+}
+
+void partitioned(void)
+{
+    enum { PARTS = 4 };
+    MPI_Request both[2];
+    allocate();
+    left_protected(1);
+    MPI_Precv_init(buf, PARTS, N / PARTS, MPI_BYTE, peer, TAG + 1, MPI_COMM_WORLD, MPI_INFO_NULL, &both[0]);
+    char *from = buffer(N, 0);
+    MPI_Psend_init(from, PARTS, N / PARTS, MPI_BYTE, peer, TAG + 1, MPI_COMM_WORLD, MPI_INFO_NULL, &both[1]);
+    for (unsigned round = 0; round < 3; round++) {
+        pattern_fill(from, N, round);
+        MPI_Startall(2, both);
+        for (int part = 0; part < PARTS; part++)
+            MPI_Pready(part, both[1]);
+        MPI_Waitall(2, both, MPI_STATUSES_IGNORE);
+        CHECK_PATTERN(buf, N, round);
+    }
+    MPI_Request_free(&both[1]);
+    expect_kept(&both[0]);
+    MPI_Free_mem(from);
+    deallocate();
+}
+#endif
+
+/* Both ranks send before they receive, which without a buffered value would wait for ever. */
+void bsend_init(void)
+{
+    MPI_Request again;
+    allocate();
+    MPI_Bsend_init(buf, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &again);
+    for (unsigned round = 0; round < 4; round++) {
+        pattern_fill(buf, N, round);
+        MPI_Start(&again);
+        MPI_Wait(&again, MPI_STATUS_IGNORE);
+        memset(buf, 0, N);
+        MPI_Recv(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(other, N, round);
+    }
+    MPI_Request_free(&again);
+    CHECK(again == MPI_REQUEST_NULL);
+    deallocate();
+}
+
+void one_sided(void)
+{
+    char *shown;
+    MPI_Win win;
+    allocate();
+    MPI_Win_allocate(N, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &shown, &win);
+    memset(shown, 'a' + rank, N);
+
+    left_protected(1);
+    MPI_Win_fence(0, win);
+    MPI_Get(buf, N, MPI_BYTE, peer, 0, N, MPI_BYTE, win);
+    CHECK(!is_protected(buf));
+    MPI_Win_fence(0, win);
+    CHECK_BYTES(buf, N, 'a' + peer);
+
+    left_protected(2);
+    MPI_Win_lock(MPI_LOCK_SHARED, peer, 0, win);
+    MPI_Rget(buf, N, MPI_BYTE, peer, 0, N, MPI_BYTE, win, &request);
+    CHECK(!is_protected(buf));
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Win_unlock(peer, win);
+    CHECK_BYTES(buf, N, 'a' + peer);
+
+    meet();
+    left_protected(3);
+    MPI_Win_lock(MPI_LOCK_EXCLUSIVE, peer, 0, win);
+    MPI_Fetch_and_op(other, buf, MPI_BYTE, peer, 0, MPI_REPLACE, win);
+    CHECK(!is_protected(buf));
+    MPI_Win_unlock(peer, win);
+    CHECK(buf[0] == 'a' + peer);
+    MPI_Win_free(&win);
+    deallocate();
+}
+
+static void expect_shown(bool shown)
+{
+    memset(buf, 's', N);
+    send_buf();
+    send_buf();
+    CHECK(is_protected(buf) == !shown);
+}
+
+/* What others may store to is not protected. */
+void windows(void)
+{
+    MPI_Win win, dynamic;
+    allocate();
+    left_protected(1);
+    MPI_Win_create(buf, N, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &win);
+    expect_shown(true);
+    MPI_Win_fence(0, win);
+    MPI_Put(other, N, MPI_BYTE, peer, 0, N, MPI_BYTE, win);
+    MPI_Win_fence(0, win);
+    CHECK_BYTES(buf, N, 's');
+    MPI_Win_create_dynamic(MPI_INFO_NULL, MPI_COMM_WORLD, &dynamic);
+    MPI_Win_attach(dynamic, buf, HALF);
+    MPI_Win_free(&win);
+    expect_shown(true);
+    MPI_Win_detach(dynamic, buf);
+    expect_shown(false);
+    MPI_Win_free(&dynamic);
+    deallocate();
+}
+
+static MPI_File open_file(char name[32])
+{
+    MPI_File file;
+    int fd;
+    strcpy(name, "/tmp/zc-shim-XXXXXX");
+    fd = mkstemp(name);
+    CHECK(fd >= 0 && syscall(SYS_write, fd, other, N) == N);
+    close(fd);
+    CHECK(MPI_File_open(MPI_COMM_SELF, name, MPI_MODE_RDWR, MPI_INFO_NULL, &file) == MPI_SUCCESS);
+    return file;
+}
+
+void files(void)
+{
+    char name[32];
+    allocate();
+    pattern_fill(other, N, 9);
+    MPI_File file = open_file(name);
+
+    left_protected(1);
+    MPI_File_iread_at(file, 0, buf, N, MPI_BYTE, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 9);
+
+    left_protected(2);
+    MPI_File_read_at_all_begin(file, 0, buf, N, MPI_BYTE);
+    MPI_File_read_at_all_end(file, buf, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 9);
+
+    /* What is stored after the call is not in the file. */
+    pattern_fill(buf, N, 10);
+    MPI_File_iwrite_at(file, 0, buf, N, MPI_BYTE, &request);
+    memset(buf, 0, N);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_File_read_at(file, 0, buf, N, MPI_BYTE, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 10);
+
+    MPI_File_close(&file);
+    unlink(name);
+    deallocate();
+}
