@@ -67,6 +67,7 @@
     X(fork_in_flight)                                                                                                  \
     X(system_call_in_flight)                                                                                           \
     X(system_call_idle_protected)                                                                                      \
+    X(peer_reads_and_writes)                                                                                           \
     X(handler_touches_buffer)                                                                                          \
     X(handler_jumps_out_of_wait)                                                                                       \
     X(cancel_during_wait)                                                                                              \

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -316,4 +318,68 @@ void hazard_system_call_idle_protected(void)
     CHECK_OK(zc_free(buffer));
     CHECK_OK(zc_free(in));
     CHECK_OK(zc_close(comm));
+}
+
+/* What another process has got by CMA, as MPI does within a host: of `at` in its parent, or to it. */
+static ssize_t copy_between(ssize_t (*call)(pid_t, const struct iovec *, unsigned long, const struct iovec *,
+                                            unsigned long, unsigned long),
+                            char *own, char *at, size_t length)
+{
+    struct iovec local = {own, length}, remote = {at, length};
+
+    return call(getppid(), &local, 1, &remote, 1, 0);
+}
+
+static int read_by_cma(struct flight *f)
+{
+    char *own = malloc(f->length);
+    ssize_t got = copy_between(process_vm_readv, own, f->in, f->length);
+
+    if (!on_userfaultfd())
+        return got == -1 && errno == EFAULT;
+    return got == (ssize_t)f->length && pattern_differs(own, f->length, f->seed) == PATTERN_SAME;
+}
+
+static int write_by_cma(struct flight *f)
+{
+    char own[200];
+
+    memset(own, 'c', sizeof own);
+    ssize_t put = copy_between(process_vm_writev, own, f->buffer + PAGE - 100, sizeof own);
+    return on_userfaultfd() ? put == (ssize_t)sizeof own : put == -1 && errno == EFAULT;
+}
+
+static pid_t in_child(int (*run)(struct flight *), struct flight *f)
+{
+    pid_t child = fork();
+
+    if (child == 0)
+        _exit(run(f) ? 13 : 1);
+    return child;
+}
+
+/* A peer that reads or stores to a guarded buffer from outside waits with userfaultfd, and fails else. */
+void hazard_peer_reads_and_writes(void)
+{
+    struct flight f;
+
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+    flight_start(&f, open_self(), 64 * KIB, 1);
+    int status = wait_for(in_child(write_by_cma, &f));
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 13, "writing ended with 0x%x", (unsigned)status);
+    CHECK(f.buffer[PAGE - 101] != 'c' && f.buffer[PAGE + 100] != 'c');
+    if (on_userfaultfd())
+        CHECK_BYTES(f.buffer + PAGE - 100, 200, 'c');
+
+    pid_t child = in_child(read_by_cma, &f);
+    if (!on_userfaultfd())
+        status = wait_for(child);
+    else
+        usleep(30000); /* lets it come first, most of the time; right either way */
+    flight_land(&f);
+    if (on_userfaultfd())
+        status = wait_for(child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 13, "reading ended with 0x%x", (unsigned)status);
+    flight_release(&f);
+    CHECK_OK(zc_close(f.comm));
 }
