@@ -16,7 +16,8 @@ extern const struct command command_info, command_top, command_record, command_t
 
 enum {
     STATUS_FAILED = 1, /* it could not be done */
-    STATUS_USAGE = 2   /* it was not said right */
+    STATUS_USAGE = 2,  /* it was not said right */
+    STATUS_NOT_RUN = 127
 };
 
 /* Say what is wrong on standard error, after the subcommand's name, and return the exit status. */
@@ -31,6 +32,10 @@ struct flag {
     const char **value;
 };
 int parse_flags(int argc, char **argv, const struct flag *flags);
+
+/* Runs a program and waits for it, whatever keys are pressed. Its exit status; 128 + n if signal n ended it;
+ * STATUS_NOT_RUN, with a message, if it could not be run. */
+int run_program(char **argv);
 
 /* "4 KiB": whole in the largest unit that loses nothing, else with one decimal. Valid until the fourth next call. */
 const char *size_text(unsigned long long bytes);

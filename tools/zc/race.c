@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/zc/command.h"
@@ -33,7 +32,9 @@ static const char help[] =
     "preloads\n"
     "nothing into: statically linked and setuid programs.\n"
     "\n"
-    "Exit status: that of CMD; if that is 0 and a race was seen, 66.\n";
+    "Exit status: that of CMD, 128 + n if signal n ended it, 127 if it could not be run; if CMD's is 0, 66 if a race "
+    "was\n"
+    "seen, and 1 if nothing was watched.\n";
 
 /* The file of a preload, in `path`: where the command was installed, or built. */
 static int find_preload(const char *name, char path[PATH_MAX])
@@ -68,24 +69,6 @@ static int set_preloads(void)
         snprintf(all + used, sizeof all - used, ":%s", others);
     setenv("LD_PRELOAD", all, 1);
     return 0;
-}
-
-static int run(char **argv)
-{
-    pid_t child = fork();
-    int status;
-    if (child < 0)
-        return failed("fork: %s", strerror(errno));
-    if (child == 0) {
-        if (set_preloads())
-            _exit(STATUS_FAILED);
-        execvp(argv[0], argv);
-        failed("%s: %s", argv[0], strerror(errno));
-        _exit(127);
-    }
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-        ;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* ---- what the libraries have written ---- */
@@ -138,10 +121,11 @@ static int add_up(const char *file, struct sum *sum)
 
 static int summarise(const struct sum *sum, const char *file, int status)
 {
-    if (!sum->started)
-        return failed(
-            "nothing was watched: no process that uses MPI has loaded libzc-shim.so. Is the program statically "
-            "linked, setuid, or without MPI?");
+    if (!sum->started) {
+        failed("nothing was watched: no process that uses MPI has loaded libzc-shim.so. Is the program statically "
+               "linked, setuid, or without MPI?");
+        return status ? status : STATUS_FAILED;
+    }
     fprintf(stderr, "\nzc race: %llu race%s", sum->races, sum->races == 1 ? "" : "s");
     if (sum->sightings > sum->races)
         fprintf(stderr, ", seen %llu times", sum->sightings);
@@ -171,6 +155,8 @@ static int race(int argc, char **argv)
         return STATUS_USAGE;
     if (at >= argc)
         return misused("expected a command to run");
+    if (!*output)
+        return misused("--output: expected a name that is not empty");
     FILE *file = fopen(output, "w");
     char path[PATH_MAX];
     if (!file || fclose(file) || !realpath(output, path))
@@ -179,7 +165,11 @@ static int race(int argc, char **argv)
     setenv("ZC_ON_CONFLICT", fatal ? "abort" : "report", 1);
     setenv("ZC_POLICY", "protect", 1); /* what is copied is not seen */
     setenv("ZC_MALLOC_THRESHOLD", "4096", 0);
-    int status = run(argv + at);
+    if (set_preloads())
+        return STATUS_FAILED;
+    int status = run_program(argv + at);
+    if (status == STATUS_NOT_RUN)
+        return status;
     struct sum sum = {0};
     int error = add_up(path, &sum);
     return error ? error : summarise(&sum, output, status);

@@ -1,19 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * zc record: runs a command with ZC_TRACE set. */
-#include <errno.h>
 #include <glob.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "tools/zc/command.h"
-
-enum { STATUS_NOT_RUN = 127 };
 
 /* Traces of that name: their number, or -1 if it is not known. */
 static int count_traces(const char *name)
@@ -25,24 +18,6 @@ static int count_traces(const char *name)
     int count = error ? 0 : (int)found.gl_pathc;
     globfree(&found);
     return error && error != GLOB_NOMATCH ? -1 : count;
-}
-
-static int run_program(char **argv)
-{
-    pid_t child;
-    int error = posix_spawnp(&child, argv[0], NULL, NULL, argv, environ);
-    if (error) {
-        failed("%s: %s", argv[0], strerror(error));
-        return STATUS_NOT_RUN;
-    }
-    /* Keys that end the command must not end us before we said what was recorded. */
-    signal(SIGINT, SIG_IGN);
-    signal(SIGQUIT, SIG_IGN);
-    int status;
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR)
-            return failed("waiting for %s: %s", argv[0], strerror(errno));
-    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
 static int run(int argc, char **argv)
