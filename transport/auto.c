@@ -144,6 +144,18 @@ static int auto_send(struct endpoint *endpoint, struct op *op, const void *wire,
     return part->transport->send(&part->endpoint, op, wire, length, dst, tag);
 }
 
+static char *auto_place(struct endpoint *endpoint, size_t length, int dst, int tag)
+{
+    struct part *part = part_of(endpoint->state, dst);
+    return part->transport->place ? part->transport->place(&part->endpoint, length, dst, tag) : NULL;
+}
+
+static void auto_placed(struct endpoint *endpoint, int dst, bool whole)
+{
+    struct part *part = part_of(endpoint->state, dst);
+    part->transport->placed(&part->endpoint, dst, whole);
+}
+
 /* Under the lock even where the part does it: no message may be taken from the part meanwhile that this is older than. */
 static int auto_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
 {
@@ -366,6 +378,8 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .open = auto_open,
                                          .close = auto_close,
                                          .send = auto_send,
+                                         .place = auto_place,
+                                         .placed = auto_placed,
                                          .receive = auto_receive,
                                          .poll = auto_poll,
                                          .cancel = auto_cancel,

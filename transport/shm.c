@@ -182,6 +182,25 @@ static int shm_send(struct endpoint *endpoint, struct op *op, const void *wire, 
     return start_send(endpoint->state, op, wire, length, NULL);
 }
 
+static char *shm_place(struct endpoint *endpoint, size_t length, int dst, int tag)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    struct link *link = shm->peers[dst];
+    char *to = link->error ? NULL : link_place(link, length, tag);
+    if (!to)
+        shm_unlock(shm);
+    return to;
+}
+
+static void shm_placed(struct endpoint *endpoint, int dst, bool whole)
+{
+    struct shm *shm = endpoint->state;
+    if (whole)
+        link_placed(shm->peers[dst]);
+    lock_drop(&shm->lock); /* nothing can have ended */
+}
+
 static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
 {
     op->in.wire = wire;
@@ -515,6 +534,8 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .open = shm_open_endpoint,
                                         .close = shm_close,
                                         .send = shm_send,
+                                        .place = shm_place,
+                                        .placed = shm_placed,
                                         .receive = shm_receive,
                                         .poll = shm_poll,
                                         .sleep = shm_sleep,

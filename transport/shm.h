@@ -96,7 +96,8 @@ struct link {
     int error;       /* or lost with it, */
     const char *why; /* because; NULL: it has closed its communicator */
     struct ring ring;
-    uint32_t woken; /* the number of its sleep that it was woken from */
+    struct cell placing; /* between link_place and link_placed */
+    uint32_t woken;      /* the number of its sleep that it was woken from */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
     struct mapping **mappings;              /* by number */
     struct ids offers;                      /* struct op: told to the peer */
@@ -177,6 +178,10 @@ void link_push(struct link *link);
 
 /* Starts to send. As the transport's send. */
 int link_send(struct link *link, struct op *op);
+
+/* As the transport's place and placed. */
+char *link_place(struct link *link, size_t length, int tag);
+void link_placed(struct link *link);
 
 /* Puts an answer where link_push finds it. */
 void link_answer(struct link *link, struct message *message, enum step step);

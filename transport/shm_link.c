@@ -11,13 +11,17 @@ enum { BATCH = 32 }; /* cells of a peer that are looked at in one poll */
 
 /* ---- putting ---- */
 
-/* False: no room, or the peer is not to be believed. */
-static bool put(struct link *link, struct cell *cell, const void *bytes, size_t length)
+static bool was_put(struct link *link, enum ring_put done)
 {
-    enum ring_put done = ring_put(&link->ring, cell, bytes, length);
     if (done == RING_BROKEN)
         link_break(link, -ECONNRESET, "it says that it has taken what was not there");
     return done == RING_PUT;
+}
+
+/* False: no room, or the peer is not to be believed. */
+static bool put(struct link *link, struct cell *cell, const void *bytes, size_t length)
+{
+    return was_put(link, ring_put(&link->ring, cell, bytes, length));
 }
 
 static bool put_offer(struct link *link, struct op *op, struct cell *cell)
@@ -143,6 +147,21 @@ int link_send(struct link *link, struct op *op)
     queue_send(link, op);
     link_push(link);
     return 0;
+}
+
+char *link_place(struct link *link, size_t length, int tag)
+{
+    char *to;
+    if (link->sends)
+        return NULL;
+    link->placing = (struct cell){.kind = CELL_WHOLE, .tag = tag, .length = length};
+    return was_put(link, ring_open(&link->ring, &link->placing, length, &to)) ? to : NULL;
+}
+
+void link_placed(struct link *link)
+{
+    ring_close(&link->ring, &link->placing);
+    link_wake(link);
 }
 
 /* ---- taking: true if the cell can be true ---- */

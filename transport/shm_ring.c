@@ -31,7 +31,7 @@ static bool has_room(const struct ring *ring, uint64_t start, size_t length)
     return ring->put - ring->taken < RING_CELLS && start + length - ring->letters_taken <= RING_LETTERS;
 }
 
-enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, size_t length)
+enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to)
 {
     bool inside = cell->kind == CELL_WHOLE && length <= RING_TINY;
     size_t letter = inside ? 0 : (length + LETTER_UNIT - 1) / LETTER_UNIT * LETTER_UNIT;
@@ -42,20 +42,35 @@ enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, 
         if (!has_room(ring, start, letter))
             return RING_FULL;
     }
-    uint64_t index = ring->put % RING_CELLS, words[CELL_WORDS];
+    *to = cell->tiny;
     if (letter) {
         cell->at = start % RING_LETTERS;
-        memcpy(ring->mine->letters + cell->at, bytes, length);
+        *to = ring->mine->letters + cell->at;
         ring->letters_put = start + letter;
-    } else if (inside && length) {
-        memcpy(cell->tiny, bytes, length);
     }
+    return RING_PUT;
+}
+
+void ring_close(struct ring *ring, struct cell *cell)
+{
+    uint64_t index = ring->put % RING_CELLS, words[CELL_WORDS];
     ring->letters_end[index] = ring->letters_put;
     cell->stamp = ++ring->put;
     memcpy(words, cell, sizeof words);
     for (int i = 1; i < CELL_WORDS; i++)
         atomic_store_explicit(&ring->mine->cells[index][i], words[i], memory_order_relaxed);
     atomic_store_explicit(&ring->mine->cells[index][0], words[0], memory_order_release);
+}
+
+enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, size_t length)
+{
+    char *to;
+    enum ring_put done = ring_open(ring, cell, length, &to);
+    if (done != RING_PUT)
+        return done;
+    if (length)
+        memcpy(to, bytes, length);
+    ring_close(ring, cell);
     return RING_PUT;
 }
 

@@ -76,6 +76,10 @@ enum ring_put { RING_PUT, RING_FULL, RING_BROKEN /* the peer says what cannot be
 /* Puts a cell, with `length` bytes (of at most RING_EAGER) of a letter if they do not fit into it. */
 enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, size_t length);
 
+/* The same in two steps: *to is where the caller copies the bytes before the second one. Without that, nothing was put. */
+enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to);
+void ring_close(struct ring *ring, struct cell *cell);
+
 /* Copies the next cell of the peer, if there is one. It stays until ring_take. */
 bool ring_get(const struct ring *ring, struct cell *cell);
 void ring_take(struct ring *ring);

@@ -51,6 +51,12 @@ struct transport {
      * been; or -errno, nothing was sent. */
     int (*send)(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag);
 
+    /* For a message of up to `eager` bytes: where to copy it to, for `placed` to send; no operation is needed then. The
+     * same thread calls that soon, whole or not (then nothing is sent), and nothing else of the transport before. NULL: not
+     * now, `send` it. NULL as a whole: it is always sent. */
+    char *(*place)(struct endpoint *endpoint, size_t length, int dst, int tag);
+    void (*placed)(struct endpoint *endpoint, int dst, bool whole);
+
     /* Starts receiving. 0, op_received will be called; or -errno. */
     int (*receive)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag);
 
