@@ -65,7 +65,7 @@ static int receive(struct op *op, const char *wire)
     int there = -EAGAIN;
     for (int turn = 0; turn < EARLY && there == -EAGAIN && comm->transport->receive_now; turn++) {
         there = comm->transport->receive_now(&comm->endpoint, to, cap, op->peer, op->tag, &op->status);
-        if (there == -EAGAIN)
+        if (there == -EAGAIN && turn % 16 == 15)
             comm_poll(comm, NULL);
     }
     if (there > 0 && op->hold.slot)

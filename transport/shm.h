@@ -173,6 +173,9 @@ void shm_copy(char *to, const char *from, size_t length);
 /* Takes cells of the peer. True if there were any. */
 bool link_take(struct link *link);
 
+/* Takes cells of the peer, too, up to a message of the tag, and receives that. As the transport's receive_now. */
+int link_receive(struct link *link, void *wire, size_t cap, int tag, zc_status *status);
+
 /* Puts as much as there is room for of all that waits for the peer, and wakes it. */
 void link_push(struct link *link);
 

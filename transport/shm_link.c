@@ -7,7 +7,12 @@
 
 #include "transport/shm.h"
 
-enum { BATCH = 32 }; /* cells of a peer that are looked at in one poll */
+enum {
+    BATCH = 32,    /* cells of a peer that are looked at in one poll */
+    ROOM_EVERY = 4 /* of which one is followed by a look whether the peer waits for room */
+};
+_Static_assert((int)ROOM_EVERY < RING_CELLS && (int)ROOM_EVERY * RING_EAGER <= RING_LETTERS - 3 * RING_EAGER,
+               "without room, more cells are there");
 
 /* ---- putting ---- */
 
@@ -274,21 +279,69 @@ static bool take_cell(struct link *link, const struct cell *cell)
     }
 }
 
-bool link_take(struct link *link)
+/* Takes the cell that was looked at, whatever it is. */
+static void take(struct link *link, const struct cell *cell)
 {
-    struct cell cell;
-    int taken = 0;
-    while (taken < BATCH && !link->broken && !link->error && ring_get(&link->ring, &cell)) {
-        if (!take_cell(link, &cell))
-            link_break(link, -ECONNRESET, "it has put something on its board that cannot be");
-        ring_take(&link->ring);
-        taken++;
-    }
-    if (taken || link->sends || link->answers)
+    if (!take_cell(link, cell))
+        link_break(link, -ECONNRESET, "it has put something on its board that cannot be");
+    ring_take(&link->ring);
+}
+
+/* After cells were taken, beginning with that of the number `first`. A peer that lacks room has put more than ROOM_EVERY
+ * cells that it does not see as taken. So it is enough to look whether it waits after each ROOM_EVERY-th: either it sees,
+ * having said that it waits, that this one was taken, or it is seen here to wait. */
+static void took(struct link *link, uint64_t first)
+{
+    uint64_t got = link->ring.got;
+    if (got > first || link->sends || link->answers)
         link_push(link);
-    if (taken)
+    if (got / ROOM_EVERY > first / ROOM_EVERY)
         link_wake_for_room(link);
     if (link->broken)
         link_lose(link, link->broken, link->why);
-    return taken;
+}
+
+bool link_take(struct link *link)
+{
+    struct cell cell;
+    uint64_t first = link->ring.got, end = first + BATCH;
+    while (link->ring.got < end && !link->broken && !link->error && ring_get(&link->ring, &cell))
+        take(link, &cell);
+    bool any = link->ring.got > first;
+    took(link, first);
+    return any;
+}
+
+/* Copies the message of the cell to where it is to land, if it is there as a whole. */
+static bool receive_cell(struct link *link, const struct cell *cell, void *wire, size_t cap, zc_status *status)
+{
+    const char *bytes = cell->kind == CELL_WHOLE && cell->length <= cap ? ring_bytes(&link->ring, cell) : NULL;
+    if (!bytes)
+        return false;
+    if (cell->length)
+        memcpy(wire, bytes, cell->length);
+    *status = (zc_status){.source = link->rank, .tag = cell->tag, .length = cell->length};
+    ring_take(&link->ring);
+    return true;
+}
+
+int link_receive(struct link *link, void *wire, size_t cap, int tag, zc_status *status)
+{
+    struct cell cell;
+    uint64_t first = link->ring.got, end = first + BATCH;
+    int there = -EAGAIN;
+    while (there == -EAGAIN && link->ring.got < end && !link->broken && ring_get(&link->ring, &cell)) {
+        bool message = cell.kind == CELL_WHOLE || cell.kind == CELL_OFFER;
+        bool wanted = message && cell.tag >= 0 && (tag == ZC_ANY_TAG || tag == cell.tag);
+        if (wanted && receive_cell(link, &cell, wire, cap, status)) {
+            there = 1;
+            break;
+        }
+        take(link, &cell);
+        link->shm->happened = true;
+        if (wanted)
+            there = 0;
+    }
+    took(link, first);
+    return there;
 }
