@@ -57,6 +57,30 @@ Test(pool_limits, initial_slots_are_made_at_once)
     CHECK(stats_now().segments == segments);
 }
 
+enum { THERE = 200 };
+
+static void *take_what_is_there(void *argument)
+{
+    char *p[THERE];
+    for (int i = 0; i < THERE; i++)
+        p[i] = alloc_in(argument);
+    CHECK_OK(zc_free(alloc_in(open_small(64 << 10))));
+    for (int i = 0; i < THERE; i++)
+        CHECK_OK(zc_free(p[i]));
+    return NULL;
+}
+
+Test(pool_limits, does_not_keep_others_while_it_grows, .timeout = 30)
+{
+    zc_pool_options options = small_slots(4096);
+    options.initial = THERE + 64; /* what a cache may take at a time */
+    zc_pool *pool = open_with(&options);
+    pthread_mutex_lock(&pool->growth); /* as a thread that grows it */
+    thread_join(thread_start(take_what_is_there, pool));
+    pthread_mutex_unlock(&pool->growth);
+    CHECK(stats_of(pool).live == 0);
+}
+
 /* ---- at the cap ---- */
 
 static zc_pool *open_capped(size_t cap, enum zc_full full)
