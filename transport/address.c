@@ -31,6 +31,9 @@ int address_parse(const char *text, struct address *address)
             return fail(-EINVAL, "zc_open: \"%s\": at character %d: expected %s", text, (int)(key - address->text) + 1,
                         address->count == ADDRESS_KEYS ? "at most 10 parameters" : "key=value");
         *value++ = 0;
+        if (address_text(address, key, NULL))
+            return fail(-EINVAL, "zc_open: \"%s\": at character %d: expected \"%s\" once", text,
+                        (int)(key - address->text) + 1, key);
         address->parameters[address->count].key = key;
         address->parameters[address->count].value = value;
         key = next;

@@ -41,6 +41,8 @@ Test(address, errors_point_at_the_place)
     CHECK_FAILS(address_parse("loop:x?rank=0&size", &address), -EINVAL, "at character 15: expected key=value");
     CHECK_FAILS(address_parse("loop:x?rank=0&", &address), -EINVAL, "at character 15: expected key=value");
     CHECK_FAILS(address_parse("loop:x?rank=0&&size=1", &address), -EINVAL, "\"loop:x?rank=0&&size=1\"");
+    CHECK_FAILS(address_parse("x?a=0&b=1&a=", &address), -EINVAL, "at character 11: expected \"a\" once");
+    CHECK_OK(address_parse("x?a=0&aa=1", &address));
 }
 
 Test(address, limits)
