@@ -38,14 +38,18 @@ static void await(int n)
 
 /* ---- killed in mid-transfer ---- */
 
+static atomic_bool stored;
+
 static void *store_early(void *argument)
 {
-    *(volatile char *)argument = 1; /* waits, or gets fresh pages */
+    *(volatile char *)argument = 1; /* waits */
+    atomic_store(&stored, true);
     return NULL;
 }
 
 static void survivor(int rank)
 {
+    CHECK(setenv("ZC_CONFLICT", "wait", 1) == 0 && setenv("ZC_POLICY", "protect", 1) == 0);
     zc_comm *comm = open_rank(rank, 3);
     char *out = ALLOC(BIG), *in = ALLOC(BIG), *never = ALLOC(10000);
     zc_status status;
@@ -55,15 +59,17 @@ static void survivor(int rank)
     CHECK_OK(zc_irecv(in, BIG, 1, 1, comm));       /* is being read when it dies */
     CHECK_OK(zc_irecv(never, 10000, 1, 99, comm)); /* was never sent */
     CHECK_OK(zc_send(out, BIG, 1, 1, comm));       /* is offered, and not taken */
-    tell(1);
     pthread_t writer = thread_start(store_early, out + BIG / 2);
+    usleep(100000);
+    CHECK(!atomic_load(&stored));
+    tell(1);
     /* The dead one tells nobody. */
     int result = zc_wait(in, &status);
     CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
     CHECK(status.error == result);
     result = zc_wait(never, &status);
     CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
-    thread_join(writer);
+    thread_join(writer); /* it went on */
     /* The buffers are usable, */
     memset(in, 1, BIG);
     memset(out, 2, BIG);
