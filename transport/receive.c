@@ -209,11 +209,9 @@ int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void 
     return error ? error : zc_recv(recvbuf, cap, src, recvtag, comm, status);
 }
 
-int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
+static int probe(const char *call, int src, int tag, zc_comm *comm, int *found, zc_status *status)
 {
-    int error = comm_check_receive(comm, "zc_iprobe", src, tag);
-    if (!error && !found)
-        error = fail(-EINVAL, "zc_iprobe: found is NULL");
+    int error = comm_check_receive(comm, call, src, tag);
     if (error)
         return error;
     zc_status seen;
@@ -227,11 +225,16 @@ int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
     return 0;
 }
 
+int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
+{
+    return found ? probe("zc_iprobe", src, tag, comm, found, status) : fail(-EINVAL, "zc_iprobe: found is NULL");
+}
+
 int zc_probe(int src, int tag, zc_comm *comm, zc_status *status)
 {
     struct waiting waiting = {0};
     for (;;) {
-        int found, error = zc_iprobe(src, tag, comm, &found, status);
+        int found, error = probe("zc_probe", src, tag, comm, &found, status);
         if (error || found)
             return error;
         comm_poll_waiting(comm, NULL, &waiting);

@@ -123,7 +123,7 @@ Test(messages, receive)
     CHECK_FAILS(zc_irecv(foreign, 100, 0, 1, comm), -EINVAL, "zc memory");
     CHECK_IS(zc_irecv(NULL, 10, 0, 1, comm), -EINVAL);
     CHECK_FAILS(zc_sendrecv(p, 10, 4711, 2, p, 10, 0, 1, comm, &status), -EINVAL, "4711");
-    CHECK_FAILS(zc_probe(4711, 1, comm, &status), -EINVAL, "4711");
+    CHECK_FAILS(zc_probe(4711, 1, comm, &status), -EINVAL, "zc_probe: rank 4711");
     CHECK_FAILS(zc_probe(0, -7, comm, &status), -EINVAL, "-7");
     int found = 55;
     CHECK_FAILS(zc_iprobe(4711, 1, comm, &found, &status), -EINVAL, "4711");
