@@ -16,6 +16,7 @@
 
 enum {
     WINDOW = 64,           /* sends looked at in one poll, in turn */
+    SETTLED = 32,          /* requests of messages that have left, which are given back to MPI together */
     RECEIVES = 4,          /* receives looked at, each by a call of its own */
     EAGER = 8192,          /* MPICH over UCX takes messages up to 8255 bytes at once; others are near that */
     WIRE_UP_BYTES = 65536, /* surely a rendezvous */
@@ -33,9 +34,10 @@ struct requests {
  * threads test the same; whoever finds it taken has nothing to do. */
 struct mpi {
     MPI_Comm comm;
-    lock matching;          /* whoever takes messages out of what MPI_Iprobe sees; taken before the other one */
-    _Atomic uint64_t taken; /* changes after each call that may have */
-    MPI_Request sent;       /* what MPI_Isend returns of messages that have left, or MPI_REQUEST_NULL */
+    lock matching;              /* whoever takes messages out of what MPI_Iprobe sees; taken before the other one */
+    _Atomic uint64_t taken;     /* changes after each call that may have */
+    MPI_Request sent;           /* what MPI_Isend returns of messages that have left, or MPI_REQUEST_NULL, */
+    _Atomic unsigned unsettled; /* and how often it has; SETTLED of them at a time were waited for */
     lock lock;
     struct requests sends, receives;
     _Atomic int in_flight; /* of both: where it is 0, a poll has nothing to do */
@@ -104,21 +106,41 @@ static int wire_up(MPI_Comm comm, int rank, int size)
     return code == MPI_SUCCESS ? 0 : mpi_failed(code, "connecting to all ranks");
 }
 
-/* Two requests at a time cannot be one, unless their operations are over already: MPICH has such a request for messages
- * that have left before MPI_Isend returns. It cannot become another's while one of the two is kept. */
+/* Where two messages that have left have one request, as in MPICH, that one is over, and stays so while one of the two
+ * is kept: so have all others that get it. */
 static int learn_sent(MPI_Comm comm, int rank, int size, MPI_Request *sent)
 {
     MPI_Request both[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
-    int code = MPI_SUCCESS;
+    int code = MPI_SUCCESS, over = 0;
     for (int i = 0; i < 2 && code == MPI_SUCCESS; i++)
         code = MPI_Isend(NULL, 0, MPI_BYTE, (rank + 1) % size, 0, comm, &both[i]);
+    if (code == MPI_SUCCESS && both[0] == both[1])
+        code = MPI_Request_get_status(both[0], &over, MPI_STATUS_IGNORE);
     for (int i = 0; i < 2 && code == MPI_SUCCESS; i++)
         code = MPI_Recv(NULL, 0, MPI_BYTE, (rank - 1 + size) % size, 0, comm, MPI_STATUS_IGNORE);
-    bool same = both[0] == both[1];
-    for (int i = same; i < 2 && code == MPI_SUCCESS; i++)
+    for (int i = over ? 1 : 0; i < 2 && code == MPI_SUCCESS; i++)
         code = MPI_Wait(&both[i], MPI_STATUS_IGNORE);
     *sent = both[0];
     return code == MPI_SUCCESS ? 0 : mpi_failed(code, "connecting to all ranks");
+}
+
+/* Waits for `count` of the requests that are over. It costs MPI hardly more than for one. */
+static void settle(const struct mpi *mpi, unsigned count)
+{
+    MPI_Request requests[SETTLED];
+    MPI_Status statuses[SETTLED];
+    for (unsigned i = 0; i < count; i++)
+        requests[i] = mpi->sent;
+    MPI_Waitall((int)count, requests, statuses);
+}
+
+static bool has_left(struct mpi *mpi, MPI_Request request)
+{
+    if (request != mpi->sent || request == MPI_REQUEST_NULL)
+        return false;
+    if (atomic_fetch_add_explicit(&mpi->unsettled, 1, memory_order_relaxed) % SETTLED == SETTLED - 1)
+        settle(mpi, SETTLED);
+    return true;
 }
 
 static int mpi_open(const struct address *address, void *native, struct endpoint *endpoint)
@@ -162,6 +184,7 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
 static void mpi_close(struct endpoint *endpoint)
 {
     struct mpi *mpi = endpoint->state;
+    settle(mpi, atomic_load(&mpi->unsettled) % SETTLED);
     MPI_Wait(&mpi->sent, MPI_STATUS_IGNORE);
     MPI_Comm_free(&mpi->comm);
     free(mpi->sends.native);
@@ -265,10 +288,8 @@ static int mpi_send(struct endpoint *endpoint, struct op *op, const void *wire, 
     MPI_Datatype type = type_for(length, &count);
     int code = MPI_Isend(wire, count, type, dst, tag, mpi->comm, &request);
     type_done(type);
-    if (code == MPI_SUCCESS && request == mpi->sent && request != MPI_REQUEST_NULL) {
-        MPI_Wait(&request, MPI_STATUS_IGNORE);
+    if (code == MPI_SUCCESS && has_left(mpi, request))
         return 1;
-    }
     if (code == MPI_SUCCESS && length <= EAGER)
         code = MPI_Test(&request, &sent, MPI_STATUS_IGNORE);
     if (code != MPI_SUCCESS)
