@@ -2,6 +2,8 @@
 #include "core/stats.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "core/error.h"
@@ -13,12 +15,60 @@ static void nothing(zc_stats *stats)
 
 void (*_Atomic stats_gather)(zc_stats *stats) = nothing;
 
+/* ---- lines of threads ---- */
+
+_Thread_local struct often *stats_own __attribute__((tls_model("initial-exec")));
+static _Thread_local __attribute__((tls_model("initial-exec"))) bool asked;
+
+static _Atomic uint32_t lines; /* a bit for each that is taken */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool possible;
+
+_Static_assert(COUNTING_THREADS <= 32, "a bit each");
+
+/* What it counted stays, and the next thread that takes the line goes on from there. */
+static void give_back(void *line)
+{
+    stats_own = NULL;
+    atomic_fetch_and_explicit(&lines, ~(UINT32_C(1) << ((struct often *)line - live.often)), memory_order_release);
+}
+
+static void prepare(void)
+{
+    possible = pthread_key_create(&key, give_back) == 0;
+}
+
+struct often *stats_take(void)
+{
+    if (asked)
+        return NULL;
+    asked = true;
+    pthread_once(&once, prepare);
+    uint32_t taken = atomic_load(&lines);
+    int line;
+    do {
+        line = ~taken ? __builtin_ctz(~taken) : COUNTING_THREADS;
+        if (line >= COUNTING_THREADS)
+            return NULL;
+    } while (!atomic_compare_exchange_weak(&lines, &taken, taken | UINT32_C(1) << line));
+    if (possible && pthread_setspecific(key, &live.often[line]) == 0)
+        stats_own = &live.often[line];
+    else
+        give_back(&live.often[line]);
+    return stats_own;
+}
+
+/* ---- the sum ---- */
+
 int zc_stats_get(zc_stats *stats)
 {
     if (!stats || stats->size < sizeof stats->size)
         return fail(-EINVAL, "zc_stats_get: set stats->size to sizeof(zc_stats) first");
     zc_stats now = {.size = stats->size};
-#define X(name) now.name = atomic_load_explicit(&live.counters.name, memory_order_relaxed);
+    struct counters sum;
+    live_sum(&live, &sum);
+#define X(name) now.name = sum.name;
     ZC_STATS(X)
 #undef X
     void (*gather)(zc_stats *) = atomic_load(&stats_gather);

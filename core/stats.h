@@ -24,6 +24,10 @@
     X(faults) X(faults_idle) X(faults_spurious) X(waits) X(conflicts) X(renames)                                       \
     X(protects) X(unprotects) X(remaps) X(segments) X(registrations) X(unreserved)         \
     X(views_lent)
+/* Those that calls count that do nothing else that takes long; never in a handler. */
+#define ZC_STATS_OFTEN(X)                                                                                              \
+    X(sends) X(sends_empty) X(sends_inline) X(sends_protected) X(sends_free) X(sends_copied) X(sends_foreign)          \
+    X(receives)
 // clang-format on
 
 struct counters {
@@ -31,6 +35,15 @@ struct counters {
     ZC_STATS(X)
 #undef X
 };
+
+/* What one thread counts, to be added: a line of its own, so that plain loads and stores do. */
+struct often {
+#define X(name) _Atomic uint64_t name;
+    ZC_STATS_OFTEN(X)
+#undef X
+};
+
+enum { COUNTING_THREADS = 32 }; /* others count with everybody */
 
 #define LIVE_NAME "zc-live"
 #define LIVE_MAGIC "zc live"
@@ -44,8 +57,10 @@ struct live {
     const void *_Atomic pools;
     const void *_Atomic comms;
     struct counters counters;
+    _Alignas(64) struct often often[COUNTING_THREADS];
 };
 
+_Static_assert(sizeof(struct often) == 64, "one line");
 _Static_assert(sizeof(struct live) == PAGE_SIZE_, "one page");
 
 extern struct live live;
@@ -57,8 +72,40 @@ void live_open(void);
  * its own. */
 void live_hide(void);
 
+/* The counters of a page, those of threads added. */
+static inline void live_sum(const struct live *page, struct counters *sum)
+{
+#define LOAD(at) atomic_load_explicit(&(at), memory_order_relaxed)
+#define X(name) atomic_init(&sum->name, LOAD(page->counters.name));
+    ZC_STATS(X)
+#undef X
+    for (int i = 0; i < COUNTING_THREADS; i++) {
+#define X(name) atomic_init(&sum->name, LOAD(sum->name) + LOAD(page->often[i].name));
+        ZC_STATS_OFTEN(X)
+#undef X
+    }
+#undef LOAD
+}
+
 /* Fills in what is counted elsewhere: `allocs` and `frees`, by pools. */
 extern void (*_Atomic stats_gather)(zc_stats *stats);
+
+/* This thread's line, or NULL. */
+extern _Thread_local struct often *stats_own __attribute__((tls_model("initial-exec")));
+
+/* Takes a line if the thread has not asked for one, and one is left. */
+struct often *stats_take(void) __attribute__((cold));
+
+/* Counts one of ZC_STATS_OFTEN. */
+#define count_often(name)                                                                                              \
+    do {                                                                                                               \
+        struct often *own = stats_own ? stats_own : stats_take();                                                      \
+        if (own)                                                                                                       \
+            atomic_store_explicit(&own->name, atomic_load_explicit(&own->name, memory_order_relaxed) + 1,              \
+                                  memory_order_relaxed);                                                               \
+        else                                                                                                           \
+            count(name);                                                                                               \
+    } while (0)
 
 #define count(name) atomic_fetch_add_explicit(&live.counters.name, 1, memory_order_relaxed)
 

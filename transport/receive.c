@@ -100,7 +100,7 @@ int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *s
     }
     if (error)
         return refuse(error, "zc_recv", buf, cap);
-    count(receives);
+    count_often(receives);
     error = receive(&op, wire);
     if (error && range.slot)
         hold_withdraw(&op.hold);
@@ -126,7 +126,7 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
         op_free(op);
         return refuse(error, "zc_irecv", buf, cap);
     }
-    count(receives);
+    count_often(receives);
     error = comm->transport->receive(&comm->endpoint, op, (void *)(uintptr_t)wire_checked(wire), cap, src, tag);
     if (error) {
         hold_withdraw(&op->hold);
@@ -162,7 +162,7 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
         zc_free(target);
         return fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
     }
-    count(receives);
+    count_often(receives);
     error = comm->transport->receive_taken(&comm->endpoint, op, wire, length, taken);
     if (error) {
         if (range.slot)

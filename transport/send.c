@@ -50,9 +50,9 @@ static int copy(struct op *op, const void *buf, const char **wire)
         hold_copy_out(slot, op->hold.offset, length, to);
     else if (buf)
         memcpy(to, buf, length);
-    count(sends_copied);
+    count_often(sends_copied);
     if (!slot)
-        count(sends_foreign);
+        count_often(sends_foreign);
     *wire = to;
     return 0;
 }
@@ -62,7 +62,7 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 {
     struct hold *hold = &op->hold;
     if (hold->length == 0) {
-        count(sends_empty);
+        count_often(sends_empty);
         *wire = "";
         return 0;
     }
@@ -73,9 +73,9 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
     if (eager) /* counted when it is known what became of it */
         return 0;
     if (hold->resent)
-        count(sends_free);
+        count_often(sends_free);
     else
-        count(sends_protected);
+        count_often(sends_protected);
     return 0;
 }
 
@@ -93,7 +93,7 @@ static void keep(struct op *op)
     struct waiting waiting = {0};
     set_in_flight(op);
     if (op->held && hold_send_keep(&op->hold))
-        count(sends_protected);
+        count_often(sends_protected);
     else if (op->held) /* spares or mappings have run out since: the one send that waits */
         while (!op_over(op))
             comm_poll_waiting(comm, NULL, &waiting);
@@ -111,7 +111,7 @@ static int post_eager(struct op *op, const char *wire)
         keep(op);
     } else {
         if (posted > 0 && op->held)
-            count(sends_inline);
+            count_often(sends_inline);
         op_end_send(op);
     }
     return posted < 0 ? posted : 0;
@@ -196,7 +196,7 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
         op_free(op);
         return error;
     }
-    count(sends);
+    count_often(sends);
     error = eager ? post_eager(op, wire) : post(op, wire);
     poll_sometimes(comm);
     return error;
@@ -219,8 +219,8 @@ int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken
         op_sent(op, 0); /* over already, or undone */
     if (posted < 0)
         return posted;
-    count(sends);
-    count(sends_free);
+    count_often(sends);
+    count_often(sends_free);
     return 0;
 }
 
@@ -252,8 +252,8 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
         return error;
     }
     if (op->held)
-        count(sends_free);
-    count(sends);
+        count_often(sends_free);
+    count_often(sends);
     error = post(op, wire);
     poll_sometimes(comm);
     return error ? error : zc_free(buf);

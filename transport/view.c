@@ -80,7 +80,7 @@ static int fill(struct lease *lease, const zc_status *found, zc_status *status)
     if (comm->transport->lend && admit(comm)) {
         if (comm->transport->lend(&comm->endpoint, &lease->taken, &lease->data)) {
             *status = *found;
-            count(receives);
+            count_often(receives);
             count(views_lent);
             return 0;
         }

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -11,6 +12,7 @@
 
 #include "check.h"
 #include "core/stats.h"
+#include "ranks.h"
 
 /* ---- pools ---- */
 
@@ -104,6 +106,42 @@ Test(live, others_see_the_counters)
     uint64_t before = page->counters.receives_bounced;
     count(receives_bounced);
     CHECK(page->counters.receives_bounced == before + 1);
+}
+
+enum { THREADS = COUNTING_THREADS + 8, COUNTS = 100000 };
+
+static _Atomic int counting;
+
+/* With or without the others at the same time. */
+static void *count_many(void *together)
+{
+    count_often(sends);
+    if (!together)
+        CHECK(stats_own);
+    for (atomic_fetch_add(&counting, 1); together && atomic_load(&counting) < THREADS;)
+        sched_yield();
+    for (int i = 1; i < COUNTS; i++)
+        count_often(sends);
+    return NULL;
+}
+
+/* Threads have lines of their own while there are any, and leave them to others when they end; nothing is lost. */
+Test(live, threads_count_exactly)
+{
+    pthread_t threads[THREADS];
+    struct counters before, after;
+    CHECK_OK(zc_free(ALLOC(1)));
+    live_sum(&live, &before);
+    for (int i = 0; i < THREADS; i++)
+        thread_join(thread_start(count_many, NULL));
+    atomic_store(&counting, 0);
+    for (int i = 0; i < THREADS; i++)
+        threads[i] = thread_start(count_many, threads);
+    for (int i = 0; i < THREADS; i++)
+        thread_join(threads[i]);
+    live_sum(&live, &after);
+    CHECK(after.sends == before.sends + (uint64_t)2 * THREADS * COUNTS);
+    CHECK(stats_now().sends == after.sends);
 }
 
 Test(live, others_cannot_write)

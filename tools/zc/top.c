@@ -26,7 +26,7 @@ struct moment {
 static void look(const struct process *process, struct moment *moment)
 {
     moment->time = clock_ns();
-    moment->counters = process->live->counters;
+    live_sum(process->live, &moment->counters);
     moment->error = process_look(process, &moment->view);
     for (size_t i = 0; i < moment->view.pools; i++) { /* which count these */
         moment->counters.allocs += moment->view.pool[i].allocs;
