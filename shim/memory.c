@@ -2,13 +2,25 @@
  *
  * MPI's own allocator, out of the pools. */
 #include <mpi.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "shim/call.h"
 
+/* The program gets MPI's own memory, as without this library, and somebody may wonder why. */
+static void say_why(void)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    if (!atomic_flag_test_and_set(&said))
+        fprintf(stderr, "zc-shim: MPI_Alloc_mem takes nothing from the pools: %s\n", zc_errmsg());
+}
+
 int MPI_Alloc_mem(MPI_Aint size, MPI_Info info, void *baseptr)
 {
     void *buf = size > 0 ? zc_alloc((size_t)size) : NULL;
+    if (!buf && size > 0)
+        say_why();
     if (!buf)
         return PMPI_Alloc_mem(size, info, baseptr);
     memcpy(baseptr, &buf, sizeof buf);
