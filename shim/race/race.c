@@ -17,7 +17,8 @@ enum {
     RING = 256,
     STACK_MOST = 64 << 20 /* bytes above this frame that are taken for the stack */
 };
-static const uint64_t PATIENCE_NS = 5000000000; /* for the thread that tells */
+static const uint64_t PATIENCE_NS = 5000000000; /* for the thread that tells, of who ends the process */
+static const uint64_t BRIEF_PATIENCE_NS = 1000000000;
 
 enum entry_state { EMPTY, SEEN };
 
@@ -30,6 +31,10 @@ static _Atomic uint32_t told; /* of these */
 static _Atomic uint64_t lost; /* found the ring full */
 static struct watched watched;
 static bool fatal; /* the process ends after the first */
+
+/* A race is told of before the program goes on, which it may not do for long. Unless the thread that tells was once kept
+ * from it by something that the one which touches holds: then nobody waits any more. */
+static _Atomic bool kept_from_it;
 
 /* ---- where it happens ---- */
 
@@ -50,11 +55,13 @@ static void unwatched(const void *buffer)
     atomic_fetch_add_explicit(kind, 1, memory_order_relaxed);
 }
 
-static void await_told(uint32_t all)
+static bool await_told(uint32_t all, uint64_t patience_ns)
 {
-    uint64_t until = clock_ns() + PATIENCE_NS;
-    for (uint32_t now; (now = atomic_load(&told)) < all && clock_ns() < until;)
-        futex_wait(&told, now, PATIENCE_NS / 100);
+    uint64_t until = clock_ns() + patience_ns;
+    uint32_t now;
+    while ((now = atomic_load(&told)) < all && clock_ns() < until)
+        futex_wait(&told, now, patience_ns / 100);
+    return now >= all;
 }
 
 static void sighted(const struct zc_sighting *sighting)
@@ -84,7 +91,9 @@ static void sighted(const struct zc_sighting *sighting)
     atomic_store(&ring[at % RING].state, SEEN);
     futex_wake(&seen);
     if (fatal)
-        await_told(at + 1);
+        await_told(at + 1, PATIENCE_NS);
+    else if (!atomic_load(&kept_from_it) && !await_told(at + 1, BRIEF_PATIENCE_NS))
+        atomic_store(&kept_from_it, true);
 }
 
 /* ---- telling ---- */
@@ -124,7 +133,7 @@ static void began(int rank, int size)
 
 static void ended(void)
 {
-    await_told(atomic_load(&seen));
+    await_told(atomic_load(&seen), PATIENCE_NS);
     report_close(&watched, atomic_load(&lost));
 }
 
