@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The n-th system call of the allocator fails, for every n: an error with a message or a fall-back, with nothing lost
- * and nothing leaked, and all is well again afterwards. */
+ * The n-th system call of the allocator, or of messages, fails, for every n: an error with a message or a fall-back,
+ * with nothing lost and nothing leaked, and all is well again afterwards. */
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <dlfcn.h>
@@ -18,8 +18,10 @@
 #include "alloc/cache.h"
 #include "apart.h"
 #include "core/stats.h"
+#include "pattern.h"
 #include "ranks.h"
 #include "tests/unit/pools.h"
+#include "transport/loop.h"
 
 TestSuite(refusals, .timeout = 120);
 
@@ -226,4 +228,61 @@ Test(refusals, hugetlb_slots)
 {
     fail_each(2 << 20, 3, ZC_HUGE_HUGETLB, 20);
     fail_each(4 << 20, 2, ZC_HUGE_HUGETLB, 20);
+}
+
+/* ---- messages ---- */
+
+enum { BYTES = 64 << 10, ROUNDS = 4 };
+
+/* A message that is stored to while it is held, and one that lands in place; each call may be refused once. Sends that
+ * cannot be protected are copied, a receive that cannot be is refused, and a store always goes on: what it needs was
+ * claimed before. */
+static void message_scene(const void *argument)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *comm = NULL;
+    char *buffer = ALLOC(BYTES), *in = ALLOC(BYTES), *place = ALLOC(BYTES);
+
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open("loop", &options, &comm));
+    fail_at = *(const int *)argument;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        pattern_fill(buffer, BYTES, i);
+        loop_hold(comm, true);
+        int posted = zc_irecv(place, BYTES, 0, 1, comm);
+        CHECKF(posted == 0 || (posted == -ENOMEM && zc_errmsg()[0]), "after %s: %d", failed, posted);
+        int error = zc_send(buffer, BYTES, 0, 1, comm);
+        CHECKF(error == 0, "after %s: zc_send is %d: %s", failed, error, zc_errmsg());
+        for (size_t at = 0; at < BYTES; at += 4096)
+            ((volatile char *)buffer)[at] ^= 1;
+        loop_hold(comm, false);
+        if (posted == 0)
+            CHECK_OK(zc_wait(place, NULL));
+        else
+            CHECK_OK(zc_recv(place, BYTES, 0, 1, comm, NULL));
+        CHECK_PATTERN(place, BYTES, i);
+        CHECK_OK(zc_send(place, BYTES, 0, 2, comm));
+        CHECK_OK(zc_recv(in, BYTES, 0, 2, comm, NULL));
+        CHECK_PATTERN(in, BYTES, i);
+        CHECK_OK(zc_writable(place));
+    }
+    *reached = calls >= fail_at;
+    fail_at = 0;
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(place));
+    CHECK_OK(zc_close(comm));
+}
+
+Test(refusals, messages)
+{
+    int n = 0;
+    reached = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(reached != MAP_FAILED);
+    do {
+        *reached = false;
+        n++;
+        apart(message_scene, &n);
+    } while (*reached);
+    CHECKF(n > 20, "only %d calls", n);
 }
