@@ -26,6 +26,13 @@ static uint32_t batch(const struct zc_pool *pool)
     return (pool->cache_most + 1) / 2;
 }
 
+/* What a thread keeps that only frees: a quarter, but two large slots, so that it gives them back in pairs. */
+static uint32_t few(const struct zc_pool *pool)
+{
+    uint32_t quarter = (pool->cache_most + 3) / 4;
+    return quarter >= 2 || pool->cache_most < 2 ? quarter : 2;
+}
+
 /* Gives the pool the oldest n slots of a cache that this thread is inside, or that is closed. */
 static void flush(struct cache *cache, uint32_t n)
 {
@@ -95,7 +102,7 @@ static struct cache *cache_of(struct zc_pool *pool)
         return cache;
     memset(cache, 0, sizeof *cache);
     cache->pool = pool;
-    cache->most = pool->cache_most;
+    cache->most = few(pool);
     lock_take(&pool->cache_lock);
     cache->next = pool->caches;
     cache->link = &pool->caches;
@@ -209,6 +216,7 @@ static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
         *slot = slot_by_id(ids[0]);
     }
     if (n && cache) {
+        cache->most = pool->cache_most;
         for (uint32_t i = 1; i < n; i++) /* the first of the pool's list will be the first of this */
             cache->ids[n - 1 - i] = ids[i];
         atomic_store_explicit(&cache->count, n - 1, memory_order_relaxed);
@@ -251,8 +259,12 @@ void cache_overflow(struct slot *slot)
         return;
     }
     uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
-    if (count == pool->cache_most)
-        flush(cache, batch(pool));
+    if (count >= cache->most) {
+        /* Nothing was taken from it since the last time. */
+        bool frees = atomic_load_explicit(&cache->allocs, memory_order_relaxed) == 0;
+        cache->most = frees ? few(pool) : pool->cache_most;
+        flush(cache, frees ? count : (count + 1) / 2);
+    }
     count = atomic_load_explicit(&cache->count, memory_order_relaxed);
     cache->ids[count] = slot_id(slot);
     atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);

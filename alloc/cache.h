@@ -3,7 +3,7 @@
  * Thread caches: the application's slots, taken and given back without a lock or an atomic operation.
  *
  * A thread keeps up to CACHE_SLOTS free slots of each pool, and at most CACHE_BYTES of them: it refills from the
- * pool, and gives back to it, in batches. A slot goes into the cache of the thread that frees it, whoever took it.
+ * pool, and gives back to it, in batches. One that only frees has little use for them, and keeps a quarter. A slot goes into the cache of the thread that frees it, whoever took it.
  * Slots in caches are *taken* from the pool like live ones; claims are on slots in the pool alone, so that a claimed
  * slot is there whatever threads keep.
  *
@@ -29,7 +29,7 @@ enum {
 
 struct cache {
     _Alignas(64) struct zc_pool *pool;
-    uint32_t most; /* slots that it may hold */
+    uint32_t most; /* slots that it may hold; fewer while its thread only frees */
     _Atomic bool busy, closed;
     _Atomic uint32_t count;     /* slots in it */
     _Atomic uint32_t least;     /* that there were since the pool's peak was looked at */

@@ -14,7 +14,7 @@
 
 enum {
     SEGMENT_MOST = 64 << 20, /* bytes, unless one slot is larger */
-    CARVE_BYTES = 256 << 10  /* populated at once: at ~1 µs a KiB, no allocation waits for long */
+    CARVE_BYTES = 64 << 10 /* populated at once: at ~1 µs a KiB, no allocation waits for long, and little lies idle */
 };
 
 static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
