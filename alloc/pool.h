@@ -50,7 +50,7 @@ struct zc_pool {
     char *scratch; /* a slot's worth of user addresses, for exchanging mappings */
     lock scratch_lock;
     /* For protect/: what protecting and copying slots of this size costs here. Zero at first. */
-    _Alignas(64) unsigned char costs[64];
+    _Alignas(64) unsigned char costs[256];
     struct zc_pool *next;
 };
 

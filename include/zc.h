@@ -220,7 +220,7 @@ enum zc_on_conflict {
 /* How zc_send keeps its promise (ZC_POLICY). */
 enum zc_policy {
     ZC_POLICY_DEFAULT,
-    ZC_POLICY_AUTO,    /* by cost and history; the default */
+    ZC_POLICY_AUTO,    /* by cost, history and the receivers' pace; the default */
     ZC_POLICY_PROTECT, /* protect whenever it is possible */
     ZC_POLICY_COPY     /* never protect */
 };

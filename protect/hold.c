@@ -123,6 +123,12 @@ static inline bool guarded_already(const struct hold *hold)
     return pages_guarded(hold->slot, hold_first_page(hold), hold_end_page(hold));
 }
 
+/* Better copied, since that makes a receiver faster that is behind? */
+static inline bool better_copied(const struct hold *hold)
+{
+    return hold->behind && hold->rules->policy == ZC_POLICY_AUTO && policy_feeds(slot_pool(hold->slot), hold->length);
+}
+
 static bool worth_holding(const struct hold *hold)
 {
     switch (hold->rules->policy) {
@@ -131,7 +137,8 @@ static bool worth_holding(const struct hold *hold)
     case ZC_POLICY_PROTECT:
         return true;
     default:
-        return guarded_already(hold) || policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
+        return !better_copied(hold) &&
+               (guarded_already(hold) || policy_protects(slot_pool(hold->slot), hold->slot, hold->length));
     }
 }
 
@@ -174,7 +181,8 @@ const char *hold_send(struct hold *hold)
 {
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock_briefly(slot);
-    if (!guarded_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY || !reserve_now(slot))
+    if (!guarded_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY || better_copied(hold) ||
+        !reserve_now(slot))
         return hold_first(hold, backing);
     policy_resent(slot);
     hold->resent = true;

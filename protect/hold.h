@@ -59,6 +59,7 @@ struct hold {
     const struct hold_rules *rules;
     bool named;                /* a receive that the program asks about by its address */
     bool guarded;              /* its pages are protected */
+    bool behind;               /* a send whose receiver has older messages to take */
     bool resent;               /* a send whose pages were protected already */
     bool landed;               /* a receive that is over and was not yet reported */
     bool shown;                /* its failure was shown to a bare touch */

@@ -9,11 +9,16 @@
 #include "core/sys.h"
 
 enum {
-    SCALE = 8,             /* estimates count eighths of a send */
-    ESTIMATE_MOST = 255,   /* just below 32 sends a write: more makes no difference */
-    BACKOFF_MOST = 5,      /* copy at most 32 sends before the next trial, to notice when a pattern changes */
-    TRIAL_SHARE = 50,      /* trials may take 1/50 of the time */
-    TRIAL_CREDIT = 1000000 /* ns, to begin with */
+    SCALE = 8,              /* estimates count eighths of a send */
+    ESTIMATE_MOST = 255,    /* just below 32 sends a write: more makes no difference */
+    BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
+    TRIAL_SHARE = 50,       /* trials may take 1/50 of the time */
+    TRIAL_CREDIT = 1000000, /* ns, to begin with */
+    PACES = 16,             /* of receivers are remembered, for each way to send */
+    FEED_WARM = 4,          /* messages after a change that show nothing yet */
+    FEED_PAUSE = 48,        /* messages between the first trials of the other way, */
+    FEED_PAUSE_MOST = 1024, /* and between later ones that changed nothing */
+    PROMPT = 5              /* a prompt receiver takes a message in no more than so many copies' time */
 };
 
 /* In zc_pool.costs. Averages are of nanoseconds for a whole slot; races between updates lose one observation. */
@@ -22,6 +27,12 @@ struct costs {
     _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
     _Atomic uint64_t trials;   /* ns spent on protections that did not pay */
     _Atomic uint64_t since;    /* clock at the pool's first decision */
+    /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
+     * many will be until the next trial. */
+    _Atomic bool feeds, feeding;
+    _Atomic uint16_t taken, pause;
+    /* What receivers took for messages that were sent [0] from the slot, [1] from a copy; ns for a whole slot. */
+    _Atomic uint32_t paces[2][PACES];
 };
 
 _Static_assert(sizeof(struct costs) <= sizeof((struct zc_pool *)0)->costs, "costs fit into the pool");
@@ -134,6 +145,90 @@ uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes)
     }
     return cost == COST_COPY ? average * bytes / pool->slot_size : average;
 }
+
+/* ---- what receivers gain by copies ---- */
+
+/* The mean of the middle half, which a time slice lost here or there does not touch; 0: not enough is known. */
+static uint64_t pace(struct costs *costs, bool copied)
+{
+    uint32_t sorted[PACES];
+    for (int i = 0; i < PACES; i++) {
+        uint32_t ns = atomic_load_explicit(&costs->paces[copied][i], memory_order_relaxed);
+        int at = i;
+        for (; at > 0 && sorted[at - 1] > ns; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = ns;
+    }
+    uint64_t sum = 0;
+    for (int i = PACES / 4; i < PACES - PACES / 4; i++)
+        sum += sorted[i];
+    return sorted[0] ? sum / (PACES / 2) : 0;
+}
+
+/* A copy can save a receiver about as long as it takes itself. Of one that needs much longer for a message, because it does
+ * other things meanwhile, that would be a small part, and not worth the sender's time. */
+static bool prompt(struct zc_pool *pool, uint64_t pace)
+{
+    return pace <= PROMPT * policy_cost(pool, COST_COPY, pool->slot_size);
+}
+
+/* Could copies pay for a receiver of this pace? They delay nothing only if they take less time than it does. */
+static bool feedable(struct zc_pool *pool, uint64_t pace)
+{
+    return prompt(pool, pace) && policy_cost(pool, COST_COPY, pool->slot_size) <= pace - pace / 4;
+}
+
+static bool feeding_pays(struct zc_pool *pool)
+{
+    uint64_t held = pace(costs_of(pool), false), copied = pace(costs_of(pool), true);
+    return held && copied && copied < held - held / 10 && feedable(pool, held);
+}
+
+/* Begins a trial of the other way, or ends it and sends so from now on. */
+static void feed(struct costs *costs, bool feeds, bool trial, uint16_t pause)
+{
+    atomic_store_explicit(&costs->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&costs->pause, pause, memory_order_relaxed);
+    atomic_store_explicit(&costs->feeds, feeds, memory_order_relaxed);
+    if (!trial)
+        atomic_store_explicit(&costs->feeding, feeds, memory_order_relaxed);
+}
+
+void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns)
+{
+    struct costs *costs = costs_of(pool);
+    bool feeds = atomic_load_explicit(&costs->feeds, memory_order_relaxed);
+    if (bytes < pool->slot_size / 4 || copied != feeds)
+        return; /* posted before the last change, or copied for other reasons */
+    uint16_t taken = atomic_load_explicit(&costs->taken, memory_order_relaxed);
+    atomic_store_explicit(&costs->taken, taken + 1, memory_order_relaxed);
+    if (taken < FEED_WARM)
+        return;
+    uint64_t whole = least(ns * pool->slot_size / bytes, UINT32_MAX);
+    atomic_store_explicit(&costs->paces[copied][taken % PACES], (uint32_t)whole, memory_order_relaxed);
+
+    bool feeding = atomic_load_explicit(&costs->feeding, memory_order_relaxed);
+    uint16_t pause = atomic_load_explicit(&costs->pause, memory_order_relaxed);
+    if (feeds != feeding) {
+        if (taken < FEED_WARM + PACES)
+            return;
+        bool pays = feeding_pays(pool);
+        feed(costs, pays, false, pays != feeding ? FEED_PAUSE : (uint16_t)least(2 * pause, FEED_PAUSE_MOST));
+    } else if (taken >= pause && taken % PACES == 0) {
+        pause = pause < FEED_PAUSE ? FEED_PAUSE : pause;
+        if (feeding || feedable(pool, pace(costs, false)))
+            feed(costs, !feeding, true, pause);
+    } else if (feeding && taken % PACES == 0 && !prompt(pool, pace(costs, true))) {
+        feed(costs, false, false, FEED_PAUSE);
+    }
+}
+
+bool policy_feeds(struct zc_pool *pool, size_t bytes)
+{
+    return atomic_load_explicit(&costs_of(pool)->feeds, memory_order_relaxed) && bytes >= pool->slot_size / 4;
+}
+
+/* ---- what the sender pays ---- */
 
 static bool trial_affordable(struct costs *costs, uint64_t cycle)
 {

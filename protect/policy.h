@@ -5,7 +5,11 @@
  *
  * A *run* is the number of sends from one protection of a slot until the store that ended it: protection costs
  * one cycle a run (protect, fault, unprotect), copying costs one copy a send. Runs can be seen only while a
- * slot is left protected, so now and then protection is tried where copying looks better. */
+ * slot is left protected, so now and then protection is tried where copying looks better.
+ *
+ * That is what the sender pays. The receiver may be the one that others wait for: then a copy delays nothing, being made
+ * while the receiver is at an older message, and one that leaves the bytes in a cache can make receiving faster than the
+ * memory would. How long receivers take for a message from the slot and for a copy is observed, by pool. */
 #ifndef ZC_PROTECT_POLICY_H
 #define ZC_PROTECT_POLICY_H
 
@@ -27,6 +31,12 @@ void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t
 
 /* What it costs for `bytes`, in nanoseconds. */
 uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes);
+
+/* A receiver with more to do took a message `ns` after the one before. */
+void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns);
+
+/* Should a send be copied where its receiver is behind, whatever that costs here? */
+bool policy_feeds(struct zc_pool *pool, size_t bytes);
 
 /* Should this send of `bytes` protect the slot, which is not protected now? */
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes);

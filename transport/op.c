@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/clock.h"
+#include "protect/policy.h"
 #include "transport/comm.h"
 #include "transport/view.h"
 
@@ -133,10 +135,29 @@ void op_abandon(struct op *op, int error)
     atomic_fetch_sub_explicit(&comm->sending, 1, memory_order_release);
 }
 
+/* How long its receiver took for it can be seen if it had that to do all the time, and somebody looked often enough. */
+static void note_pace(const struct op *op)
+{
+    enum { LOOKS = 3 };
+    struct zc_comm *comm = op->comm;
+    const struct hold *hold = &op->hold;
+    if (!hold->slot || hold->length <= comm->endpoint.eager)
+        return;
+    bool more = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 1;
+    uint32_t polls = atomic_load_explicit(&comm->polls, memory_order_relaxed);
+    uint64_t before = atomic_load_explicit(&comm->left, memory_order_relaxed);
+    uint64_t now = polls == 0 ? before : clock_ns(); /* the same poll: no need to ask again */
+    atomic_store_explicit(&comm->polls, 0, memory_order_relaxed);
+    atomic_store_explicit(&comm->left, more ? now : 0, memory_order_relaxed);
+    if (before && polls >= LOOKS && (op->held ? hold->guarded : op->bounce != NULL))
+        policy_taken(slot_pool(hold->slot), !op->held, hold->length, now - before);
+}
+
 void op_sent(struct op *op, int error)
 {
     struct zc_comm *comm = op->comm;
     note_error(comm, error);
+    note_pace(op);
     if (atomic_exchange(&op->phase, OP_OVER) == OP_TENTATIVE)
         return; /* its sender is not through with it */
     op_end_send(op);

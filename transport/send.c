@@ -191,6 +191,7 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (!op)
         return -ENOMEM;
     const char *wire;
+    op->hold.behind = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 0;
     error = secure(op, buf, eager, &wire);
     if (error) {
         op_free(op);

@@ -241,6 +241,107 @@ Test(policy, a_store_without_a_protection_teaches_nothing)
     CHECK(!slot.run && !slot.estimate && !slot.skip && !slot.backoff);
 }
 
+/* ---- receivers that are behind ---- */
+
+/* `n` messages are taken, in `held` or `copied` ns each, as they are sent. How many of them are copied? */
+static int take(int n, uint64_t held, uint64_t copied)
+{
+    int copies = 0;
+    for (int i = 0; i < n; i++) {
+        bool feeds = policy_feeds(&pool, SIZE);
+        copies += feeds;
+        policy_taken(&pool, feeds, SIZE, feeds ? copied : held);
+    }
+    return copies;
+}
+
+Test(policy, copies_for_a_receiver_that_takes_copies_faster)
+{
+    costs_dear();
+    CHECK(!policy_feeds(&pool, SIZE));
+    take(200, 30000, 24000);
+    int copies = take(10000, 30000, 24000);
+    CHECKF(copies > 9700, "%d of 10000", copies);
+    CHECK(policy_feeds(&pool, SIZE / 4) && !policy_feeds(&pool, SIZE / 4 - 1));
+}
+
+Test(policy, does_not_copy_where_receivers_gain_little)
+{
+    costs_dear();
+    take(200, 30000, 28000);
+    int copies = take(10000, 30000, 28000);
+    CHECKF(copies > 0 && copies < 300, "%d of 10000", copies); /* trials */
+}
+
+Test(policy, does_not_copy_for_a_slow_receiver)
+{
+    costs_dear();
+    CHECK(take(10000, 60000, 20000) == 0);
+}
+
+Test(policy, does_not_copy_where_copies_are_slower_than_receivers)
+{
+    costs_dear();
+    CHECK(take(10000, 12000, 5000) == 0);
+}
+
+Test(policy, stops_copying_for_a_receiver_that_became_slow)
+{
+    costs_dear();
+    take(1000, 30000, 20000);
+    CHECK(policy_feeds(&pool, SIZE));
+    int copies = take(1000, 80000, 70000);
+    CHECKF(copies <= 64, "%d", copies);
+}
+
+Test(policy, stops_copying_where_it_gains_no_more)
+{
+    costs_dear();
+    take(200, 30000, 20000);
+    CHECK(policy_feeds(&pool, SIZE));
+    take(2000, 30000, 30000);
+    int copies = take(10000, 30000, 30000);
+    CHECKF(copies < 300, "%d of 10000", copies);
+}
+
+Test(policy, starts_copying_where_it_gains_later)
+{
+    costs_dear();
+    take(5000, 30000, 30000);
+    CHECK(!policy_feeds(&pool, SIZE));
+    take(1200, 30000, 20000);
+    int copies = take(1000, 30000, 20000);
+    CHECKF(copies > 900, "%d of 1000", copies);
+}
+
+Test(policy, a_few_outliers_do_not_change_what_receivers_gain)
+{
+    int copies = 0;
+
+    costs_dear();
+    for (int i = 0; i < 10000; i++) {
+        bool feeds = policy_feeds(&pool, SIZE);
+        copies += feeds && i >= 500;
+        uint64_t slice = i % 7 == 0 ? 4000000 : 0;
+        policy_taken(&pool, feeds, SIZE, slice + (feeds ? 20000 : 30000));
+    }
+    CHECKF(copies > 9000, "%d of 9500", copies);
+}
+
+Test(policy, parts_of_slots_show_receivers_as_whole_ones_do)
+{
+    costs_dear();
+    for (int i = 0; i < 500; i++) {
+        bool feeds = policy_feeds(&pool, SIZE / 2);
+        policy_taken(&pool, feeds, SIZE / 2, feeds ? 10000 : 15000);
+    }
+    CHECK(policy_feeds(&pool, SIZE));
+    costs_dear();
+    for (int i = 0; i < 500; i++) /* small ones show nothing */
+        policy_taken(&pool, false, SIZE / 8, 30000);
+    CHECK(!policy_feeds(&pool, SIZE));
+}
+
 Test(policy, lingers_while_a_run_is_seen_or_nothing_is_known)
 {
     costs_dear();
