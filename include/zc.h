@@ -416,7 +416,8 @@ ZC_API int zc_cancel(const void *buf);
  * told of. */
 ZC_API int zc_flush(zc_comm *comm);
 
-/* Makes progress: looks at operations in flight and ends those that are complete. Never waits. */
+/* Makes progress on `comm`: looks at operations in flight and ends those that are complete. Never waits. (Calls that do
+ * make progress on all communicators.) */
 ZC_API int zc_progress(zc_comm *comm);
 
 /* Waits for a message that zc_recv(…, src, tag, comm) would take, and describes it. */

@@ -205,6 +205,13 @@ static void auto_poll(struct endpoint *endpoint, struct op *urgent)
     }
 }
 
+static void auto_take_in(struct endpoint *endpoint)
+{
+    struct both *both = endpoint->state;
+    struct part *far = &both->parts[FAR];
+    far->transport->take_in(&far->endpoint);
+}
+
 /* The oldest message that matches, of those that were taken; after all were that have to be. The lock is held. */
 static struct arrived *find(struct both *both, int src, int tag, zc_status *status)
 {
@@ -361,13 +368,23 @@ static int auto_open(const struct address *address, void *native, struct endpoin
     return error;
 }
 
-static void auto_close(struct endpoint *endpoint)
+/* Only over shm is there anything to wait for. */
+static bool auto_parted(struct endpoint *endpoint)
 {
     struct both *both = endpoint->state;
+    struct part *near = &both->parts[NEAR];
+    lock_take(&both->lock);
     for (struct match *match; (match = both->queue.messages.first);) {
         match_remove(&both->queue, match);
         auto_give_back(endpoint, &(struct taken){.native = (uintptr_t)match});
     }
+    unlock(both);
+    return near->transport->parted(&near->endpoint);
+}
+
+static void auto_close(struct endpoint *endpoint)
+{
+    struct both *both = endpoint->state;
     for (struct part *part = both->parts; part < both->parts + PARTS; part++)
         part->transport->close(&part->endpoint);
     free(both->with);
@@ -376,12 +393,14 @@ static void auto_close(struct endpoint *endpoint)
 
 const struct transport auto_transport = {.scheme = "auto",
                                          .open = auto_open,
+                                         .parted = auto_parted,
                                          .close = auto_close,
                                          .send = auto_send,
                                          .place = auto_place,
                                          .placed = auto_placed,
                                          .receive = auto_receive,
                                          .poll = auto_poll,
+                                         .take_in = auto_take_in,
                                          .cancel = auto_cancel,
                                          .probe = auto_probe,
                                          .take = auto_take,

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/comm.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,17 +13,12 @@
 #include "protect/fault.h"
 #include "transport/view.h"
 
-enum { SPINS = 2000 };
-
 static const struct transport *const transports[] = {
     &auto_transport,  &loop_transport, &mpi_transport, &shm_transport,
 #if ZC_WITH_VERBS
     &verbs_transport,
 #endif
 };
-
-static pthread_mutex_t comms_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct zc_comm *comms;
 
 /* ---- what holds say of their communicator ---- */
 
@@ -69,55 +63,6 @@ static void dropped(struct hold *hold)
     op_free(op_of(hold));
 }
 
-/* ---- progress ---- */
-
-/* May this thread, which is in a zc call, call the transport? */
-static bool callable(const zc_comm *comm)
-{
-    return comm->endpoint.any_thread || comm->endpoint.serialized || pthread_equal(comm->owner, pthread_self());
-}
-
-static void progress(void *context)
-{
-    comm_poll(context, NULL);
-}
-
-static void progress_all(void)
-{
-    if (pthread_mutex_trylock(&comms_lock) != 0)
-        return; /* somebody is at it */
-    for (struct zc_comm *comm = comms; comm; comm = comm->next)
-        if (atomic_load(&comm->open) && callable(comm))
-            comm_poll(comm, NULL);
-    pthread_mutex_unlock(&comms_lock);
-}
-
-void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
-{
-    comm_poll(comm, urgent);
-    waiting->polls++;
-    if (comm->transport->sleep)
-        comm->transport->sleep(&comm->endpoint, waiting);
-    else if (waiting->polls > SPINS)
-        sched_yield();
-}
-
-int zc_progress(zc_comm *comm)
-{
-    int error = comm_check(comm, "zc_progress");
-    if (!error)
-        comm_poll(comm, NULL);
-    return error;
-}
-
-int zc_fd(zc_comm *comm)
-{
-    int error = comm_check(comm, "zc_fd");
-    if (!error && !comm->transport->fd)
-        error = fail(-ENOTSUP, "zc_fd: over %s there is no descriptor to wait for", comm->transport->scheme);
-    return error ? error : comm->transport->fd(&comm->endpoint);
-}
-
 /* ---- checks ---- */
 
 static int not_open(const char *call)
@@ -133,7 +78,7 @@ int comm_examine(const zc_comm *comm, const char *call)
         return fail(-EINVAL, "%s: the communicator is NULL", call);
     if (!atomic_load_explicit(&comm->open, memory_order_relaxed))
         return not_open(call);
-    if (!callable(comm))
+    if (!comm_callable(comm))
         return fail(-EPERM,
                     "%s: MPI was initialised for one thread, and this is not the one that opened the "
                     "communicator (MPI_THREAD_MULTIPLE allows all)",
@@ -245,26 +190,11 @@ static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll
     return 0;
 }
 
-/* A forked child that called on them would speak for its parent. Only their list's head ever changes: another thread
- * of the parent may have been about to, but no more. */
-static void disown_all(void)
-{
-    for (struct zc_comm *comm = comms; comm; comm = comm->next)
-        atomic_store(&comm->open, false);
-}
-
-static void watch_forks(void)
-{
-    pthread_atfork(NULL, NULL, disown_all);
-}
-
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     bool poll = false;
     int error = fault_open();
-    pthread_once(&once, watch_forks);
     if (!error)
         error = heap_open(); /* for its variables: they are told of now, not at the first allocation */
     struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);
@@ -282,9 +212,9 @@ int comm_open(const struct transport *transport, const struct address *address, 
     comm->owner = pthread_self();
     comm->rules.helper = comm->endpoint.any_thread;
     fault_reinstall(); /* MPI and UCX install handlers of their own */
-    atomic_store(&conflict_progress, progress_all);
+    atomic_store(&conflict_progress, comm_poll_all);
     if (comm->rules.helper) {
-        comm->progressor = (struct progressor){.progress = progress, .context = comm, .poll = poll};
+        comm->progressor = (struct progressor){.progress = comm_poll_for_helper, .context = comm, .poll = poll};
         error = helper_attach(&comm->progressor);
     }
     if (error) {
@@ -292,12 +222,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
         free(comm);
         return error;
     }
-    atomic_store(&comm->open, true);
-    pthread_mutex_lock(&comms_lock);
-    comm->next = comms;
-    comms = comm;
-    atomic_store(&live.comms, comm);
-    pthread_mutex_unlock(&comms_lock);
+    comm_enlist(comm);
     *out = comm;
     return 0;
 }
@@ -402,11 +327,11 @@ static bool close_comm(zc_comm *comm, bool patient)
         comm->transport->cancel(&comm->endpoint, op);
         comm_poll_waiting(comm, op, &waiting);
     }
+    while (comm->transport->parted && !comm->transport->parted(&comm->endpoint))
+        comm_poll_waiting(comm, NULL, &waiting);
     if (comm->rules.helper)
         helper_detach(&comm->progressor);
-    pthread_mutex_lock(&comms_lock); /* nobody polls it any more */
-    atomic_store(&comm->open, false);
-    pthread_mutex_unlock(&comms_lock);
+    comm_delist(comm);
     comm->transport->close(&comm->endpoint);
     return true;
 }
@@ -426,7 +351,7 @@ int zc_close(zc_comm *comm)
 bool comm_close_all_of_mpi(bool patient)
 {
     bool closed = true;
-    for (struct zc_comm *comm = comms; comm; comm = comm->next)
+    for (struct zc_comm *comm = comm_list(); comm; comm = comm->next)
         if (atomic_load(&comm->open) && comm->endpoint.ends_with_mpi)
             closed &= close_comm(comm, patient);
     return closed;

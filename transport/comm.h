@@ -12,6 +12,7 @@
 #include "protect/hold.h"
 #include "protect/range.h"
 #include "transport/op.h"
+#include "transport/progress.h"
 #include "transport/transport.h"
 
 struct zc_comm {
@@ -34,7 +35,10 @@ struct zc_comm {
     uint32_t max_views; /* 0: no bound */
     _Atomic long views; /* of others' memory, with the program */
     struct progressor progressor;
-    struct zc_comm *next; /* of all communicators ever; none is freed, so that a closed one is known */
+    _Atomic unsigned looks; /* by the helper thread and zc_progress */
+    _Atomic unsigned waits; /* polls of threads that wait on it, and */
+    unsigned waits_seen;    /* how many there were when somebody asked */
+    struct zc_comm *next;   /* of all communicators ever; none is freed, so that a closed one is known */
 };
 
 /* Opens over a given transport; `native` is handed to it. */
@@ -135,9 +139,6 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
     atomic_store_explicit(&comm->polls, polls + 1, memory_order_relaxed);
     comm->transport->poll(&comm->endpoint, urgent);
 }
-
-/* The same for a loop that waits: lets others run when it takes long. */
-void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
 
 /* Sends that have not left yet. Those have that are only looked at by their receivers. */
 long comm_sending(zc_comm *comm);

@@ -270,6 +270,7 @@ static void loop_poll(struct endpoint *endpoint, struct op *urgent)
 }
 
 const struct transport loop_transport = {.scheme = "loop",
+                                         .inside = true,
                                          .open = loop_open,
                                          .close = loop_close,
                                          .send = loop_send,

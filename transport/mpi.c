@@ -41,6 +41,7 @@ struct mpi {
     lock lock;
     struct requests sends, receives;
     _Atomic int in_flight; /* of both: where it is 0, a poll has nothing to do */
+    MPI_Request endless;   /* of which nothing comes: what there is to test where nothing is in flight */
 };
 
 /* What this thread's last probe found. It is still there, and MPI_Recv has not to wait for it, unless something was
@@ -91,7 +92,7 @@ static void keep_errors_of_tests(void)
     MPI_Errhandler_free(&now);
 }
 
-/* ---- opening and closing ---- */
+/* ---- opening ---- */
 
 /* The first rendezvous with each peer needs the sender inside MPI once, until the peer is connected. A large
  * message each way now means that no conflict has to wait for that later. */
@@ -151,6 +152,7 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
     struct mpi *mpi = error ? NULL : calloc(1, sizeof *mpi);
     if (!mpi)
         return error ? error : fail(-ENOMEM, "zc_open: no memory");
+    mpi->endless = MPI_REQUEST_NULL;
     MPI_Comm from = native ? *(MPI_Comm *)native : MPI_COMM_WORLD;
     int level, there, *tag_most;
     MPI_Query_thread(&level);
@@ -179,19 +181,6 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
         return error;
     }
     return 0;
-}
-
-static void mpi_close(struct endpoint *endpoint)
-{
-    struct mpi *mpi = endpoint->state;
-    settle(mpi, atomic_load(&mpi->unsettled) % SETTLED);
-    MPI_Wait(&mpi->sent, MPI_STATUS_IGNORE);
-    MPI_Comm_free(&mpi->comm);
-    free(mpi->sends.native);
-    free(mpi->sends.ops);
-    free(mpi->receives.native);
-    free(mpi->receives.ops);
-    free(mpi);
 }
 
 /* ---- counts beyond int ---- */
@@ -443,6 +432,19 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
         complete(over[i].op, over[i].code, &over[i].status);
 }
 
+/* A test of a request that is not over is what has MPI take its peers' messages off them: a probe stops at the first one
+ * that is there, one for no message looks through them all. */
+static void mpi_take_in(struct endpoint *endpoint)
+{
+    struct mpi *mpi = endpoint->state;
+    int over;
+    if (!lock_try(&mpi->lock))
+        return;
+    if (mpi->endless != MPI_REQUEST_NULL || mpi_start_endless(&mpi->endless) == 0)
+        MPI_Test(&mpi->endless, &over, MPI_STATUS_IGNORE);
+    lock_drop(&mpi->lock);
+}
+
 static void mpi_cancel(struct endpoint *endpoint, struct op *op)
 {
     struct mpi *mpi = endpoint->state;
@@ -564,6 +566,22 @@ static void mpi_give_back(struct endpoint *endpoint, const struct taken *taken)
     testing = false;
 }
 
+/* ---- the table ---- */
+
+static void mpi_close(struct endpoint *endpoint)
+{
+    struct mpi *mpi = endpoint->state;
+    mpi_end_endless(&mpi->endless);
+    settle(mpi, atomic_load(&mpi->unsettled) % SETTLED);
+    MPI_Wait(&mpi->sent, MPI_STATUS_IGNORE);
+    MPI_Comm_free(&mpi->comm);
+    free(mpi->sends.native);
+    free(mpi->sends.ops);
+    free(mpi->receives.native);
+    free(mpi->receives.ops);
+    free(mpi);
+}
+
 const struct transport mpi_transport = {.scheme = "mpi",
                                         .open = mpi_open,
                                         .close = mpi_close,
@@ -571,6 +589,7 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .receive = mpi_receive,
                                         .receive_now = mpi_receive_now,
                                         .poll = mpi_poll,
+                                        .take_in = mpi_take_in,
                                         .cancel = mpi_cancel,
                                         .probe = mpi_probe,
                                         .take = mpi_take,

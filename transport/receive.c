@@ -215,7 +215,7 @@ static int probe(const char *call, int src, int tag, zc_comm *comm, int *found, 
     if (error)
         return error;
     zc_status seen;
-    comm_poll(comm, NULL);
+    comm_poll_in_turn(comm);
     int there = comm->transport->probe(&comm->endpoint, src, tag, &seen);
     if (there < 0)
         return there;

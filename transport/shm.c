@@ -532,26 +532,21 @@ static int shm_open_endpoint(const struct address *address, void *native, struct
     return shm_open_group(&group, wait * 1000000000, endpoint);
 }
 
-/* Is a peer still to be told of something? */
-static bool owes(struct shm *shm)
+/* No peer is still to be told of something. */
+static bool shm_parted(struct endpoint *endpoint)
 {
+    struct shm *shm = endpoint->state;
     bool owes = false;
     shm_lock(shm);
     for (struct link *link = shm->links; link; link = link->next)
         owes |= link->answers != NULL;
     shm_unlock(shm);
-    return owes;
+    return !owes;
 }
 
 static void shm_close(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
-    struct waiting waiting = {0};
-    while (owes(shm)) {
-        shm_poll(endpoint, NULL);
-        waiting.polls++;
-        shm_sleep(endpoint, &waiting);
-    }
     shm_lock(shm);
     for (struct match *match; (match = shm->queue.messages.first);) {
         match_remove(&shm->queue, match);
@@ -563,6 +558,7 @@ static void shm_close(struct endpoint *endpoint)
 
 const struct transport shm_transport = {.scheme = "shm",
                                         .open = shm_open_endpoint,
+                                        .parted = shm_parted,
                                         .close = shm_close,
                                         .send = shm_send,
                                         .place = shm_place,
@@ -570,7 +566,11 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .receive = shm_receive,
                                         .receive_now = shm_receive_now,
                                         .poll = shm_poll,
+                                        .tired = shm_tired,
                                         .sleep = shm_sleep,
+                                        .watch = shm_watch,
+                                        .unwatch = shm_unwatch,
+                                        .rouse = shm_rouse,
                                         .fd = shm_fd,
                                         .cancel = shm_cancel,
                                         .probe = shm_probe,

@@ -119,16 +119,17 @@ struct shm {
     struct message *free_messages;
     struct registrar registrar;
     struct ids shows;
-    uint32_t *show_of;                      /* by granule: 1 + number; 0: not shown */
-    unsigned polls;                         /* that found nothing */
-    unsigned patience, patience_most;       /* polls of one that waits, before it sleeps */
-    bool watched;                           /* zc_fd was handed out: always asleep */
-    _Atomic bool sleeping;                  /* a thread sleeps in epoll, */
-    _Atomic uint32_t followers;             /* and these wait for what it finds */
-    uint32_t sleeps;                        /* the number of the last */
-    _Atomic uint32_t events;                /* futex: operations have ended since it was looked at */
-    bool happened;                          /* something has, and threads that sleep are to be told, */
-    struct op *over, **over_end;            /* as are operations that are over, when the lock is dropped */
+    uint32_t *show_of;                /* by granule: 1 + number; 0: not shown */
+    unsigned polls;                   /* that found nothing */
+    unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
+    bool watched;                     /* zc_fd was handed out: always asleep */
+    unsigned watchers;                /* threads that sleep at other endpoints, and are to be woken for this one */
+    _Atomic bool sleeping;            /* a thread sleeps in epoll, */
+    _Atomic uint32_t followers;       /* and these wait for what it finds */
+    uint32_t sleeps;                  /* the number of the last */
+    _Atomic uint32_t events;          /* futex: operations have ended since it was looked at */
+    bool happened;                    /* something has, and threads that sleep are to be told, */
+    struct op *over, **over_end;      /* as are operations that are over, when the lock is dropped */
     struct message *landing, **landing_end; /* messages to be copied then */
     struct shm *next;                       /* of the process, for its children */
 };
@@ -229,8 +230,8 @@ void place_sweep(struct shm *shm, int rank, int process);
 int shm_meet(struct shm *shm, uint64_t timeout_ns);
 void shm_part(struct shm *shm);
 
-/* Deals with what sockets tell. */
-void shm_attend(struct shm *shm);
+/* Deals with what sockets tell. True if there was anything. */
+bool shm_attend(struct shm *shm);
 
 /* The same for one link, as far as a cell may refer to it. */
 void link_hear(struct link *link);
@@ -284,7 +285,11 @@ void board_unmap(const struct board *board);
 
 /* ---- shm_sleep.c ---- */
 
-void shm_sleep(struct endpoint *endpoint, struct waiting *waiting);
+bool shm_tired(struct endpoint *endpoint, struct waiting *waiting);
+void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
+int shm_watch(struct endpoint *endpoint);
+void shm_unwatch(struct endpoint *endpoint);
+void shm_rouse(const struct endpoint *endpoint);
 
 /* The descriptor to wait on. From now on peers wake this rank, whatever it does. */
 int shm_fd(struct endpoint *endpoint);

@@ -229,7 +229,7 @@ static void attend_link(struct link *link)
         end_link(link);
 }
 
-void shm_attend(struct shm *shm)
+bool shm_attend(struct shm *shm)
 {
     struct epoll_event events[EVENTS];
     uint64_t bells;
@@ -242,6 +242,7 @@ void shm_attend(struct shm *shm)
         else if (read(shm->bell, &bells, sizeof bells) < 0)
             continue; /* another thread was here before */
     }
+    return n > 0;
 }
 
 /* ---- opening and closing ---- */

@@ -2,8 +2,7 @@
  *
  * Sleeping until something happens: one thread of a rank in epoll, for all sockets, and others until it or anybody else
  * has ended an operation. */
-#include <errno.h>
-#include <sys/epoll.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -72,59 +71,102 @@ bool shm_doze(struct shm *shm)
             link_push(link); /* perhaps there is room now */
         quiet &= !ring_ready(&link->ring) && !link->broken;
     }
-    if (!quiet && shm->watched)
+    if (!quiet && (shm->watched || shm->watchers))
         ring_bell(shm);
     return quiet;
 }
 
-static int milliseconds_until(uint64_t deadline)
+/* A thread has slept. What it has read, another one that sleeps may have been meant by; and that one is to be woken by
+ * what comes from now on. */
+static void rise(struct shm *shm)
+{
+    shm->happened = shm_attend(shm);
+    if (atomic_load(&shm->sleeping) || shm->watchers) {
+        if (!shm_doze(shm))
+            ring_bell(shm);
+    } else if (!shm->watched) {
+        set_asleep(shm, 0);
+    }
+}
+
+static uint64_t nanoseconds_until(uint64_t deadline)
 {
     uint64_t now = clock_ns();
-    return !deadline ? -1 : deadline <= now ? 0 : (int)((deadline - now) / 1000000) + 1;
+    return !deadline ? UINT64_MAX : deadline <= now ? 0 : deadline - now;
 }
 
 /* The first of the threads that sleep. */
-static void sleep_first(struct shm *shm, const struct waiting *waiting)
+static void sleep_first(struct shm *shm, const struct waiting *waiting, struct nap *nap)
 {
-    struct epoll_event event;
     shm_lock(shm);
     bool quiet = shm_doze(shm);
     shm_unlock(shm);
-    if (quiet && atomic_load(&shm->events) == waiting->seen)
-        epoll_wait(shm->epoll, &event, 1, milliseconds_until(waiting->deadline));
+    if (quiet && atomic_load(&shm->events) == waiting->seen) {
+        uint64_t most = nanoseconds_until(nap->deadline);
+        struct timespec time = {(time_t)(most / 1000000000), (long)(most % 1000000000)};
+        nap->fds[0] = (struct pollfd){.fd = shm->epoll, .events = POLLIN};
+        ppoll(nap->fds, nap->count, most == UINT64_MAX ? NULL : &time, NULL);
+    }
     shm_lock(shm);
     atomic_store(&shm->sleeping, false);
-    if (!shm->watched)
-        set_asleep(shm, 0);
-    shm_attend(shm);
+    rise(shm);
     shm_unlock(shm);
     if (atomic_load(&shm->followers))
         shm_happened(shm); /* one of them is the first now */
 }
 
-void shm_sleep(struct endpoint *endpoint, struct waiting *waiting)
+bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
 {
-    struct shm *shm = endpoint->state;
+    const struct shm *shm = endpoint->state;
     uint32_t events = atomic_load(&shm->events);
-    bool none = false;
     if (events != waiting->seen) {
         waiting->seen = events;
-        return;
+        return false;
     }
     if (waiting->polls < shm->patience)
-        return;
+        return false;
     waiting->polls = 1;
+    return true;
+}
+
+void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap)
+{
+    struct shm *shm = endpoint->state;
+    bool none = false;
     if (atomic_compare_exchange_strong(&shm->sleeping, &none, true)) {
         if (shm->patience > SHM_PATIENCE_LEAST)
             shm->patience /= 2;
-        sleep_first(shm, waiting);
+        sleep_first(shm, waiting, nap);
         return;
     }
     atomic_fetch_add(&shm->followers, 1);
-    int most = milliseconds_until(waiting->deadline);
     if (atomic_load(&shm->sleeping)) /* still: then it will see that this one follows */
-        futex_wait(&shm->events, events, most < 0 ? UINT64_MAX : (uint64_t)most * 1000000);
+        futex_wait(&shm->events, waiting->seen, nanoseconds_until(nap->deadline));
     atomic_fetch_sub(&shm->followers, 1);
+}
+
+int shm_watch(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    shm->watchers++;
+    shm_doze(shm);
+    shm_unlock(shm);
+    return shm->epoll;
+}
+
+void shm_unwatch(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    shm_lock(shm);
+    shm->watchers--;
+    rise(shm);
+    shm_unlock(shm);
+}
+
+void shm_rouse(const struct endpoint *endpoint)
+{
+    shm_happened(endpoint->state);
 }
 
 int shm_fd(struct endpoint *endpoint)

@@ -6,6 +6,7 @@
 #ifndef ZC_TRANSPORT_TRANSPORT_H
 #define ZC_TRANSPORT_TRANSPORT_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,15 @@ struct waiting {
     uint64_t deadline; /* when to look again in any case, by clock_ns; 0: never */
 };
 
+enum { NAP_MOST = 32 };
+
+/* What ends the sleep of one that waits, besides what happens at the endpoint that it waits at. */
+struct nap {
+    uint64_t deadline; /* by clock_ns; 0: none */
+    unsigned count;
+    struct pollfd fds[NAP_MOST]; /* of other endpoints, from the second on; the first is the transport's own */
+};
+
 /* Filled in by `open`. */
 struct endpoint {
     void *state;
@@ -44,7 +54,10 @@ struct transport {
     /* `native` is what a more special public call handed over (an MPI_Comm *), or NULL. */
     int (*open)(const struct address *address, void *native, struct endpoint *endpoint);
 
-    /* Nothing is in flight. */
+    /* Takes leave of the peers, when nothing is in flight any more. False: there is something to poll for before closing,
+     * and this is to be called again. NULL: there is never. */
+    bool (*parted)(struct endpoint *endpoint);
+
     void (*close)(struct endpoint *endpoint);
 
     /* Starts sending. 1: the bytes were taken, op_sent will not be called; 0: op_sent will be, perhaps it has
@@ -67,9 +80,26 @@ struct transport {
     /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
 
-    /* Called by one that waits after each poll that did not end what it waits for. May sleep until something
-     * happens that had not when it was called last. NULL: there is only polling. */
-    void (*sleep)(struct endpoint *endpoint, struct waiting *waiting);
+    /* Called by one that waits after each poll that did not end what it waits for: is it time to sleep? NULL: there is
+     * only polling. */
+    bool (*tired)(struct endpoint *endpoint, struct waiting *waiting);
+
+    /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
+    void (*sleep)(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
+
+    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, until
+     * `unwatch`. NULL: this one has to be looked at now and then. */
+    int (*watch)(struct endpoint *endpoint);
+    void (*unwatch)(struct endpoint *endpoint);
+
+    /* Whoever sleeps here is to look again at what there is. NULL: nobody sleeps. */
+    void (*rouse)(const struct endpoint *endpoint);
+
+    /* All ranks are in this process: nobody elsewhere waits for a poll of one that sleeps. */
+    bool inside;
+
+    /* Takes in what peers send, whatever is in flight here. NULL: poll does. */
+    void (*take_in)(struct endpoint *endpoint);
 
     /* From now on, a descriptor that is readable when there may be something to poll for. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);

@@ -2,7 +2,6 @@
 #include "transport/verbs.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -371,32 +370,23 @@ static bool parted(const struct verbs *verbs, const struct peer *peer)
 }
 
 /* What was sent has arrived when the goodbye after it has. */
-static void part(struct endpoint *endpoint)
+static bool verbs_parted(struct endpoint *endpoint)
 {
     struct verbs *verbs = endpoint->state;
-    int left;
+    bool all = true;
     verbs_lock(verbs);
     for (int i = 0; i < verbs->size; i++) {
         verbs->peers[i].saying_bye = i != verbs->rank;
         wire_push(verbs, &verbs->peers[i]);
+        all &= parted(verbs, &verbs->peers[i]);
     }
     verbs_unlock(verbs);
-    do {
-        verbs_poll(endpoint, NULL);
-        left = 0;
-        verbs_lock(verbs);
-        for (int i = 0; i < verbs->size; i++)
-            left += !parted(verbs, &verbs->peers[i]);
-        verbs_unlock(verbs);
-        if (left)
-            sched_yield();
-    } while (left);
+    return all;
 }
 
 static void verbs_close(struct endpoint *endpoint)
 {
     struct verbs *verbs = endpoint->state;
-    part(endpoint);
     for (struct match *match; (match = verbs->queue.messages.first);) {
         match_remove(&verbs->queue, match);
         message_free(message_of(match));
@@ -406,6 +396,7 @@ static void verbs_close(struct endpoint *endpoint)
 
 const struct transport verbs_transport = {.scheme = "verbs",
                                           .open = verbs_open,
+                                          .parted = verbs_parted,
                                           .close = verbs_close,
                                           .send = verbs_send,
                                           .receive = verbs_receive,

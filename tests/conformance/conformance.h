@@ -91,6 +91,8 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(guard_all)                                                                                                       \
     X(pin)                                                                                                             \
     X(several_communicators)                                                                                           \
+    X(crossing_waits)                                                                                                  \
+    X(crossing_close)                                                                                                  \
     X(close_with_receive_in_flight)                                                                                    \
     X(threads)                                                                                                         \
     X(threads_share_a_buffer)

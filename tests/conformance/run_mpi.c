@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Runs the suite over MPI: mpiexec -n N conformance_mpi [--big | CASE…]. With ZC_TRANSPORT, over that one between the
- * processes that MPI has started. Ends with 0, with 77 if it was skipped, or by abort(3). */
+ * processes that MPI has started; with TEST_ANOTHER, further communicators are over that one. Ends with 0, with 77 if it
+ * was skipped, or by abort(3). */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,10 +16,12 @@ static const char *transport;
 static zc_comm *another(struct conf *c, int n)
 {
     zc_comm *comm = NULL;
+    zc_options options = ZC_OPTIONS_INIT;
 
     (void)c;
     (void)n;
-    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm));
+    options.transport = getenv("TEST_ANOTHER");
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
     return comm;
 }
 

@@ -40,6 +40,8 @@
     X(view_outlives_killed_passer)                                                                                     \
     X(most_views)                                                                                                      \
     X(idle_uses_no_processor)                                                                                          \
+    X(opened_while_asleep)                                                                                             \
+    X(sleepers)                                                                                                        \
     X(descriptor_to_poll)                                                                                              \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \

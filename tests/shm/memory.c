@@ -184,37 +184,6 @@ void case_no_dev_shm(void)
     ranks_close(comm, 2);
 }
 
-static void idle(int rank)
-{
-    zc_comm *comm = open_rank(rank, 2);
-    struct rusage before, after;
-    char byte = 0;
-
-    if (rank == 0) {
-        sleep(10);
-        CHECK_OK(zc_send(&byte, 1, 1, 1, comm));
-    } else {
-        getrusage(RUSAGE_SELF, &before);
-        CHECK_OK(zc_recv(&byte, 1, 0, 1, comm, NULL));
-        getrusage(RUSAGE_SELF, &after);
-        long us = (after.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_utime.tv_sec - before.ru_stime.tv_sec) *
-                      1000000L +
-                  after.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_utime.tv_usec - before.ru_stime.tv_usec;
-        long switches = after.ru_nvcsw - before.ru_nvcsw;
-        CHECKF(us < 100000, "it used %ld us of a processor", us);
-        CHECKF(switches < 10, "it was woken %ld times", switches);
-    }
-    CHECK_OK(zc_close(comm));
-}
-
-void case_idle_uses_no_processor(void)
-{
-    pid_t child[2];
-
-    children_start(2, idle, child);
-    children_end(2, child);
-}
-
 static void polls(int rank)
 {
     enum { MESSAGES = 1000 };

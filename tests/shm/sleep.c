@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cases: ranks that sleep, and what wakes them. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cases.h"
+
+/* A further communicator of this case. */
+static zc_comm *open_another(unsigned number, int rank, int size)
+{
+    char address[96];
+    zc_comm *comm = NULL;
+
+    snprintf(address, sizeof address, "shm:case%d-%u?rank=%d&size=%d&wait=20", ranks_process, number, rank, size);
+    CHECK_OK(zc_open(address, NULL, &comm));
+    return comm;
+}
+
+/* ---- idle ---- */
+
+static void wait_idle(int rank, zc_comm *comm)
+{
+    struct rusage before, after;
+    char byte = 0;
+
+    if (rank == 0) {
+        sleep(10);
+        CHECK_OK(zc_send(&byte, 1, 1, 1, comm));
+        return;
+    }
+    getrusage(RUSAGE_SELF, &before);
+    CHECK_OK(zc_recv(&byte, 1, 0, 1, comm, NULL));
+    getrusage(RUSAGE_SELF, &after);
+    long us =
+        (after.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_utime.tv_sec - before.ru_stime.tv_sec) * 1000000L +
+        after.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_utime.tv_usec - before.ru_stime.tv_usec;
+    long switches = after.ru_nvcsw - before.ru_nvcsw;
+    CHECKF(us < 100000, "it used %ld us of a processor", us);
+    CHECKF(switches < 10, "it was woken %ld times", switches);
+}
+
+/* The first two have one communicator, the others several. */
+static void idle(int number)
+{
+    int rank = number % 2;
+    zc_comm *comm[4] = {NULL};
+
+    if (number < 2) {
+        comm[0] = open_rank(rank, 2);
+    } else {
+        for (unsigned i = 0; i < 3; i++)
+            comm[i] = open_another(i, rank, 2);
+        CHECK_OK(zc_open("loop", NULL, &comm[3]));
+    }
+    wait_idle(rank, comm[0]);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK_OK(zc_close(comm[i]));
+}
+
+void case_idle_uses_no_processor(void)
+{
+    pid_t child[4];
+
+    children_start(4, idle, child);
+    children_end(4, child);
+}
+
+/* ---- a communicator that is opened while a thread sleeps over another one ---- */
+
+static void *receive_one(void *comm)
+{
+    char byte;
+
+    CHECK_OK(zc_recv(&byte, 1, 0, 1, comm, NULL));
+    return NULL;
+}
+
+static void open_later(int rank)
+{
+    enum { LENGTH = 300000 };
+    char *buffer = ALLOC(LENGTH);
+    zc_comm *comm = open_rank(rank, 2), *later;
+
+    if (rank == 0) {
+        later = open_another(1, 0, 2);
+        await(1);
+        pattern_fill(buffer, LENGTH, 1);
+        CHECK_OK(zc_send(buffer, LENGTH, 1, 1, later));
+        CHECK_OK(zc_flush(later));
+        CHECK_OK(zc_send(buffer, 1, 1, 1, comm));
+    } else {
+        pthread_t thread = thread_start(receive_one, comm);
+        usleep(200000); /* it sleeps by now */
+        later = open_another(1, 1, 2);
+        CHECK_OK(zc_irecv(buffer, LENGTH, 0, 1, later));
+        tell(1);
+        thread_join(thread);
+        CHECK_OK(zc_wait(buffer, NULL));
+        CHECK_PATTERN(buffer, LENGTH, 1);
+    }
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(later));
+    CHECK_OK(zc_close(comm));
+}
+
+void case_opened_while_asleep(void)
+{
+    pid_t child[2];
+
+    children_start(2, open_later, child);
+    children_end(2, child);
+}
+
+/* ---- many that sleep, each over one of several communicators, or two over the same ---- */
+
+enum { COMMS = 3, THREADS = 4, ROUNDS = 300 };
+
+struct sleeper {
+    zc_comm *comm;
+    int number, rank;
+};
+
+/* Sends and receives in turn, after a while for which the peer's thread sleeps or does not. */
+static void *take_turns(void *argument)
+{
+    const struct sleeper *s = argument;
+    size_t length = s->number % 2 ? 100000 : 100;
+    char *in = ALLOC(length), *out = ALLOC(length);
+    unsigned seed = (unsigned)(s->number * 2 + s->rank);
+
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        if (i % 2 == (unsigned)s->rank) {
+            if (rand_r(&seed) % 4 == 0)
+                usleep((unsigned)rand_r(&seed) % 3000);
+            pattern_fill(out, length, i);
+            CHECK_OK(zc_send(out, length, 1 - s->rank, s->number, s->comm));
+        } else {
+            CHECK_OK(zc_recv(in, length, 1 - s->rank, s->number, s->comm, NULL));
+            CHECK_PATTERN(in, length, i);
+        }
+    }
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(out));
+    return NULL;
+}
+
+static void sleep_together(int rank)
+{
+    zc_comm *comm[COMMS];
+    struct sleeper sleepers[THREADS];
+    pthread_t threads[THREADS];
+
+    for (unsigned i = 0; i < COMMS; i++)
+        comm[i] = open_another(i, rank, 2);
+    for (int i = 0; i < THREADS; i++) {
+        sleepers[i] = (struct sleeper){.comm = comm[i % COMMS], .number = i, .rank = rank};
+        threads[i] = thread_start(take_turns, &sleepers[i]);
+    }
+    for (int i = 0; i < THREADS; i++)
+        thread_join(threads[i]);
+    for (unsigned i = 0; i < COMMS; i++)
+        CHECK_OK(zc_close(comm[i]));
+}
+
+void case_sleepers(void)
+{
+    pid_t child[2];
+
+    children_start(2, sleep_together, child);
+    children_end(2, child);
+}

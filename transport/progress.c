@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Progress, which a call that waits makes on all communicators of the process: a peer may do what this one waits for only
+ * after something is over on another one, and that may take a poll here. */
+#include "transport/progress.h"
+
+#include <sched.h>
+
+#include "core/clock.h"
+#include "core/stats.h"
+#include "protect/conflict.h"
+#include "transport/comm.h"
+
+enum {
+    SPINS = 2000,
+    OTHERS_EVERY = 16, /* polls of one communicator, then all others are */
+    SLICE_NS = 1000000 /* of sleep, where another one has to be looked at now and then */
+};
+
+/* Guards the list. Held while communicators are polled or watched for somebody who waits on another one: who closes one
+ * marks it as closed under the lock, and nobody is inside of it afterwards. Taken before the locks of transports, and not
+ * held by a thread that sleeps. The number is for knowing without the lock that there is but one. */
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct zc_comm *list;
+static _Atomic unsigned opened;
+
+static bool several(void)
+{
+    return atomic_load_explicit(&opened, memory_order_relaxed) > 1;
+}
+
+/* Every OTHERS_EVERY-th time that this thread asks. */
+static bool my_turn(void)
+{
+    static _Thread_local __attribute__((tls_model("initial-exec"))) unsigned turn;
+    return ++turn % OTHERS_EVERY == 0;
+}
+
+/* A thread that must not call MPI leaves what goes over it to others. */
+bool comm_callable(const zc_comm *comm)
+{
+    return comm->endpoint.any_thread || comm->endpoint.serialized || pthread_equal(comm->owner, pthread_self());
+}
+
+/* ---- the list ---- */
+
+/* A forked child that called on them would speak for its parent. Only their list's head ever changes: another thread
+ * of the parent may have been about to, but no more. */
+static void disown_all(void)
+{
+    for (struct zc_comm *comm = list; comm; comm = comm->next)
+        atomic_store(&comm->open, false);
+    atomic_store(&opened, 0);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, disown_all);
+}
+
+void comm_enlist(zc_comm *comm)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&list_lock);
+    atomic_store(&comm->open, true);
+    comm->next = list;
+    list = comm;
+    atomic_store(&live.comms, comm);
+    atomic_fetch_add(&opened, 1);
+    for (const struct zc_comm *other = comm->next; other; other = other->next)
+        if (atomic_load(&other->open) && other->transport->rouse)
+            other->transport->rouse(&other->endpoint); /* from now on it has to watch this one as well */
+    pthread_mutex_unlock(&list_lock);
+}
+
+void comm_delist(zc_comm *comm)
+{
+    pthread_mutex_lock(&list_lock);
+    atomic_store(&comm->open, false);
+    atomic_fetch_sub(&opened, 1);
+    pthread_mutex_unlock(&list_lock);
+}
+
+struct zc_comm *comm_list(void)
+{
+    pthread_mutex_lock(&list_lock);
+    struct zc_comm *first = list;
+    pthread_mutex_unlock(&list_lock);
+    return first;
+}
+
+/* ---- polling ---- */
+
+/* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. */
+static void look_at(zc_comm *comm, bool thorough)
+{
+    comm_poll(comm, NULL);
+    if (thorough && comm->transport->take_in)
+        comm->transport->take_in(&comm->endpoint);
+}
+
+static void poll_all_but(const zc_comm *own, bool thorough)
+{
+    if (pthread_mutex_trylock(&list_lock) != 0)
+        return; /* somebody is at it */
+    for (struct zc_comm *comm = list; comm; comm = comm->next) {
+        if (comm != own && atomic_load(&comm->open) && comm_callable(comm))
+            look_at(comm, thorough);
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
+void comm_poll_all(void)
+{
+    poll_all_but(NULL, several() && my_turn());
+}
+
+/* Each communicator counts for itself: by turns of a thread that comes to several, one might always be left out. */
+static void look_in_turn(zc_comm *comm)
+{
+    bool thorough = several() && atomic_fetch_add_explicit(&comm->looks, 1, memory_order_relaxed) % OTHERS_EVERY == 0;
+    look_at(comm, thorough);
+}
+
+void comm_poll_for_helper(void *comm)
+{
+    look_in_turn(comm);
+}
+
+void comm_poll_in_turn(zc_comm *comm)
+{
+    comm_poll(comm, NULL);
+    if (several() && my_turn())
+        poll_all_but(comm, true);
+}
+
+int zc_progress(zc_comm *comm)
+{
+    int error = comm_check(comm, "zc_progress");
+    if (!error)
+        look_in_turn(comm);
+    return error;
+}
+
+int zc_fd(zc_comm *comm)
+{
+    int error = comm_check(comm, "zc_fd");
+    if (!error && !comm->transport->fd)
+        error = fail(-ENOTSUP, "zc_fd: over %s there is no descriptor to wait for", comm->transport->scheme);
+    return error ? error : comm->transport->fd(&comm->endpoint);
+}
+
+/* ---- waiting ---- */
+
+/* Has another thread waited on it since this was asked last? Then that one polls it. Locked. */
+static bool is_waited_on(zc_comm *comm)
+{
+    unsigned waits = atomic_load_explicit(&comm->waits, memory_order_relaxed);
+    bool more = waits != comm->waits_seen;
+    comm->waits_seen = waits;
+    return more;
+}
+
+/* Has all others wake the one that sleeps; or those looked at now and then that cannot, or that another thread uses, for
+ * which to be woken by each of its messages would be too much. */
+static void watch_others(zc_comm *own, struct nap *nap, struct zc_comm *watched[NAP_MOST])
+{
+    bool slice = false;
+    pthread_mutex_lock(&list_lock);
+    for (struct zc_comm *comm = list; comm; comm = comm->next) {
+        const struct transport *transport = comm->transport;
+        if (comm == own || !atomic_load(&comm->open) || !comm_callable(comm) || transport->inside)
+            continue;
+        if (!transport->watch || nap->count == NAP_MOST || is_waited_on(comm)) {
+            slice = true;
+            continue;
+        }
+        watched[nap->count] = comm;
+        nap->fds[nap->count++] = (struct pollfd){.fd = transport->watch(&comm->endpoint), .events = POLLIN};
+    }
+    pthread_mutex_unlock(&list_lock);
+    uint64_t end = slice ? clock_ns() + SLICE_NS : 0;
+    if (slice && (!nap->deadline || end < nap->deadline))
+        nap->deadline = end;
+}
+
+static void unwatch(struct zc_comm *const watched[NAP_MOST])
+{
+    pthread_mutex_lock(&list_lock);
+    for (unsigned i = 1; i < NAP_MOST && watched[i]; i++)
+        if (atomic_load(&watched[i]->open))
+            watched[i]->transport->unwatch(&watched[i]->endpoint);
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void sleep_over(zc_comm *comm, struct waiting *waiting)
+{
+    struct zc_comm *watched[NAP_MOST] = {NULL}; /* in the places of their descriptors */
+    struct nap nap = {.deadline = waiting->deadline, .count = 1};
+    if (several())
+        watch_others(comm, &nap, watched);
+    comm->transport->sleep(&comm->endpoint, waiting, &nap);
+    if (nap.count > 1)
+        unwatch(watched);
+}
+
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
+{
+    const struct transport *transport = comm->transport;
+    comm_poll(comm, urgent);
+    waiting->polls++;
+    bool tired = transport->tired ? transport->tired(&comm->endpoint, waiting) : waiting->polls > SPINS;
+    if (several()) {
+        atomic_fetch_add_explicit(&comm->waits, 1, memory_order_relaxed);
+        if (tired || waiting->polls % OTHERS_EVERY == 0)
+            poll_all_but(comm, true);
+    }
+    if (tired && transport->sleep)
+        sleep_over(comm, waiting);
+    else if (tired)
+        sched_yield();
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * All communicators of the process, and the progress that is made on them. */
+#ifndef ZC_TRANSPORT_PROGRESS_H
+#define ZC_TRANSPORT_PROGRESS_H
+
+#include <stdbool.h>
+
+#include "zc.h"
+
+struct op;
+struct waiting;
+
+/* May this thread, which is in a zc call, call its transport? */
+bool comm_callable(const zc_comm *comm);
+
+/* It is open from now on; it is not, and no other thread is inside of it. */
+void comm_enlist(zc_comm *comm);
+void comm_delist(zc_comm *comm);
+
+/* The first of all that were ever opened; none leaves the list. */
+struct zc_comm *comm_list(void);
+
+/* Looks for what is over, on all. */
+void comm_poll_all(void);
+
+/* The same on one, in the helper thread, which comes to all in turn. */
+void comm_poll_for_helper(void *comm);
+
+/* The same on this one, and now and then on the others: for a call that a program may repeat until something is there. */
+void comm_poll_in_turn(zc_comm *comm);
+
+/* The same for a loop that waits, at `urgent` in any case: lets others run when it takes long. */
+void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
+
+#endif
