@@ -76,3 +76,12 @@ int address_check_keys(const struct address *address, const char *const known[])
     }
     return 0;
 }
+
+int address_refused(const struct address *address, int error)
+{
+    char why[256] = "";
+    if (!address->origin)
+        return error;
+    memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
+    return fail(error, "zc_open_mpi: %s is \"%.100s\": %s", address->origin, address->whole, why);
+}

@@ -14,7 +14,8 @@ struct address {
         const char *key, *value;
     } parameters[ADDRESS_KEYS];
     int count;
-    char text[ADDRESS_BYTES]; /* what the pointers point into */
+    const char *origin, *whole; /* for errors: the variable or option that it stands in, and all of it; or NULL */
+    char text[ADDRESS_BYTES];   /* what the pointers point into */
 };
 
 /* 0, or -EINVAL with a message that points at the place. */
@@ -30,5 +31,9 @@ const char *address_text(const struct address *address, const char *key, const c
 
 /* -EINVAL with a message if there is a key that is not in `known`, which ends with NULL. */
 int address_check_keys(const struct address *address, const char *const known[]);
+
+/* An address could not be opened: puts before the thread's message where it stands, if it has an origin. Returns
+ * `error`. */
+int address_refused(const struct address *address, int error);
 
 #endif

@@ -351,7 +351,7 @@ static int auto_open(const struct address *address, void *native, struct endpoin
     if (error)
         return error;
     struct both *both = calloc(1, sizeof *both);
-    error = both ? open_parts(both, &hosts, native) : fail(-ENOMEM, "zc_open_mpi: no memory");
+    error = both ? open_parts(both, &hosts, native) : fail(-ENOMEM, "zc_open: no memory");
     if (!error) {
         const struct endpoint *near = &both->parts[NEAR].endpoint, *far = &both->parts[FAR].endpoint;
         both->with = hosts.with;

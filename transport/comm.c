@@ -190,6 +190,13 @@ static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll
     return 0;
 }
 
+static int open_endpoint(const struct transport *transport, const struct address *address, void *native,
+                         struct endpoint *endpoint)
+{
+    int error = transport->open(address, native, endpoint);
+    return error ? address_refused(address, error) : 0;
+}
+
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out)
 {
@@ -202,7 +209,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
         return error ? error : fail(-ENOMEM, "zc_open: no memory");
     error = set_options(comm, options, &poll);
     if (!error)
-        error = transport->open(address, native, &comm->endpoint);
+        error = open_endpoint(transport, address, native, &comm->endpoint);
     if (error) {
         free(comm);
         return error;

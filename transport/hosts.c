@@ -113,7 +113,7 @@ int hosts_find(const void *comm, struct hosts *hosts)
     struct self *all = calloc(size, sizeof *all);
     int *counts = calloc(size, sizeof *counts);
     error = hosts->with && all && counts ? compare(hosts, &mine, all, counts)
-                                         : fail(-ENOMEM, "zc_open_mpi: no memory to tell %d ranks apart", hosts->size);
+                                         : fail(-ENOMEM, "zc_open: no memory to tell %d ranks apart", hosts->size);
     free(all);
     free(counts);
     if (error)
@@ -125,11 +125,11 @@ int hosts_agree(const struct hosts *hosts, int error)
 {
     int *all = calloc((size_t)hosts->size, sizeof *all);
     if (!all)
-        return fail(-ENOMEM, "zc_open_mpi: no memory");
+        return fail(-ENOMEM, "zc_open: no memory");
     int failed = bootstrap_allgather(hosts->bootstrap, &error, sizeof error, all);
     for (int rank = 0; rank < hosts->size && !error && !failed; rank++)
         if (all[rank])
-            failed = fail(all[rank], "zc_open_mpi: rank %d could not be opened: %s", rank, zc_strerror(all[rank]));
+            failed = fail(all[rank], "zc_open: rank %d could not be opened: %s", rank, zc_strerror(all[rank]));
     free(all);
     return error ? error : failed;
 }

@@ -12,20 +12,27 @@
 #include "transport/mpi.h"
 #include "zc_mpi.h"
 
-static const char *transport_wanted(const zc_options *options, const struct options *defaults)
+/* What to talk over, and where that was said; NULL: nowhere. */
+static const char *transport_wanted(const zc_options *options, const struct options *defaults, const char **origin)
 {
-    if (options && options->size >= sizeof *options && options->transport)
+    *origin = NULL;
+    if (options && options->size >= sizeof *options && options->transport) {
+        *origin = "options.transport";
         return options->transport;
-    return *defaults->transport ? defaults->transport : "mpi";
+    }
+    if (!*defaults->transport)
+        return "mpi";
+    *origin = "ZC_TRANSPORT";
+    return defaults->transport;
 }
 
 /* Says where a wish stands that cannot be fulfilled, and what it might be. Returns `error`. */
-static int unwanted(const char *wanted, const struct options *defaults, int error)
+static int unwanted(const char *wanted, const char *origin, int error)
 {
     char why[256] = "";
     memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
-    return fail(error, "zc_open_mpi: %s is \"%.100s\", expected mpi, shm, auto or verbs[:DEVICE][?...]: %s",
-                wanted == defaults->transport ? "ZC_TRANSPORT" : "options.transport", wanted, why);
+    return fail(error, "zc_open_mpi: %s is \"%.100s\", expected mpi, shm, auto or verbs[:DEVICE][?...]: %s", origin,
+                wanted, why);
 }
 
 /* What makes auto as fast as it can be: one transport for all, where one can reach all. */
@@ -33,7 +40,7 @@ static int choose(const MPI_Comm *comm, const struct address *address, const str
 {
     struct hosts hosts;
     if (*address->name || address->count)
-        return fail(-EINVAL, "zc_open_mpi: auto takes no name and no parameters");
+        return fail(-EINVAL, "zc_open: auto takes no name and no parameters");
     int error = hosts_find(comm, &hosts);
     if (error)
         return error;
@@ -62,18 +69,20 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
     int error = options_get(&defaults);
     if (error)
         return error;
-    const char *wanted = transport_wanted(options, defaults);
+    const char *origin, *wanted = transport_wanted(options, defaults, &origin);
     error = address_parse(wanted, &address);
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
     if (!error && transport == &loop_transport)
         error = fail(-EINVAL, "loop stays inside a process");
     if (error)
-        return unwanted(wanted, defaults, error);
+        return unwanted(wanted, origin, error);
+    address.origin = origin;
+    address.whole = wanted;
     if (transport == &auto_transport)
         error = choose(&comm, &address, &transport);
     if (error)
-        return error;
+        return address_refused(&address, error);
     mpi_watch_finalize();
     return comm_open(transport, &address, &comm, options, out);
 }

@@ -449,7 +449,7 @@ static int ask_mpi(const void *native, struct shm_group *group)
         other++;
     if (other < hosts.size)
         error = fail(-EINVAL,
-                     "zc_open_mpi: shm: rank %d is of another host, user, pid namespace or run-time directory than "
+                     "zc_open: shm: rank %d is of another host, user, pid namespace or run-time directory than "
                      "rank %d, expected one for all (transport auto reaches both)",
                      other, hosts.rank);
     memcpy(group->name, hosts.name, sizeof group->name);

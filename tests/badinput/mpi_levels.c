@@ -19,6 +19,14 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define BIG ((size_t)3000000)
 
+#if ZC_WITH_VERBS
+#define BAD_PARAMETER "verbs:x?port=zz"
+#define BAD_PARAMETER_ERROR "verbs: port=zz, expected 1..255"
+#else
+#define BAD_PARAMETER "shm?wait=0"
+#define BAD_PARAMETER_ERROR "shm: wait=0, expected 1..86400"
+#endif
+
 static zc_comm *comm;
 static int rank, size;
 
@@ -215,6 +223,30 @@ static void bad_transport(void)
     MPI_Finalize();
 }
 
+/* Errors say where the address stands, but blame it for nothing else. */
+static void bad_parameter(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    CHECK(setenv("ZC_TRANSPORT", BAD_PARAMETER, 1) == 0);
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm), -EINVAL,
+                "ZC_TRANSPORT is \"" BAD_PARAMETER "\": zc_open: " BAD_PARAMETER_ERROR);
+    options.policy = (enum zc_policy)77;
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, "zc_open: options.policy is 77");
+    CHECKF(!strstr(zc_errmsg(), "ZC_TRANSPORT"), "%s", zc_errmsg());
+    options.policy = ZC_POLICY_DEFAULT;
+    options.transport = "shm?wait=soon";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
+                "options.transport is \"shm?wait=soon\": zc_open: shm: wait=soon, expected 1..86400");
+    options.transport = "auto:x";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
+                "options.transport is \"auto:x\": zc_open: auto takes no name");
+    CHECK(!comm);
+    MPI_Finalize();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -224,7 +256,7 @@ static const struct {
 #name, name                                                                                                    \
     }
     ENTRY(single),    ENTRY(funneled),         ENTRY(serialized),   ENTRY(multiple),      ENTRY(touch_below_multiple),
-    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings), ENTRY(bad_transport),
+    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings), ENTRY(bad_transport), ENTRY(bad_parameter),
 };
 
 int main(int argc, char *argv[])
