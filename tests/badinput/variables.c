@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "apart.h"
 #include "check.h"
 #include "pattern.h"
+#include "transport/loop.h"
 
 TestSuite(variables, .timeout = 120);
 
@@ -164,6 +166,56 @@ Test(variables, well_formed_pools)
 
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         apart(accepted, &(struct variable){"ZC_POOLS", good[i]});
+}
+
+/* Reads into a buffer of a message that is in flight, and has it delivered. */
+static ssize_t read_into_flight(zc_comm *comm, size_t length)
+{
+    char *buffer = ALLOC(length), *in = ALLOC(length);
+    int ends[2];
+
+    CHECK(pipe(ends) == 0 && write(ends[1], "zc", 2) == 2);
+    pattern_fill(buffer, length, 1);
+    CHECK_OK(zc_irecv(in, length, 0, 1, comm));
+    CHECK_OK(zc_send(buffer, length, 0, 1, comm));
+    errno = 0;
+    ssize_t got = read(ends[0], buffer, 2);
+    CHECKF(got == 2 || errno == EFAULT, "errno %d", errno);
+    CHECK(memcmp(buffer, "zc", 2) == 0 || got != 2);
+    CHECK(loop_deliver(comm, 1, LOOP_OLDEST_FIRST, 0) == 1);
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK_PATTERN(in, length, 1);
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_free(in));
+    close(ends[0]);
+    close(ends[1]);
+    return got;
+}
+
+/* With userfaultfd, a system call ends the conflict as a store would; with mprotect it fails. */
+static void guarded_by_pool(const void *protect)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *comm = NULL;
+    bool other = strcmp(protect, "userfaultfd") == 0;
+
+    CHECK(setenv("ZC_PROTECT", protect, 1) == 0);
+    CHECK(setenv("ZC_POOLS", "64K:2:userfaultfd,128K:2,256K:2:mprotect", 1) == 0);
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open("loop", &options, &comm));
+    loop_hold(comm, true);
+    CHECK(read_into_flight(comm, (size_t)64 << 10) == 2);
+    CHECK(stats_now().conflicts == 1 && stats_now().renames == 1);
+    CHECK(read_into_flight(comm, (size_t)256 << 10) == -1);
+    CHECK(read_into_flight(comm, (size_t)128 << 10) == (other ? 2 : -1));
+    CHECK(stats_now().sends_protected == 3);
+    CHECK_OK(zc_close(comm));
+}
+
+Test(variables, pool_protection)
+{
+    apart(guarded_by_pool, "mprotect");
+    apart(guarded_by_pool, "userfaultfd");
 }
 
 static void pool_at_its_cap(const void *argument)
