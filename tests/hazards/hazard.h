@@ -49,7 +49,10 @@
     X(touch_waits_for_receive)                                                                                         \
     X(two_threads_wait_for_receive)                                                                                    \
     X(waiting_store_does_not_starve)                                                                                   \
+    X(message_comes_after_timeout)                                                                                     \
     X(failed_receive_calls_handler)                                                                                    \
+    X(progress_by_thread)                                                                                              \
+    X(progress_by_calls)                                                                                               \
     X(foreign_to_siginfo_handler)                                                                                      \
     X(foreign_to_old_handler)                                                                                          \
     X(foreign_to_handler_of_thread)                                                                                    \
