@@ -43,6 +43,7 @@
     X(opened_while_asleep)                                                                                             \
     X(sleepers)                                                                                                        \
     X(descriptor_to_poll)                                                                                              \
+    X(short_of_a_receive)                                                                                              \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \
     X(replaced)                                                                                                        \
