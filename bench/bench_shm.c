@@ -10,13 +10,18 @@
  *
  * The sender re-sends one unwritten buffer in windows, which the receiver answers. Both sides are warm. With more ranks:
  *
- *   fanout       one buffer to all receivers, as views of which first and last byte are read: the time for each
- *                message and receiver, against sending to one of them
+ *   fanout-wall, fanout-cpu, fanout-sender
+ *                one buffer to all receivers, as views of which first and last byte are read: for each message and
+ *                receiver, against sending to one of them while the others sleep. The sender sends 64 messages to each,
+ *                in turn, then waits for an answer of each. Measured are the time that takes; the processor time of all
+ *                processes, which more processors do not shorten; and that of the sender alone. In both is what they
+ *                spin, waiting for each other, before they sleep
  *
  *   --table   instead, the table of examples/: servers of zc over shm, against the tracked one over MPI
  *   --quick   fewer rounds */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench/lib/bench.h"
 #include "bench/lib/pair.h"
@@ -160,23 +165,51 @@ static void send_all(zc_comm *zc, const void *buf, size_t size, int receivers, i
         bench_must(zc_send(buf, size, r, tag, zc), "zc_send");
 }
 
-static void take_credits(zc_comm *zc, int receivers)
+/* Processor time of this process. */
+static double used(void)
 {
-    for (int r = 1; r <= receivers; r++)
-        bench_must(zc_recv(NULL, 0, r, CREDIT, zc, NULL), "credit");
+    struct timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+enum { WALL, CPU, SENDER, MEASURES };
+enum { ONE, ALL, ONE_AGAIN, VARIANTS };
+
+struct fan {
+    zc_comm *zc;
+    const void *buf;
+    size_t size;
+    double *used; /* by rank, when a receiver last answered */
+};
+
+/* Each receiver answers with the time that it has used so far. Returns how much that is more, of all of them. */
+static double take_credits(struct fan *fan, int receivers)
+{
+    double sum = 0;
+    for (int r = 1; r <= receivers; r++) {
+        double before = fan->used[r];
+        bench_must(zc_recv(&fan->used[r], sizeof fan->used[r], r, CREDIT, fan->zc, NULL), "credit");
+        sum += fan->used[r] - before;
+    }
+    return sum;
 }
 
 /* Nanoseconds a message and receiver. */
-static double fan_out(zc_comm *zc, const void *buf, size_t size, int receivers, int windows)
+static void fan_out(struct fan *fan, int receivers, int windows, double ns[MEASURES])
 {
-    double start = bench_now();
+    double start = bench_now(), before = used(), theirs = 0;
 
     for (int w = 0; w < windows; w++) {
         for (int i = 0; i < FAN_WINDOW; i++)
-            send_all(zc, buf, size, receivers, TOUCH);
-        take_credits(zc, receivers);
+            send_all(fan->zc, fan->buf, fan->size, receivers, TOUCH);
+        theirs += take_credits(fan, receivers);
     }
-    return (bench_now() - start) * 1e9 / windows / FAN_WINDOW / receivers;
+    ns[SENDER] = used() - before;
+    ns[CPU] = ns[SENDER] + theirs;
+    ns[WALL] = bench_now() - start;
+    for (int m = 0; m < MEASURES; m++)
+        ns[m] *= 1e9 / windows / FAN_WINDOW / receivers;
 }
 
 static void receive_all(zc_comm *zc)
@@ -195,38 +228,49 @@ static void receive_all(zc_comm *zc)
             bench_check(view.data, view.length, (unsigned)view.length, "fanout");
         }
         bench_must(zc_release(&view), "zc_release");
-        if (tag == CHECK || (tag == TOUCH && touched % FAN_WINDOW == 0))
-            bench_must(zc_send(NULL, 0, 0, CREDIT, zc), "credit");
+        if (tag == CHECK || (tag == TOUCH && touched % FAN_WINDOW == 0)) {
+            double now = used();
+            bench_must(zc_send(&now, sizeof now, 0, CREDIT, zc), "credit");
+        }
     } while (tag != END);
 }
 
-static void measure_size(zc_comm *zc, size_t size, bool quick)
+static void say_fan(const char *name, const struct fan *fan, double times[VARIANTS][FAN_ROUNDS], int rounds)
 {
-    enum { ONE, ALL, ONE_AGAIN, VARIANTS };
     static const char *const names[] = {"one", "zc", "one"};
-    double times[VARIANTS][FAN_ROUNDS];
-    int all = zc_size(zc) - 1, rounds = quick ? 7 : FAN_ROUNDS, windows = quick ? 10 : 30;
-    void *buf = zc_alloc(size);
+
+    for (int v = VARIANTS - 1; v > 0; v--) {
+        double ratio = bench_median_ratio(times[v], times[ONE], (size_t)rounds);
+        bench_row(&(struct row){"shm", name, names[v], fan->size, zc_size(fan->zc) - 1,
+                                bench_median(times[v], (size_t)rounds), "ns", "one", ratio});
+    }
+}
+
+static void measure_size(struct fan *fan, bool quick)
+{
+    static const char *const cases[] = {"fanout-wall", "fanout-cpu", "fanout-sender"};
+    double times[MEASURES][VARIANTS][FAN_ROUNDS];
+    int all = zc_size(fan->zc) - 1, rounds = quick ? 7 : FAN_ROUNDS, windows = quick ? 10 : 30;
+    void *buf = zc_alloc(fan->size);
 
     if (!buf)
         bench_die("zc_alloc: %s", zc_errmsg());
-    bench_say("shm: fanout, %zu bytes", size);
-    bench_fill(buf, size, (unsigned)size);
+    bench_say("shm: fanout, %zu bytes", fan->size);
+    bench_fill(buf, fan->size, (unsigned)fan->size);
+    fan->buf = buf;
     for (int round = -1; round < rounds; round++) { /* the first one is to warm up */
         for (int i = 0; i < VARIANTS; i++) {
             int v = (round + 1 + i) % VARIANTS, receivers = v == ALL ? all : 1;
-            double time = fan_out(zc, buf, size, receivers, windows * all / receivers);
-            if (round >= 0)
-                times[v][round] = time;
+            double ns[MEASURES];
+            fan_out(fan, receivers, windows * all / receivers, ns);
+            for (int m = 0; m < MEASURES && round >= 0; m++)
+                times[m][v][round] = ns[m];
         }
     }
-    send_all(zc, buf, size, all, CHECK);
-    take_credits(zc, all);
-    for (int v = VARIANTS - 1; v > 0; v--) {
-        double ratio = bench_median_ratio(times[v], times[ONE], (size_t)rounds);
-        bench_row(&(struct row){"shm", "fanout", names[v], size, all, bench_median(times[v], (size_t)rounds), "ns",
-                                "one", ratio});
-    }
+    send_all(fan->zc, buf, fan->size, all, CHECK);
+    take_credits(fan, all);
+    for (int m = 0; m < MEASURES; m++)
+        say_fan(cases[m], fan, times[m], rounds);
     zc_free(buf);
 }
 
@@ -241,8 +285,10 @@ static void measure_fanout(int argc, char **argv, bool quick)
     options.transport = "shm";
     bench_must(zc_open_mpi(MPI_COMM_WORLD, &options, &zc), "zc_open_mpi");
     if (zc_rank(zc) == 0) {
-        for (size_t i = 0; i < LENGTH(sizes); i++)
-            measure_size(zc, sizes[i], quick);
+        double *times = calloc((size_t)zc_size(zc), sizeof *times);
+        for (size_t i = 0; i < LENGTH(sizes) && times; i++)
+            measure_size(&(struct fan){.zc = zc, .size = sizes[i], .used = times}, quick);
+        free(times);
         send_all(zc, NULL, 0, zc_size(zc) - 1, END);
     } else {
         receive_all(zc);
