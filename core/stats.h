@@ -96,15 +96,25 @@ extern _Thread_local struct often *stats_own __attribute__((tls_model("initial-e
 /* Takes a line if the thread has not asked for one, and one is left. */
 struct often *stats_take(void) __attribute__((cold));
 
-/* Counts one of ZC_STATS_OFTEN. */
-#define count_often(name)                                                                                              \
+static inline struct often *stats_mine(void)
+{
+    return stats_own ? stats_own : stats_take();
+}
+
+/* Counts one of ZC_STATS_OFTEN, at `mine`, which is what stats_mine says. */
+#define count_at(mine, name)                                                                                           \
     do {                                                                                                               \
-        struct often *own = stats_own ? stats_own : stats_take();                                                      \
-        if (own)                                                                                                       \
-            atomic_store_explicit(&own->name, atomic_load_explicit(&own->name, memory_order_relaxed) + 1,              \
+        if (mine)                                                                                                      \
+            atomic_store_explicit(&(mine)->name, atomic_load_explicit(&(mine)->name, memory_order_relaxed) + 1,        \
                                   memory_order_relaxed);                                                               \
         else                                                                                                           \
             count(name);                                                                                               \
+    } while (0)
+
+#define count_often(name)                                                                                              \
+    do {                                                                                                               \
+        struct often *mine = stats_mine();                                                                             \
+        count_at(mine, name);                                                                                          \
     } while (0)
 
 #define count(name) atomic_fetch_add_explicit(&live.counters.name, 1, memory_order_relaxed)

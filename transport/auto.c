@@ -358,6 +358,7 @@ static int auto_open(const struct address *address, void *native, struct endpoin
         hosts.with = NULL;
         *endpoint = *far;
         endpoint->state = both;
+        endpoint->read_by_peers = false; /* those of this host may take a view of it */
         endpoint->eager = near->eager < far->eager ? near->eager : far->eager;
         if (near->tag_most < far->tag_most)
             endpoint->tag_most = near->tag_most;

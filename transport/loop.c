@@ -103,8 +103,12 @@ static int loop_open(const struct address *address, void *native, struct endpoin
         free(rank);
         return error;
     }
-    *endpoint =
-        (struct endpoint){.state = rank, .rank = (int)r, .size = (int)size, .tag_most = INT32_MAX, .any_thread = true};
+    *endpoint = (struct endpoint){.state = rank,
+                                  .rank = (int)r,
+                                  .size = (int)size,
+                                  .tag_most = INT32_MAX,
+                                  .any_thread = true,
+                                  .read_by_peers = true};
     return 0;
 }
 

@@ -169,7 +169,8 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
                                   .eager = EAGER,
                                   .any_thread = level == MPI_THREAD_MULTIPLE,
                                   .serialized = level == MPI_THREAD_SERIALIZED,
-                                  .ends_with_mpi = true};
+                                  .ends_with_mpi = true,
+                                  .read_by_peers = true};
     MPI_Comm_rank(mpi->comm, &endpoint->rank);
     MPI_Comm_size(mpi->comm, &endpoint->size);
     error = wire_up(mpi->comm, endpoint->rank, endpoint->size);

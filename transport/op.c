@@ -46,14 +46,8 @@ static __attribute__((cold)) bool may_keep(void)
     return keeps = possible && pthread_setspecific(key, &kept) == 0;
 }
 
-struct op *op_new(struct zc_comm *comm)
+static __attribute__((noinline)) struct op *take_another(struct zc_comm *comm)
 {
-    if (kept && kept->comm == comm) {
-        struct op *op = kept;
-        kept = NULL;
-        op_init(op, comm);
-        return op;
-    }
     lock_take(&comm->ops);
     struct op *op = comm->free_ops;
     if (op)
@@ -61,6 +55,17 @@ struct op *op_new(struct zc_comm *comm)
     lock_drop(&comm->ops);
     if (!op && !(op = malloc(sizeof *op)))
         return fail_null(-ENOMEM, "zc: no memory for an operation");
+    op_init(op, comm);
+    return op;
+}
+
+/* Here and in op_free, what most calls need calls nothing, so that no registers are saved for it. */
+struct op *op_new(struct zc_comm *comm)
+{
+    struct op *op = kept;
+    if (!op || op->comm != comm)
+        return take_another(comm);
+    kept = NULL;
     op_init(op, comm);
     return op;
 }
@@ -86,10 +91,8 @@ void op_unlist(struct op *op)
     lock_drop(&op->comm->ops);
 }
 
-void op_free(struct op *op)
+static __attribute__((noinline)) void put_away(struct op *op)
 {
-    if (atomic_load_explicit(&op->users, memory_order_acquire) > 1 && atomic_fetch_sub(&op->users, 1) > 1)
-        return;
     if (!op->sends)
         op_unlist(op);
     if (!keeps && !may_keep()) {
@@ -101,13 +104,24 @@ void op_free(struct op *op)
     kept = op;
 }
 
+void op_free(struct op *op)
+{
+    if (atomic_load_explicit(&op->users, memory_order_acquire) > 1 && atomic_fetch_sub(&op->users, 1) > 1)
+        return;
+    if (op->sends && keeps && !kept)
+        kept = op;
+    else
+        put_away(op);
+}
+
 void op_end_send(struct op *op)
 {
     if (op->held)
         hold_end(&op->hold);
     if (op->bounce)
         pool_push(op->bounce);
-    free(op->spill);
+    if (op->spill)
+        free(op->spill);
     if (op->lease)
         lease_end(op->lease);
     op_free(op);
@@ -141,7 +155,7 @@ static void note_pace(const struct op *op)
     enum { LOOKS = 3 };
     struct zc_comm *comm = op->comm;
     const struct hold *hold = &op->hold;
-    if (!hold->slot || hold->length <= comm->endpoint.eager)
+    if (!comm->endpoint.read_by_peers || !hold->slot || hold->length <= comm->endpoint.eager)
         return;
     bool more = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 1;
     uint32_t polls = atomic_load_explicit(&comm->polls, memory_order_relaxed);

@@ -14,15 +14,15 @@
 
 enum { POLL_EVERY = 16 }; /* sends of a thread: a re-send has no time for looking at what is over */
 
-static void poll_sometimes(zc_comm *comm)
+static inline void poll_sometimes(zc_comm *comm)
 {
     static _Thread_local __attribute__((tls_model("initial-exec"))) unsigned turn;
     if (++turn % POLL_EVERY == 0)
         comm_poll(comm, NULL);
 }
 
-/* Copies the message to a recycled slot, or to the heap where there is none; *wire says where it is. Bytes that are
- * being received are waited for, as a touch would. */
+/* Copies the message to a recycled slot, or to the heap where there is none, and counts it; *wire says where it is.
+ * Bytes that are being received are waited for, as a touch would. */
 static int copy(struct op *op, const void *buf, const char **wire)
 {
     size_t length = op->hold.length;
@@ -50,19 +50,23 @@ static int copy(struct op *op, const void *buf, const char **wire)
         hold_copy_out(slot, op->hold.offset, length, to);
     else if (buf)
         memcpy(to, buf, length);
-    count_often(sends_copied);
+    struct often *mine = stats_mine();
+    count_at(mine, sends);
+    count_at(mine, sends_copied);
     if (!slot)
-        count_often(sends_foreign);
+        count_at(mine, sends_foreign);
     *wire = to;
     return 0;
 }
 
-/* Finds where to send the message from, so that it stays what it is. */
+/* Finds where to send the message from, so that it stays what it is, and counts it. */
 static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 {
     struct hold *hold = &op->hold;
     if (hold->length == 0) {
-        count_often(sends_empty);
+        struct often *mine = stats_mine();
+        count_at(mine, sends);
+        count_at(mine, sends_empty);
         *wire = "";
         return 0;
     }
@@ -70,12 +74,14 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
     op->held = *wire != NULL;
     if (!op->held)
         return copy(op, buf, wire);
-    if (eager) /* counted when it is known what became of it */
+    struct often *mine = stats_mine();
+    count_at(mine, sends);
+    if (eager) /* and by kind when it is known what became of it */
         return 0;
     if (hold->resent)
-        count_often(sends_free);
+        count_at(mine, sends_free);
     else
-        count_often(sends_protected);
+        count_at(mine, sends_protected);
     return 0;
 }
 
@@ -191,13 +197,13 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (!op)
         return -ENOMEM;
     const char *wire;
-    op->hold.behind = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 0;
+    if (!eager && comm->endpoint.read_by_peers)
+        op->hold.behind = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 0;
     error = secure(op, buf, eager, &wire);
     if (error) {
         op_free(op);
         return error;
     }
-    count_often(sends);
     error = eager ? post_eager(op, wire) : post(op, wire);
     poll_sometimes(comm);
     return error;
@@ -252,9 +258,11 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
         op_free(op);
         return error;
     }
-    if (op->held)
-        count_often(sends_free);
-    count_often(sends);
+    if (op->held) {
+        struct often *mine = stats_mine();
+        count_at(mine, sends);
+        count_at(mine, sends_free);
+    }
     error = post(op, wire);
     poll_sometimes(comm);
     return error ? error : zc_free(buf);

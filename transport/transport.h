@@ -46,6 +46,7 @@ struct endpoint {
     bool any_thread; /* any thread may call at any time; else only the one that opened it */
     bool serialized; /* ... or any thread, but one at a time; no helper then */
     bool ends_with_mpi;
+    bool read_by_peers; /* a large message by the receiver's processor, out of the slot: a copy may be nearer to it */
 };
 
 struct transport {
