@@ -79,7 +79,10 @@ static void say(const struct packet *hello)
     int fd = -1, got, sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
 
     snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
-    CHECKF(connect(sock, (struct sockaddr *)&address, sizeof address) == 0, "%s", strerror(errno));
+    while (connect(sock, (struct sockaddr *)&address, sizeof address)) { /* it is bound, and about to listen */
+        CHECKF(errno == ECONNREFUSED, "%s", strerror(errno));
+        usleep(1000);
+    }
     CHECK_OK(packet_send(sock, hello, -1));
     while ((got = packet_receive(sock, &answer, &fd)) >= 0) {
         if (got == 1 && fd >= 0)
