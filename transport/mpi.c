@@ -169,10 +169,10 @@ static int mpi_open(const struct address *address, void *native, struct endpoint
                                   .eager = EAGER,
                                   .any_thread = level == MPI_THREAD_MULTIPLE,
                                   .serialized = level == MPI_THREAD_SERIALIZED,
-                                  .ends_with_mpi = true,
-                                  .read_by_peers = true};
+                                  .ends_with_mpi = true};
     MPI_Comm_rank(mpi->comm, &endpoint->rank);
     MPI_Comm_size(mpi->comm, &endpoint->size);
+    endpoint->read_by_peers = endpoint->size == 2; /* of more than one receiver, the pace of each is not seen */
     error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
     if (!error)
         error = learn_sent(mpi->comm, endpoint->rank, endpoint->size, &mpi->sent);
