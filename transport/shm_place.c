@@ -2,8 +2,8 @@
  *
  * The directory where ranks meet: each listens at the socket NAME.RANK in it. A socket on which nobody listens was left
  * behind by a process that was killed; who comes across it removes it, and the first rank of a communicator looks for
- * those of others. All changes are made under a lock of the
- * directory, so that of each two ranks exactly one finds the other there. */
+ * those of others. All changes are made under a lock of the directory, so that of each two ranks exactly one finds the
+ * other there. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
