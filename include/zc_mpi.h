@@ -12,10 +12,11 @@
 extern "C" {
 #endif
 
-/* Opens a zc communicator over the processes of `mpi`, which is duplicated. Collective over `mpi`. MPI
+/* Opens a zc communicator over the processes of `mpi`, which is duplicated, and may be freed. Collective over `mpi`. MPI
  * must be initialised; zc looks at the thread level: MPI_THREAD_MULTIPLE gives all of the promise, for
  * less see the caveats of zc.h. MPI_Finalize ends what is still open. What the processes talk over is said by
- * options->transport, the same for all. Errors as zc_open(); -EINVAL also: shm, and some are of different hosts. */
+ * options->transport, the same for all. Errors as zc_open(); -EINVAL also: shm, and some are of different hosts; `mpi`
+ * is an intercommunicator. */
 ZC_API int zc_open_mpi(MPI_Comm mpi, const zc_options *options, zc_comm **comm);
 
 #ifdef __cplusplus

@@ -54,7 +54,7 @@ static int choose(const MPI_Comm *comm, const struct address *address, const str
 
 int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
 {
-    int done, ended;
+    int done, ended, inter;
     if (!out)
         return fail(-EINVAL, "zc_open_mpi: comm is NULL");
     MPI_Initialized(&done);
@@ -63,6 +63,9 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
         return fail(-EPERM, "zc_open_mpi: MPI is %s", ended ? "finalised" : "not initialised");
     if (comm == MPI_COMM_NULL)
         return fail(-EINVAL, "zc_open_mpi: the communicator is MPI_COMM_NULL");
+    MPI_Comm_test_inter(comm, &inter);
+    if (inter) /* whose ranks are those of the other group */
+        return fail(-EINVAL, "zc_open_mpi: the communicator is an intercommunicator: see MPI_Intercomm_merge");
     struct address address;
     const struct transport *transport = NULL;
     const struct options *defaults;

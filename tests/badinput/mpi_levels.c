@@ -193,6 +193,33 @@ static void arguments(void)
     CHECK_OK(zc_free(p));
 }
 
+/* Whose ranks are not those of one's own group. What is opened over a half outlives it. */
+static void intercommunicator(void)
+{
+    static const char *const transports[] = {"mpi", "shm", "auto"};
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *untouched = (zc_comm *)&rank, *other = untouched;
+    MPI_Comm half, inter;
+    int provided, world;
+
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &world);
+    MPI_Comm_split(MPI_COMM_WORLD, world % 2, world, &half);
+    MPI_Intercomm_create(half, 0, MPI_COMM_WORLD, 1 - world % 2, 7, &inter);
+    for (size_t i = 0; i < COUNT(transports); i++) {
+        options.transport = transports[i];
+        CHECK_FAILS(zc_open_mpi(inter, &options, &other), -EINVAL, "intercommunicator");
+        CHECK(other == untouched);
+    }
+    MPI_Comm_free(&inter);
+    CHECK_OK(zc_open_mpi(half, NULL, &comm));
+    rank = zc_rank(comm);
+    size = zc_size(comm);
+    MPI_Comm_free(&half);
+    exchange();
+    finish();
+}
+
 static void no_locked_memory(void)
 {
     struct rlimit none = {0, 0};
@@ -255,8 +282,9 @@ static const struct {
     {                                                                                                                  \
 #name, name                                                                                                    \
     }
-    ENTRY(single),    ENTRY(funneled),         ENTRY(serialized),   ENTRY(multiple),      ENTRY(touch_below_multiple),
-    ENTRY(arguments), ENTRY(no_locked_memory), ENTRY(few_mappings), ENTRY(bad_transport), ENTRY(bad_parameter),
+    ENTRY(single),        ENTRY(funneled),          ENTRY(serialized),           ENTRY(multiple),
+    ENTRY(arguments),     ENTRY(no_locked_memory),  ENTRY(few_mappings),         ENTRY(bad_transport),
+    ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple),
 };
 
 int main(int argc, char *argv[])
