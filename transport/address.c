@@ -77,11 +77,11 @@ int address_check_keys(const struct address *address, const char *const known[])
     return 0;
 }
 
-int address_refused(const struct address *address, int error)
+int address_refused(const char *origin, const char *whole, const char *expected, int error)
 {
     char why[256] = "";
-    if (!address->origin)
+    if (!origin)
         return error;
     memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
-    return fail(error, "zc_open_mpi: %s is \"%.100s\": %s", address->origin, address->whole, why);
+    return fail(error, "zc_open_mpi: %s is \"%.100s\"%s: %s", origin, whole, expected, why);
 }

@@ -32,8 +32,8 @@ const char *address_text(const struct address *address, const char *key, const c
 /* -EINVAL with a message if there is a key that is not in `known`, which ends with NULL. */
 int address_check_keys(const struct address *address, const char *const known[]);
 
-/* An address could not be opened: puts before the thread's message where it stands, if it has an origin. Returns
- * `error`. */
-int address_refused(const struct address *address, int error);
+/* What stands at `origin` could not be opened: puts that before the thread's message, and what was to be `expected`
+ * there ("" or ", expected ..."). Nothing where there is no origin. Returns `error`. */
+int address_refused(const char *origin, const char *whole, const char *expected, int error);
 
 #endif

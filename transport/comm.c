@@ -194,7 +194,7 @@ static int open_endpoint(const struct transport *transport, const struct address
                          struct endpoint *endpoint)
 {
     int error = transport->open(address, native, endpoint);
-    return error ? address_refused(address, error) : 0;
+    return error ? address_refused(address->origin, address->whole, "", error) : 0;
 }
 
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,

@@ -3,7 +3,6 @@
  * Opening over a given MPI communicator, and what its processes are to talk over. */
 #include <errno.h>
 #include <mpi.h>
-#include <string.h>
 
 #include "core/error.h"
 #include "core/options.h"
@@ -24,15 +23,6 @@ static const char *transport_wanted(const zc_options *options, const struct opti
         return "mpi";
     *origin = "ZC_TRANSPORT";
     return defaults->transport;
-}
-
-/* Says where a wish stands that cannot be fulfilled, and what it might be. Returns `error`. */
-static int unwanted(const char *wanted, const char *origin, int error)
-{
-    char why[256] = "";
-    memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
-    return fail(error, "zc_open_mpi: %s is \"%.100s\", expected mpi, shm, auto or verbs[:DEVICE][?...]: %s", origin,
-                wanted, why);
 }
 
 /* What makes auto as fast as it can be: one transport for all, where one can reach all. */
@@ -79,13 +69,13 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
     if (!error && transport == &loop_transport)
         error = fail(-EINVAL, "loop stays inside a process");
     if (error)
-        return unwanted(wanted, origin, error);
+        return address_refused(origin, wanted, ", expected mpi, shm, auto or verbs[:DEVICE][?...]", error);
     address.origin = origin;
     address.whole = wanted;
     if (transport == &auto_transport)
         error = choose(&comm, &address, &transport);
     if (error)
-        return address_refused(&address, error);
+        return address_refused(origin, wanted, "", error);
     mpi_watch_finalize();
     return comm_open(transport, &address, &comm, options, out);
 }
