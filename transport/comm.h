@@ -24,7 +24,7 @@ struct zc_comm {
     uint32_t max_in_flight; /* 0: no bound */
     _Atomic long sending;   /* sends in flight */
     _Atomic uint64_t left;  /* when the last one left that left others behind, by clock_ns; 0: none did */
-    _Atomic uint32_t polls; /* since then */
+    _Atomic uint32_t polls; /* since then; both where peers read what is sent */
     _Atomic int send_error; /* the first that nobody was told of */
     zc_error_handler *handler;
     void *handler_arg;
@@ -135,8 +135,10 @@ static inline const void *wire_checked(const void *wire)
 /* Looks for what is over; at `urgent` in any case. */
 static inline void comm_poll(zc_comm *comm, struct op *urgent)
 {
-    uint32_t polls = atomic_load_explicit(&comm->polls, memory_order_relaxed);
-    atomic_store_explicit(&comm->polls, polls + 1, memory_order_relaxed);
+    if (comm->endpoint.read_by_peers) {
+        uint32_t polls = atomic_load_explicit(&comm->polls, memory_order_relaxed);
+        atomic_store_explicit(&comm->polls, polls + 1, memory_order_relaxed);
+    }
     comm->transport->poll(&comm->endpoint, urgent);
 }
 
