@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/thread.h"
 
 /* Of a thread that has not missed a cache yet, and of one that may have none: its destructors run, or it is in a forked
  * child. */
@@ -16,7 +17,6 @@ static struct thread fresh, without;
 _Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec"))) = &fresh;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_key_t key;
 static bool possible; /* membarrier is there */
 
 /* ---- threads come and go ---- */
@@ -79,7 +79,7 @@ static void prepare(void)
 {
     long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
     possible = commands > 0 && (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED) && (commands & MEMBARRIER_CMD_GLOBAL) &&
-               pthread_key_create(&key, thread_ends) == 0 && pthread_atfork(NULL, NULL, child_starts) == 0;
+               pthread_atfork(NULL, NULL, child_starts) == 0;
 }
 
 /* The thread's cache, which is made if need be; NULL if it goes without. */
@@ -90,7 +90,7 @@ static struct cache *cache_of(struct zc_pool *pool)
     if (thread_caches == &fresh) {
         pthread_once(&once, prepare);
         struct thread *thread = possible ? calloc(1, sizeof *thread) : NULL;
-        if (!thread || pthread_setspecific(key, thread)) {
+        if (!thread || !thread_keeps(THREAD_CACHES, thread_ends, thread)) {
             free(thread);
             return NULL;
         }

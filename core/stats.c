@@ -2,11 +2,11 @@
 #include "core/stats.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include "core/error.h"
+#include "core/thread.h"
 
 static void nothing(zc_stats *stats)
 {
@@ -21,9 +21,6 @@ _Thread_local struct often *stats_own __attribute__((tls_model("initial-exec")))
 static _Thread_local __attribute__((tls_model("initial-exec"))) bool asked;
 
 static _Atomic uint32_t lines; /* a bit for each that is taken */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_key_t key;
-static bool possible;
 
 _Static_assert(COUNTING_THREADS <= 32, "a bit each");
 
@@ -34,17 +31,11 @@ static void give_back(void *line)
     atomic_fetch_and_explicit(&lines, ~(UINT32_C(1) << ((struct often *)line - live.often)), memory_order_release);
 }
 
-static void prepare(void)
-{
-    possible = pthread_key_create(&key, give_back) == 0;
-}
-
 struct often *stats_take(void)
 {
     if (asked)
         return NULL;
     asked = true;
-    pthread_once(&once, prepare);
     uint32_t taken = atomic_load(&lines);
     int line;
     do {
@@ -52,7 +43,7 @@ struct often *stats_take(void)
         if (line >= COUNTING_THREADS)
             return NULL;
     } while (!atomic_compare_exchange_weak(&lines, &taken, taken | UINT32_C(1) << line));
-    if (possible && pthread_setspecific(key, &live.often[line]) == 0)
+    if (thread_keeps(THREAD_COUNTS, give_back, &live.often[line]))
         stats_own = &live.often[line];
     else
         give_back(&live.often[line]);

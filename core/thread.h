@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * Threads of the library. */
+ * Threads: those of the library, and what is done when one of the application's ends. */
 #ifndef ZC_CORE_THREAD_H
 #define ZC_CORE_THREAD_H
+
+#include <stdbool.h>
 
 /* Starts a detached thread that takes no signals: they are for the application's. `what` names it for the message.
  * 0 or -ENOMEM with a message. */
 int thread_spawn(void *(*body)(void *), const char *what);
+
+/* What a thread keeps for itself and gives back at its end, in this order: what comes later may serve what comes before. */
+enum thread_kept { THREAD_OP, THREAD_CACHES, THREAD_COUNTS, THREAD_KEPT };
+
+/* Has `give_back(argument)` called when this thread ends; again where a destructor of the application, which may run
+ * later, has asked anew. False: it cannot be. */
+bool thread_keeps(enum thread_kept what, void (*give_back)(void *argument), void *argument);
 
 #endif

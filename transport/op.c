@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/op.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/clock.h"
+#include "core/thread.h"
 #include "protect/policy.h"
 #include "transport/comm.h"
 #include "transport/view.h"
@@ -13,9 +13,6 @@
 /* What this thread ended last, for its next one: so most need no lock. Given back when the thread ends. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) struct op *kept;
 static _Thread_local __attribute__((tls_model("initial-exec"))) bool keeps;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_key_t key;
-static bool possible;
 
 static void give_back(struct op *op)
 {
@@ -35,15 +32,9 @@ static void thread_ends(void *unused)
     keeps = false;
 }
 
-static void prepare(void)
-{
-    possible = pthread_key_create(&key, thread_ends) == 0;
-}
-
 static __attribute__((cold)) bool may_keep(void)
 {
-    pthread_once(&once, prepare);
-    return keeps = possible && pthread_setspecific(key, &kept) == 0;
+    return keeps = thread_keeps(THREAD_OP, thread_ends, NULL);
 }
 
 static __attribute__((noinline)) struct op *take_another(struct zc_comm *comm)
