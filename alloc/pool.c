@@ -435,7 +435,7 @@ static void look_at_slots(const struct segment *segment, zc_pool_stats *now)
         now->in_flight += in_flight;
         now->idle_protected += !in_flight && slot_is(slot, SLOT_LIVE) && slot->guard_pages;
         now->waste += !in_flight && !slot_is(slot, SLOT_LIVE) && !slot_is(slot, SLOT_BARE);
-        lock_drop(&backing->lock);
+        slot_unlock(backing);
     }
 }
 

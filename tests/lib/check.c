@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,14 @@ void check_bytes(const char *file, int line, const void *bytes, size_t length, u
     for (size_t i = 0; i < length; i++)
         if (p[i] != value)
             check_failed(file, line, "bytes", "byte %zu of %zu is 0x%02x, not 0x%02x", i, length, p[i], value);
+}
+
+void check_signals(const char *file, int line)
+{
+    sigset_t blocked;
+
+    if (pthread_sigmask(SIG_BLOCK, NULL, &blocked) || sigismember(&blocked, SIGTERM))
+        check_failed(file, line, "signals", "are still blocked");
 }
 
 void *check_alloc(const char *file, int line, size_t size)

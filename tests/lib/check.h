@@ -43,6 +43,10 @@ void check_pattern(const char *file, int line, const void *bytes, size_t length,
 void check_bytes(const char *file, int line, const void *bytes, size_t length, unsigned char value);
 #define CHECK_BYTES(bytes, length, value) check_bytes(__FILE__, __LINE__, (bytes), (length), (value))
 
+/* No call of zc has left this thread's signals blocked. */
+void check_signals(const char *file, int line);
+#define CHECK_SIGNALS() check_signals(__FILE__, __LINE__)
+
 /* zc_alloc that must succeed. */
 void *check_alloc(const char *file, int line, size_t size);
 #define ALLOC(size) check_alloc(__FILE__, __LINE__, (size))

@@ -987,6 +987,7 @@ bool actor_step(struct actor *a)
         CHECK_OK(zc_progress(a->comm));
         break;
     }
+    CHECK_SIGNALS();
     running = NULL;
     return a->phase != DRAINED || atomic_load(&a->table->drained) < actors;
 }

@@ -435,7 +435,22 @@ Test(rule5, a_freed_slot_comes_back_unprotected)
     while (others[n] != b && ++n < 1024);
     CHECK(n < 1024);
     CHECK_PAGES(b, "ww");
+    CHECK_SIGNALS();
     CHECK_REST(pool);
+    CHECK_OK(zc_close(comm));
+}
+
+Test(rule5, looking_at_protected_slots_changes_nothing)
+{
+    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    char *b = buffer(2, 1);
+    zc_pool_stats stats = {.size = sizeof stats};
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK_OK(zc_pool_stats_get(slot_pool(slot_at(b)), &stats));
+    CHECK(stats.idle_protected == 1);
+    CHECK_PAGES(b, "rr");
+    CHECK_SIGNALS();
     CHECK_OK(zc_close(comm));
 }
 
