@@ -255,9 +255,6 @@ void pool_raise_peak(struct zc_pool *pool, size_t live)
 
 static int check(const zc_pool_options *options)
 {
-    if (!options || options->size < sizeof *options)
-        return fail(-EINVAL, "zc_pool_open: options of size %zu, expected %zu: start from ZC_POOL_OPTIONS_INIT",
-                    options ? options->size : 0, sizeof *options);
     if (options->slot_size == 0 || options->slot_size > arena.span / 4)
         return fail(-EINVAL, "zc_pool_open: slot_size %zu, expected 1..%zu", options->slot_size, arena.span / 4);
     if (options->cap == 0)

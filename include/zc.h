@@ -29,7 +29,9 @@
  * - Argument order is that of MPI: buffer, length, peer, tag, communicator. Lengths are bytes.
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
- * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros.
+ * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
+ *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
+ *   not know must be zero: -EINVAL otherwise. Statistics are filled in up to the size that the caller sets.
  *
  * CAVEATS (docs/caveats.md has them in full)
  *

@@ -8,18 +8,22 @@
 #include "alloc/debug.h"
 #include "alloc/heap.h"
 #include "core/options.h"
+#include "core/sized.h"
 #include "core/stats.h"
 #include "core/trace.h"
 #include "protect/conflict.h"
 #include "protect/fallback.h"
 #include "protect/fault.h"
 
-int zc_pool_open(const zc_pool_options *options, zc_pool **pool)
+int zc_pool_open(const zc_pool_options *given, zc_pool **pool)
 {
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
     if (!pool)
         return fail(-EINVAL, "zc_pool_open: pool is NULL");
-    int error = fault_open();
-    return error ? error : pool_open(options, pool);
+    int error = sized_take(&options, sizeof options, given, "zc_pool_open", "ZC_POOL_OPTIONS_INIT");
+    if (!error)
+        error = fault_open();
+    return error ? error : pool_open(&options, pool);
 }
 
 /* At the cap of a pool that does not grow. */

@@ -8,6 +8,7 @@
 #include "alloc/heap.h"
 #include "core/clock.h"
 #include "core/options.h"
+#include "core/sized.h"
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
@@ -154,18 +155,20 @@ static int check_option(const char *name, int value, int most)
     return 0;
 }
 
+int comm_options(const zc_options *given, zc_options *options)
+{
+    zc_options none = ZC_OPTIONS_INIT;
+    *options = none;
+    return given ? sized_take(options, sizeof *options, given, "zc_open", "ZC_OPTIONS_INIT") : 0;
+}
+
 /* Options of the call, of the environment where the call leaves it open. */
-static int set_options(struct zc_comm *comm, const zc_options *given, bool *poll)
+static int set_options(struct zc_comm *comm, const zc_options *options, bool *poll)
 {
     const struct options *defaults;
-    zc_options none = ZC_OPTIONS_INIT;
     int error = options_get(&defaults);
     if (error)
         return error;
-    const zc_options *options = given ? given : &none;
-    if (options->size < sizeof *options)
-        return fail(-EINVAL, "zc_open: options of size %zu, expected %zu: start from ZC_OPTIONS_INIT", options->size,
-                    sizeof *options);
     if ((error = check_option("conflict", (int)options->conflict, ZC_CONFLICT_COPY)) ||
         (error = check_option("on_conflict", (int)options->on_conflict, ZC_ON_CONFLICT_ABORT)) ||
         (error = check_option("policy", (int)options->policy, ZC_POLICY_COPY)) ||
@@ -250,12 +253,15 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 {
     struct address address;
     const struct transport *transport = NULL;
+    zc_options own;
     int error = address_parse(text, &address);
     if (!error && !comm)
         error = fail(-EINVAL, "zc_open: comm is NULL");
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
-    return error ? error : comm_open(transport, &address, NULL, options, comm);
+    if (!error)
+        error = comm_options(options, &own);
+    return error ? error : comm_open(transport, &address, NULL, &own, comm);
 }
 
 /* ---- closing ---- */

@@ -41,6 +41,9 @@ struct zc_comm {
     struct zc_comm *next;   /* of all communicators ever; none is freed, so that a closed one is known */
 };
 
+/* A caller's options, which may be NULL or of another version. */
+int comm_options(const zc_options *given, zc_options *options);
+
 /* Opens over a given transport; `native` is handed to it. */
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out);

@@ -15,7 +15,7 @@
 static const char *transport_wanted(const zc_options *options, const struct options *defaults, const char **origin)
 {
     *origin = NULL;
-    if (options && options->size >= sizeof *options && options->transport) {
+    if (options->transport) {
         *origin = "options.transport";
         return options->transport;
     }
@@ -42,9 +42,10 @@ static int choose(const MPI_Comm *comm, const struct address *address, const str
     return 0;
 }
 
-int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
+int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
 {
     int done, ended, inter;
+    zc_options options;
     if (!out)
         return fail(-EINVAL, "zc_open_mpi: comm is NULL");
     MPI_Initialized(&done);
@@ -60,9 +61,11 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
     const struct transport *transport = NULL;
     const struct options *defaults;
     int error = options_get(&defaults);
+    if (!error)
+        error = comm_options(given, &options);
     if (error)
         return error;
-    const char *origin, *wanted = transport_wanted(options, defaults, &origin);
+    const char *origin, *wanted = transport_wanted(&options, defaults, &origin);
     error = address_parse(wanted, &address);
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
@@ -77,5 +80,5 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *options, zc_comm **out)
     if (error)
         return address_refused(origin, wanted, "", error);
     mpi_watch_finalize();
-    return comm_open(transport, &address, &comm, options, out);
+    return comm_open(transport, &address, &comm, &options, out);
 }

@@ -3,6 +3,7 @@
  * Bad arguments of the allocator and of access to buffers: each is an error that names it. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,6 +170,14 @@ Test(buffers, realloc)
     CHECK_NULL(zc_realloc(p, 10), EINVAL);
 }
 
+static zc_pool_stats stats_of(zc_pool *pool)
+{
+    zc_pool_stats stats = {.size = sizeof stats};
+
+    CHECK_OK(zc_pool_stats_get(pool, &stats));
+    return stats;
+}
+
 Test(buffers, pool_options)
 {
     zc_pool_options good = ZC_POOL_OPTIONS_INIT;
@@ -210,6 +219,33 @@ Test(buffers, pool_options)
     CHECK_OK(zc_pool_close(NULL));
 }
 
+/* Shorter ones leave out what they lack, longer ones may set nothing that is not known. */
+Test(buffers, pool_options_of_other_versions)
+{
+    struct {
+        zc_pool_options known;
+        int later[2];
+    } longer = {.known = ZC_POOL_OPTIONS_INIT};
+    zc_pool_options shorter = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+
+    shorter.size = offsetof(zc_pool_options, cap);
+    shorter.slot_size = 4096;
+    shorter.initial = 3;
+    memset(&shorter.cap, 0, sizeof shorter - offsetof(zc_pool_options, cap));
+    CHECK_OK(zc_pool_open(&shorter, &pool));
+    CHECK(stats_of(pool).cap == ZC_UNLIMITED && stats_of(pool).slots == 3);
+    CHECK_OK(zc_pool_close(pool));
+
+    longer.known.size = sizeof longer;
+    longer.known.slot_size = 8192;
+    CHECK_OK(zc_pool_open(&longer.known, &pool));
+    CHECK(stats_of(pool).slot_size == 8192);
+    CHECK_OK(zc_pool_close(pool));
+    longer.later[0] = 1;
+    CHECK_FAILS(zc_pool_open(&longer.known, &pool), -EINVAL, "is it older?");
+}
+
 static zc_pool *small_pool(enum zc_full full)
 {
     zc_pool_options o = ZC_POOL_OPTIONS_INIT;
@@ -221,14 +257,6 @@ static zc_pool *small_pool(enum zc_full full)
     o.full = full;
     CHECK_OK(zc_pool_open(&o, &pool));
     return pool;
-}
-
-static zc_pool_stats stats_of(zc_pool *pool)
-{
-    zc_pool_stats stats = {.size = sizeof stats};
-
-    CHECK_OK(zc_pool_stats_get(pool, &stats));
-    return stats;
 }
 
 Test(buffers, pool_full_fails)

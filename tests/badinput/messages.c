@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "check.h"
 #include "pattern.h"
 #include "ranks.h"
+#include "transport/comm.h"
 #include "transport/loop.h"
 
 TestSuite(messages, .timeout = 60);
@@ -269,8 +271,39 @@ Test(messages, options)
         }
     check_scene = NULL;
     good.size = 0;
-    CHECK_FAILS(zc_open("loop", &good, &comm), -EINVAL, "0");
+    CHECK_FAILS(zc_open("loop", &good, &comm), -EINVAL, "ZC_OPTIONS_INIT");
+    good.size = (size_t)-1;
+    CHECK_FAILS(zc_open("loop", &good, &comm), -EINVAL, "ZC_OPTIONS_INIT");
     CHECK(!comm);
+}
+
+/* Options of other versions: shorter ones leave out what they lack, longer ones may set nothing that is not known. */
+Test(messages, options_of_other_versions)
+{
+    struct {
+        zc_options known;
+        int later[2];
+    } longer = {.known = ZC_OPTIONS_INIT};
+    zc_options shorter = ZC_OPTIONS_INIT;
+    zc_comm *comm = NULL, *closed;
+
+    shorter.size = offsetof(zc_options, policy);
+    shorter.conflict = ZC_CONFLICT_COPY;
+    shorter.policy = (enum zc_policy)99;
+    memset(&shorter.max_in_flight, 0xee, sizeof shorter - offsetof(zc_options, max_in_flight));
+    CHECK_OK(zc_open("loop", &shorter, &comm));
+    CHECK(comm->rules.conflict == ZC_CONFLICT_COPY && comm->rules.policy == ZC_POLICY_AUTO && !comm->max_in_flight);
+    CHECK_OK(zc_close(comm));
+
+    longer.known.size = sizeof longer;
+    longer.known.max_in_flight = 7;
+    CHECK_OK(zc_open("loop", &longer.known, &comm));
+    CHECK(comm->max_in_flight == 7);
+    CHECK_OK(zc_close(comm));
+    closed = comm;
+    longer.later[1] = 1;
+    CHECK_FAILS(zc_open("loop", &longer.known, &comm), -EINVAL, "is it older?");
+    CHECK(comm == closed);
 }
 
 struct opener {
