@@ -35,6 +35,7 @@ static const struct row rows[] = {
     {"ZC_ON_CONFLICT", KIND_NAME, FIELD(on_conflict), NAMES("quiet", "report", "abort"), ZC_ON_CONFLICT_QUIET,
      ZC_ON_CONFLICT_QUIET, "what is said about it"},
     {"ZC_RACE", KIND_TEXT, FIELD(race), NULL, 0, 0, "file to which libzc-race.so adds what it sees"},
+    {"ZC_RACE_ABORT", KIND_NAME, FIELD(race_abort), NAMES("off", "on"), 0, 0, "whether the first ends the process"},
     {"ZC_POLICY", KIND_NAME, FIELD(policy), NAMES("auto", "protect", "copy"), ZC_POLICY_AUTO, ZC_POLICY_AUTO,
      "whether sends protect or copy"},
     {"ZC_RELEASE", KIND_NAME, FIELD(release), NAMES("auto", "eager", "lazy"), ZC_RELEASE_AUTO, ZC_RELEASE_AUTO,

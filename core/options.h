@@ -13,7 +13,8 @@
 struct options {
     enum zc_conflict conflict;
     enum zc_on_conflict on_conflict;
-    const char *race; /* ZC_RACE, read by libzc-race.so itself; "" */
+    const char *race; /* ZC_RACE, read by libzc-race.so itself, as is the next; "" */
+    int race_abort;   /* 0 or 1 */
     enum zc_policy policy;
     enum zc_release release;
     enum zc_progress_mode progress;

@@ -81,6 +81,11 @@ void zc_interpose(const struct zc_interposer *interposer)
         fault_reinstall();
 }
 
+bool zc_lend_own(const void *address)
+{
+    return arena_has_wire(address);
+}
+
 /* ---- lending ---- */
 
 /* Keeps the slot's pages where they are, and no more: a receive of no bytes. What is sent meanwhile is copied, so that

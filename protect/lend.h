@@ -49,6 +49,9 @@ static inline struct zc_loan *loan_of(const struct hold *hold)
  * receives into pages of it, and ends sends of them if it is to be written. */
 ZC_API int zc_lend_touch(const void *buf, size_t length, bool store);
 
+/* Is this where zc itself sends from and receives into? */
+ZC_API bool zc_lend_own(const void *address);
+
 /* A touch that the program should not have made: `store` or load, or giving the buffer back (`freed`), of a byte that
  * is lent. */
 struct zc_sighting {

@@ -28,9 +28,10 @@ static inline size_t observer_room(void)
     return observer ? observer->room : 0;
 }
 
+/* Messages of zc itself, for whose buffers it answers, need no watching; nor do those of nothing. */
 static inline void observer_unwatched(const void *buffer)
 {
-    if (observer)
+    if (observer && buffer && !zc_lend_own(buffer))
         observer->unwatched(buffer);
 }
 

@@ -90,9 +90,11 @@ static void sighted(const struct zc_sighting *sighting)
     stack_walk(&race->by);
     atomic_store(&ring[at % RING].state, SEEN);
     futex_wake(&seen);
-    if (fatal)
+    if (fatal) {
         await_told(at + 1, PATIENCE_NS);
-    else if (!atomic_load(&kept_from_it) && !await_told(at + 1, BRIEF_PATIENCE_NS))
+        abort();
+    }
+    if (!atomic_load(&kept_from_it) && !await_told(at + 1, BRIEF_PATIENCE_NS))
         atomic_store(&kept_from_it, true);
 }
 
@@ -117,10 +119,10 @@ static void *tell(void *unused)
 
 static void began(int rank, int size)
 {
-    const char *file = getenv("ZC_RACE"), *on_conflict = getenv("ZC_ON_CONFLICT");
+    const char *file = getenv("ZC_RACE"), *abort_too = getenv("ZC_RACE_ABORT");
     pthread_t thread;
     sigset_t all, before;
-    fatal = on_conflict && strcmp(on_conflict, "abort") == 0;
+    fatal = abort_too && strcmp(abort_too, "on") == 0;
     report_open(file && *file ? file : "/dev/null", rank, size);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */

@@ -162,7 +162,7 @@ static int race(int argc, char **argv)
     if (!file || fclose(file) || !realpath(output, path))
         return failed("%s: %s", output, strerror(errno));
     setenv("ZC_RACE", path, 1);
-    setenv("ZC_ON_CONFLICT", fatal ? "abort" : "report", 1);
+    setenv("ZC_RACE_ABORT", fatal ? "on" : "off", 1);
     setenv("ZC_POLICY", "protect", 1); /* what is copied is not seen */
     setenv("ZC_MALLOC_THRESHOLD", "4096", 0);
     if (set_preloads())
