@@ -34,7 +34,7 @@ struct flag {
 int parse_flags(int argc, char **argv, const struct flag *flags);
 
 /* Runs a program and waits for it, whatever keys are pressed. Its exit status; 128 + n if signal n ended it;
- * STATUS_NOT_RUN, with a message, if it could not be run. */
+ * -1, with a message, if it could not be run. */
 int run_program(char **argv);
 
 /* "4 KiB": whole in the largest unit that loses nothing, else with one decimal. Valid until the fourth next call. */

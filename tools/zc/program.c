@@ -16,7 +16,7 @@ int run_program(char **argv)
     int error = posix_spawnp(&child, argv[0], NULL, NULL, argv, environ);
     if (error) {
         failed("%s: %s", argv[0], strerror(error));
-        return STATUS_NOT_RUN;
+        return -1;
     }
     /* Keys that end the command must not end us before we said what was seen. */
     signal(SIGINT, SIG_IGN);

@@ -2,10 +2,13 @@
  *
  * zc race: runs an MPI program with the libraries that see it touch message buffers too early. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -145,6 +148,19 @@ static int summarise(const struct sum *sum, const char *file, int status)
     return status == 0 && sum->races ? STATUS_RACE : status;
 }
 
+/* Moves what is in one file to another, which is empty. 0, or -1 and errno. */
+static int move(int to, int from)
+{
+    struct stat stat;
+    if (fstat(from, &stat) || !S_ISREG(stat.st_mode))
+        return 0; /* a device has nothing to keep */
+    off_t at = 0;
+    while (at < stat.st_size)
+        if (sendfile(to, from, &at, (size_t)(stat.st_size - at)) <= 0)
+            return -1;
+    return ftruncate(from, 0);
+}
+
 static int race(int argc, char **argv)
 {
     int fatal = 0;
@@ -157,9 +173,9 @@ static int race(int argc, char **argv)
         return misused("expected a command to run");
     if (!*output)
         return misused("--output: expected a name that is not empty");
-    FILE *file = fopen(output, "w");
     char path[PATH_MAX];
-    if (!file || fclose(file) || !realpath(output, path))
+    int before = memfd_create("zc-race", MFD_CLOEXEC), file = open(output, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (before < 0 || file < 0 || !realpath(output, path) || move(before, file))
         return failed("%s: %s", output, strerror(errno));
     setenv("ZC_RACE", path, 1);
     setenv("ZC_RACE_ABORT", fatal ? "on" : "off", 1);
@@ -168,8 +184,12 @@ static int race(int argc, char **argv)
     if (set_preloads())
         return STATUS_FAILED;
     int status = run_program(argv + at);
-    if (status == STATUS_NOT_RUN)
-        return status;
+    if (status < 0 && move(file, before)) /* what was there is not lost to a slip of the pen */
+        failed("%s: %s", output, strerror(errno));
+    close(before);
+    close(file);
+    if (status < 0)
+        return STATUS_NOT_RUN;
     struct sum sum = {0};
     int error = add_up(path, &sum);
     return error ? error : summarise(&sum, output, status);

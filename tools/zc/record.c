@@ -35,8 +35,8 @@ static int run(int argc, char **argv)
         return failed("there are traces called %s.PID already: remove them, or choose another --output", name);
     setenv("ZC_TRACE", name, 1);
     int status = run_program(argv + at);
-    if (status == STATUS_NOT_RUN)
-        return status;
+    if (status < 0)
+        return STATUS_NOT_RUN;
     int traces = count_traces(name);
     if (traces <= 0) {
         failed("no process of %s used zc_alloc, so that nothing was recorded", argv[at]);
