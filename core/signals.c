@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/signals.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 
@@ -10,6 +11,7 @@
 static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
     bool closed;  /* by signals_close() */
     bool handler; /* by the kernel */
+    int cancel;   /* whether the code that it interrupted could be cancelled */
     uint64_t before;
 } state;
 
@@ -53,21 +55,23 @@ void signals_open(void)
 void signals_enter(void)
 {
     state.handler = true;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state.cancel);
 }
 
 void signals_leave(void)
 {
     state.handler = false;
+    pthread_setcancelstate(state.cancel, NULL);
 }
 
 void signals_pause(const void *interrupted, uint64_t *closed)
 {
-    state.handler = false; /* whoever comes in may not come back */
+    signals_leave(); /* whoever comes in may not come back */
     set_mask(interrupted, closed);
 }
 
 void signals_resume(const uint64_t *closed)
 {
     set_mask(closed, NULL);
-    state.handler = true;
+    signals_enter();
 }

@@ -16,11 +16,13 @@ void signals_open(void);
 /* Are they blocked? */
 bool signals_closed(void);
 
-/* In a handler for which the kernel has blocked them: until signals_leave(), both of the above do nothing. */
+/* In a handler for which the kernel has blocked them: until signals_leave(), signals_close() and signals_open() do
+ * nothing, and the thread is not cancelled. */
 void signals_enter(void);
 void signals_leave(void);
 
-/* Lets them in meanwhile, with the mask of the interrupted code (the kernel's 64 bits), and keeps the present one. */
+/* Lets them in meanwhile, with the mask of the interrupted code (the kernel's 64 bits), and keeps the present one. The
+ * thread can be cancelled as it could before: who leaves by a long jump does not get it back otherwise. */
 void signals_pause(const void *interrupted, uint64_t *closed);
 void signals_resume(const uint64_t *closed);
 

@@ -163,9 +163,8 @@ static bool handle(const siginfo_t *info, const void *context)
 
 static void on_fault(int signal, siginfo_t *info, void *context)
 {
-    int error = errno, cancel;
+    int error = errno;
     const char *frame = __builtin_frame_address(0);
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     if (frame >= chained.frame)
         chained.level = 0;
     if (depth.level == 0 || frame >= depth.frame) {
@@ -183,7 +182,6 @@ static void on_fault(int signal, siginfo_t *info, void *context)
         signals_pause(&((const ucontext_t *)context)->uc_sigmask, &closed); /* the kernel does the same at return */
     }
     signals_leave();
-    pthread_setcancelstate(cancel, NULL);
     if (!retry)
         chain(signal, info, context);
     errno = error;

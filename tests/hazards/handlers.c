@@ -92,6 +92,7 @@ void hazard_handler_jumps_out_of_wait(void)
             (void)*(volatile char *)in;
             CHECKF(false, "the touch went on");
         }
+        CHECK_SIGNALS();
         thread_join(thread);
         CHECK_OK(zc_cancel(in));
         memset(in, 'i', 64 * KIB);

@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -63,9 +64,12 @@ void check_bytes(const char *file, int line, const void *bytes, size_t length, u
 void check_signals(const char *file, int line)
 {
     sigset_t blocked;
+    int cancel;
 
     if (pthread_sigmask(SIG_BLOCK, NULL, &blocked) || sigismember(&blocked, SIGTERM))
         check_failed(file, line, "signals", "are still blocked");
+    if (pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &cancel) || cancel != PTHREAD_CANCEL_ENABLE)
+        check_failed(file, line, "cancellation", "is still off");
 }
 
 void *check_alloc(const char *file, int line, size_t size)

@@ -43,7 +43,7 @@ void check_pattern(const char *file, int line, const void *bytes, size_t length,
 void check_bytes(const char *file, int line, const void *bytes, size_t length, unsigned char value);
 #define CHECK_BYTES(bytes, length, value) check_bytes(__FILE__, __LINE__, (bytes), (length), (value))
 
-/* No call of zc has left this thread's signals blocked. */
+/* Nothing has left this thread's signals blocked, or the thread safe from being cancelled. */
 void check_signals(const char *file, int line);
 #define CHECK_SIGNALS() check_signals(__FILE__, __LINE__)
 

@@ -604,6 +604,7 @@ Test(foreign, an_error_handler_may_jump)
             load(b);
             CHECK(!"reached");
         }
+        CHECK_SIGNALS();
         CHECK_IS(zc_wait(b, NULL), -EIO);
     }
     CHECK(zc_flush(comm) == -EIO);
