@@ -91,6 +91,15 @@ static void set_in_flight(struct op *op)
     atomic_fetch_add_explicit(&op->comm->sending, 1, memory_order_relaxed);
 }
 
+static void make_room(zc_comm *comm, long more)
+{
+    if (!comm->max_in_flight)
+        return;
+    struct waiting waiting = {0};
+    while (comm_sending(comm) + more > (long)comm->max_in_flight)
+        comm_poll_waiting(comm, NULL, &waiting);
+}
+
 /* The transport did not take the message while it was posted: it is in flight, and its pages are guarded only now. */
 static void keep(struct op *op)
 {
@@ -105,6 +114,7 @@ static void keep(struct op *op)
             comm_poll_waiting(comm, NULL, &waiting);
     if (!atomic_compare_exchange_strong(&op->phase, &tentative, OP_STARTED))
         op_sent(op, 0); /* it left meanwhile, and that was told (with its error) already */
+    make_room(comm, 0);
 }
 
 /* Posts a message that is likely to be taken at once, and then is over without having been in flight. */
@@ -131,15 +141,6 @@ static inline int post(struct op *op, const char *wire)
     if (posted != 0)
         op_sent(op, 0); /* over already, or undone */
     return posted < 0 ? posted : 0;
-}
-
-static void make_room(zc_comm *comm)
-{
-    if (!comm->max_in_flight)
-        return;
-    struct waiting waiting = {0};
-    while (comm_sending(comm) >= (long)comm->max_in_flight)
-        comm_poll_waiting(comm, NULL, &waiting);
 }
 
 /* What a touch of the program's own memory may do, happens before a lock of the transport is taken. */
@@ -192,7 +193,8 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
     bool eager = len <= comm->endpoint.eager;
     if (eager && comm->transport->place && send_short(comm, buf, &range, len, dst, tag))
         return 0;
-    make_room(comm);
+    if (!eager) /* one that is taken at once is never in flight */
+        make_room(comm, 1);
     struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)
         return -ENOMEM;
@@ -213,7 +215,7 @@ int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken
                    int dst, int tag)
 {
     struct range none = {0};
-    make_room(comm);
+    make_room(comm, 1);
     struct op *op = comm_begin(comm, true, &none, length, dst, tag);
     if (!op)
         return -ENOMEM;
@@ -245,7 +247,7 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
         error = fail(-EINVAL, "zc_send_free: %p lies %zu bytes inside its buffer", buf, range.offset);
     if (error)
         return error;
-    make_room(comm);
+    make_room(comm, 1);
     struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)
         return -ENOMEM;

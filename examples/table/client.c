@@ -170,13 +170,25 @@ static void get(struct client *client, uint64_t key)
         MPI_Send(&request, sizeof request, MPI_BYTE, SERVER, GET_REQUEST, job->mpi);
 }
 
-/* With zc the value is filled in a fresh buffer, sent and given up: nobody need wait for anything. */
-static void put_zc(struct client *client, uint64_t key)
+static bool reply_is_there(const struct client *client)
+{
+    int found = 0;
+
+    if (client->replies < client->requests)
+        must(zc_iprobe(SERVER, GET_RESPONSE, client->job->zc, &found, NULL), "zc_iprobe");
+    return found;
+}
+
+/* With zc the value is filled in a fresh buffer, sent and given up: nobody need wait for anything, but for the bound on
+ * what is in flight. That zc_send_free may wait for, so what can be done meanwhile is done before. */
+static void put_zc(struct client *client, uint64_t key, struct verdict *verdict)
 {
     const struct job *job = client->job;
+
+    while (reply_is_there(client))
+        take_reply(client, verdict);
     struct put_request header = {key, VERSION(client->rank, ++client->puts)};
     void *value = zc_alloc(job->size);
-
     if (!value)
         must(-errno, "zc_alloc of a value");
     value_fill(value, job->size, key, header.version);
@@ -267,7 +279,7 @@ void client_round(struct client *client, const struct variant *variant, double s
                 take_reply(client, verdict);
             get(client, next.key);
         } else if (variant->zc) {
-            put_zc(client, next.key);
+            put_zc(client, next.key, verdict);
         } else {
             put_mpi(client, next.key, verdict);
         }

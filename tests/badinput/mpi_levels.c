@@ -252,6 +252,34 @@ static void bad_transport(void)
     MPI_Finalize();
 }
 
+/* What is taken at once is not kept out by what is in flight, for which the receiver may take its time. */
+static void small_past_bound(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    options.max_in_flight = 1;
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
+    char *buffer = ALLOC(BIG), small[1000];
+    if (zc_rank(comm) == 0) {
+        pattern_fill(buffer, BIG, 1);
+        pattern_fill(small, sizeof small, 2);
+        CHECK_OK(zc_send(buffer, BIG, 1, 1, comm));
+        CHECK_OK(zc_send(small, sizeof small, 1, 2, comm));
+        CHECK_OK(zc_send(buffer, BIG, 1, 1, comm)); /* waits for the first one */
+    } else {
+        CHECK_OK(zc_recv(small, sizeof small, 0, 2, comm, NULL));
+        CHECK_PATTERN(small, sizeof small, 2);
+        for (int i = 0; i < 2; i++) {
+            CHECK_OK(zc_recv(buffer, BIG, 0, 1, comm, NULL));
+            CHECK_PATTERN(buffer, BIG, 1);
+        }
+    }
+    CHECK_OK(zc_free(buffer));
+    finish();
+}
+
 /* Errors say where the address stands, but blame it for nothing else. */
 static void bad_parameter(void)
 {
@@ -286,7 +314,7 @@ static const struct {
     }
     ENTRY(single),        ENTRY(funneled),          ENTRY(serialized),           ENTRY(multiple),
     ENTRY(arguments),     ENTRY(no_locked_memory),  ENTRY(few_mappings),         ENTRY(bad_transport),
-    ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple),
+    ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple), ENTRY(small_past_bound),
 };
 
 int main(int argc, char *argv[])
