@@ -7,93 +7,13 @@
 #include "alloc/cache.h"
 #include "core/clock.h"
 #include "core/stats.h"
-#include "protect/backend.h"
 #include "protect/exchange.h"
-#include "protect/maps.h"
+#include "protect/hold_list.h"
 #include "protect/pages.h"
 #include "protect/policy.h"
-
-/* ---- what a rename needs ---- */
-
-static void unreserve(struct slot *slot)
-{
-    if (!slot->reserved)
-        return;
-    struct zc_pool *pool = slot_pool(slot);
-    slot->reserved = false;
-    maps_unclaim(backend_of(pool)->rename);
-    pool_unclaim(pool);
-}
-
-/* Claims a spare. Growing the pool for it may take long, and is done without the slot's lock: returns with it taken
- * again, and then everything about the slot may have changed. */
-static struct backing *claim(struct slot *slot, struct backing *backing, bool *claimed)
-{
-    struct zc_pool *pool = slot_pool(slot);
-    *claimed = pool_try_claim(pool);
-    if (*claimed)
-        return backing;
-    slot_unlock(backing);
-    *claimed = pool_claim(pool) == 0;
-    return slot_lock(slot);
-}
-
-/* A claimed spare, and mappings to go with it; or neither. */
-static void reserve_with(struct slot *slot, struct zc_pool *pool)
-{
-    slot->reserved = maps_claim(backend_of(pool)->rename);
-    if (!slot->reserved)
-        pool_unclaim(pool);
-}
-
-/* Reserves what renaming the slot needs, if it is there. */
-static bool reserve_now(struct slot *slot)
-{
-    struct zc_pool *pool = slot_pool(slot);
-    if (!slot->reserved && pool_try_claim(pool))
-        reserve_with(slot, pool);
-    return slot->reserved;
-}
-
-/* The same, if it can be had at all. Returns with the lock taken, perhaps anew. */
-static struct backing *reserve(struct slot *slot, struct backing *backing)
-{
-    bool claimed;
-    if (slot->reserved)
-        return backing;
-    backing = claim(slot, backing, &claimed);
-    if (claimed && slot->reserved)
-        pool_unclaim(slot_pool(slot));
-    else if (claimed)
-        reserve_with(slot, slot_pool(slot));
-    return backing;
-}
+#include "protect/reserve.h"
 
 /* ---- sends ---- */
-
-bool slot_receiving(const struct slot *slot)
-{
-    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (!hold->landed)
-            return true;
-    return false;
-}
-
-static void insert(struct hold **at, struct hold *hold)
-{
-    hold->next = *at;
-    hold->link = at;
-    if (hold->next)
-        hold->next->link = &hold->next;
-    *at = hold;
-}
-
-static void unlink_hold(struct hold *hold)
-{
-    *hold->link = hold->next;
-    if (hold->next)
-        hold->next->link = hold->link;
-}
 
 /* Takes a send hold; where to send from. */
 static const char *link_send(struct hold *hold, struct backing *backing, bool guarded)
@@ -101,16 +21,8 @@ static const char *link_send(struct hold *hold, struct backing *backing, bool gu
     hold->backing = backing;
     hold->guarded = guarded;
     slot_share(hold->slot);
-    insert(&backing->sends, hold);
+    hold_insert(&backing->sends, hold);
     return backing_wire(backing) + hold->offset;
-}
-
-bool slot_closed(const struct slot *slot)
-{
-    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (hold_closed(hold))
-            return true;
-    return false;
 }
 
 static bool protectable(const struct slot *slot)
@@ -164,13 +76,13 @@ static __attribute__((noinline)) const char *hold_first(struct hold *hold, struc
     struct slot *slot = hold->slot;
     const char *wire = NULL;
     if (protectable(slot) && worth_holding(hold)) {
-        backing = reserve(slot, backing);
+        backing = slot_reserve(slot, backing);
         if (slot->reserved && protectable(slot) && guard_send(hold))
             wire = link_send(hold, backing, true);
         else
             count(unreserved);
         if (!backing->sends)
-            unreserve(slot);
+            slot_unreserve(slot);
     }
     slot_unlock(backing);
     return wire;
@@ -182,7 +94,7 @@ const char *hold_send(struct hold *hold)
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock_briefly(slot);
     if (!guarded_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY || better_copied(hold) ||
-        !reserve_now(slot))
+        !slot_reserve_now(slot))
         return hold_first(hold, backing);
     policy_resent(slot);
     hold->resent = true;
@@ -212,7 +124,7 @@ bool hold_send_keep(struct hold *hold)
     /* Stores that came since the message was posted raced with the call. A rename by another thread has
      * already taken the pages out of the slot: then there is nothing to guard. */
     struct slot *slot = hold->slot;
-    struct backing *backing = reserve(slot, slot_lock(slot));
+    struct backing *backing = slot_reserve(slot, slot_lock(slot));
     if (backing == hold->backing && slot->reserved) {
         hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold);
         if (!hold->guarded) {
@@ -222,7 +134,7 @@ bool hold_send_keep(struct hold *hold)
     }
     bool kept = backing != hold->backing || hold->guarded;
     if (!backing->sends)
-        unreserve(slot);
+        slot_unreserve(slot);
     slot_unlock(backing);
     return kept;
 }
@@ -251,12 +163,6 @@ bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to
     return open;
 }
 
-/* The slot's last operation may have ended. True if it is to be pushed, after the lock is dropped. */
-static bool retire(struct slot *slot, const struct backing *backing)
-{
-    return slot_is(slot, SLOT_FREE) && !backing->sends && !slot->receives;
-}
-
 static bool lingers(struct slot *slot, const struct hold *hold)
 {
     switch (hold->rules->release) {
@@ -275,10 +181,10 @@ void hold_end(struct hold *hold)
     if (hold->guarded && !hold->resent)
         signals_close(); /* its end is likely to need a system call anyway */
     lock_take(&backing->lock);
-    unlink_hold(hold);
+    hold_unlink(hold);
     struct slot *slot = backing->slot;
     if (!backing->sends) {
-        unreserve(slot);
+        slot_unreserve(slot);
         /* In pieces, it would save no later send a system call. */
         bool useful = slot->guard_whole && lingers(slot, hold);
         if (hold->guarded && slot_is(slot, SLOT_LIVE) && slot->guard_pages && !useful)
@@ -288,220 +194,29 @@ void hold_end(struct hold *hold)
         slot_announce(slot);
         slot->awaited = backing->sends || slot_receiving(slot);
     }
-    bool push = retire(slot, backing);
+    bool push = slot_over(slot, backing);
     slot_unlock(backing);
     if (push)
         pool_push(slot);
 }
 
-/* ---- receives ---- */
+/* ---- the slot as a whole ---- */
 
-/* Over, and nobody is through with it but the program, which may or may not ask. One without a name belongs to a
- * call that has not returned yet. */
-static bool droppable(const struct hold *receive)
+bool slot_receiving(const struct slot *slot)
 {
-    return receive->landed && receive->named;
-}
-
-/* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one is in flight. */
-static int replace(struct hold *hold, struct hold **dropped)
-{
-    for (struct hold *other = hold->slot->receives; other; other = other->next)
-        if (!droppable(other) && hold_overlaps(other, hold->offset, hold->length))
-            return -EBUSY;
-    for (struct hold *other = hold->slot->receives, *next; other; other = next) {
-        next = other->next;
-        if (hold_overlaps(other, hold->offset, hold->length)) {
-            unlink_hold(other);
-            insert(dropped, other);
-        }
-    }
-    return 0;
-}
-
-static void drop_all(struct hold *dropped)
-{
-    while (dropped) {
-        struct hold *next = dropped->next;
-        dropped->rules->dropped(dropped);
-        dropped = next;
-    }
-}
-
-/* At the end: the oldest comes first. */
-static void link_receive(struct hold *hold)
-{
-    struct hold **link = &hold->slot->receives;
-    slot_share(hold->slot);
-    while (*link)
-        link = &(*link)->next;
-    insert(link, hold);
-}
-
-void hold_own(struct hold *hold)
-{
-    link_receive(hold);
-}
-
-int hold_receive(struct hold *hold, bool guarded, char **wire)
-{
-    struct slot *slot = hold->slot;
-    struct zc_pool *pool = slot_pool(slot);
-    bool claimed = false;
-    struct hold *dropped = NULL;
-    uint32_t first = hold_first_page(hold), pages = hold_end_page(hold) - first;
-    hold->backing = NULL;
-    hold->bounce = NULL;
-    hold->landed = hold->shown = hold->head_open = hold->tail_open = false;
-    hold->error = 0;
-    hold->guarded = guarded;
-
-    struct backing *backing = slot_lock(slot);
-    if (backing->sends)
-        backing = claim(slot, backing, &claimed);
-    int error = replace(hold, &dropped);
-    if (!error && backing->sends) {
-        if (claimed)
-            hold->bounce = pool_pop(pool);
-        else
-            error = -ENOMEM;
-        claimed = false;
-        count(receives_bounced);
-    }
-    if (!error && guarded && pages && !pages_guard(slot, first, pages, PROT_NONE))
-        error = -ENOMEM;
-    if (error) {
-        if (hold->bounce)
-            pool_push(hold->bounce);
-        hold->bounce = NULL;
-    } else {
-        link_receive(hold);
-        struct backing *lands = hold->bounce ? atomic_load(&hold->bounce->backing) : backing;
-        *wire = backing_wire(lands) + hold->offset;
-    }
-    slot_unlock(backing);
-    if (claimed)
-        pool_unclaim(pool);
-    drop_all(dropped);
-    return error;
-}
-
-bool hold_receive_alone(struct hold *hold, char **wire)
-{
-    struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock_briefly(slot);
-    bool alone = !backing->sends && !slot->receives;
-    if (alone) {
-        slot_share(slot);
-        insert(&slot->receives, hold);
-        *wire = backing_wire(backing) + hold->offset;
-    }
-    lock_drop(&backing->lock);
-    return alone;
-}
-
-/* Is anybody else storing to the backing itself: a receive that was not bounced, or the library? */
-static bool written_by_others(const struct slot *slot, const struct hold *hold)
-{
-    for (const struct hold *other = slot->receives; other; other = other->next)
-        if (other != hold && !other->landed && !other->bounce)
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (!hold->landed)
             return true;
     return false;
 }
 
-/* Moves what landed in the bounce slot into the slot; returns the slot's backing, locked. The bounce slot is
- * given back, with the old backing if that was exchanged. */
-static struct backing *land(struct hold *hold, struct backing *backing, size_t length)
+bool slot_closed(const struct slot *slot)
 {
-    struct slot *slot = hold->slot, *bounce = hold->bounce;
-    size_t size = slot_segment(slot)->slot_size;
-    bool sending = false;
-    for (const struct hold *send = backing->sends; send; send = send->next)
-        sending |= hold_overlaps(send, hold->offset, length);
-    hold->bounce = NULL;
-    /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
-     * message is nearly all of a large slot and nobody would be left to store to the old pages. */
-    bool large = length >= size - size / 4 && size >= HUGE_BYTES;
-    if (!slot->pinned && (sending || (large && !written_by_others(slot, hold)))) {
-        struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
-        unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
-        bool push = retire(bounce, backing);
-        slot_unlock(backing);
-        if (push)
-            pool_push(bounce);
-        return fresh;
-    }
-    memcpy(backing_wire(backing) + hold->offset, backing_wire(atomic_load(&bounce->backing)) + hold->offset, length);
-    pool_push(bounce);
-    return backing;
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (hold_closed(hold))
+            return true;
+    return false;
 }
-
-/* A receive is over. The slot stays as it is if it was freed: the bytes have nowhere to go. */
-static bool finish(struct hold *hold, size_t length, int error, bool keep)
-{
-    struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock(slot);
-    bool freed = !slot_is(slot, SLOT_LIVE);
-    if (hold->bounce && !freed && !error && length)
-        backing = land(hold, backing, length);
-    if (hold->bounce)
-        pool_push(hold->bounce);
-    hold->bounce = NULL;
-    hold->landed = true;
-    hold->error = error;
-    if (!keep || (freed && hold->named)) /* nobody will ask for it */
-        unlink_hold(hold);
-    if (hold->guarded && !freed && !(error && keep))
-        slot_settle(slot, backing);
-    slot_announce(slot);
-    slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
-    bool push = retire(slot, backing);
-    slot_unlock(backing);
-    if (push)
-        pool_push(slot);
-    return freed;
-}
-
-bool hold_landed(struct hold *hold, size_t length, int error)
-{
-    return finish(hold, length, error, true);
-}
-
-void hold_done(struct hold *hold, size_t length)
-{
-    struct slot *slot = hold->slot;
-    struct backing *backing = slot_lock_briefly(slot);
-    bool plain = !hold->guarded && !hold->bounce && !slot->awaited && slot_is(slot, SLOT_LIVE);
-    if (plain) /* nothing follows from its end */
-        unlink_hold(hold);
-    lock_drop(&backing->lock);
-    if (plain)
-        return;
-    finish(hold, length, 0, false);
-}
-
-bool hold_withdraw(struct hold *hold)
-{
-    return finish(hold, 0, 0, false);
-}
-
-struct hold *hold_receive_at(struct slot *slot, size_t offset)
-{
-    for (struct hold *hold = slot->receives; hold; hold = hold->next)
-        if (hold->named && offset >= hold->offset && offset - hold->offset < (hold->length ? hold->length : 1))
-            return hold;
-    return NULL;
-}
-
-void hold_report(struct hold *hold, struct backing *backing)
-{
-    struct slot *slot = hold->slot;
-    unlink_hold(hold);
-    if (hold->error && hold->guarded) /* shown by a call, it is still closed */
-        slot_settle(slot, backing);
-}
-
-/* ---- the slot as a whole ---- */
 
 bool slot_can_rename(const struct slot *slot)
 {
@@ -538,21 +253,21 @@ void slot_release(struct slot *slot, struct backing *backing)
     slot->pinned = false;
     for (struct hold *hold = slot->receives, *next; hold; hold = next) {
         next = hold->next;
-        if (droppable(hold)) {
-            unlink_hold(hold);
-            insert(&dropped, hold);
+        if (hold_droppable(hold)) {
+            hold_unlink(hold);
+            hold_insert(&dropped, hold);
         }
     }
-    unreserve(slot); /* nobody will store to it again */
+    slot_unreserve(slot); /* nobody will store to it again */
     slot_announce(slot);
     slot->awaited = false;
-    bool over = retire(slot, backing);
+    bool over = slot_over(slot, backing);
     if (!over)
         pool_dismiss(slot_pool(slot), 1); /* the application's no more */
     slot_unlock(backing);
     if (over)
         cache_give(slot);
-    drop_all(dropped);
+    holds_drop(dropped);
 }
 
 void slot_acquire(struct slot *slot)

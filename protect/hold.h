@@ -11,7 +11,7 @@
  *
  * For each page of the backing that a slot shows now: a guarded receive in flight => PROT_NONE, else a guarded
  * send in flight => PROT_READ or stricter, else anything. What a page needs is always computed from all holds
- * of the slot (page_need in hold.c), so a page is released by the last hold that needs it.
+ * of the slot (page_need in pages.c), so a page is released by the last hold that needs it.
  *
  * Everything here is done under the lock of the backing that the slot shows (slot_lock). No transport is
  * called, nothing is allocated and no user mapping is touched under it; what is called may sleep in the kernel
