@@ -29,6 +29,10 @@
  * - Argument order is that of MPI: buffer, length, peer, tag, communicator. Lengths are bytes.
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
+ * - Errors of every call that has such an argument, and are not named again: a buffer that is not zc memory where
+ *   that is asked for, or is not live, or ends before the range, and a pointer to an output that is NULL, -EINVAL; a
+ *   communicator that is NULL, -EINVAL, or closed, -EBADF; in a forked child, -EPERM; and -EPERM where MPI was
+ *   initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator.
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Statistics are filled in up to the size that the caller sets.
@@ -88,7 +92,8 @@ ZC_API void *zc_aligned_alloc(size_t alignment, size_t size);
 
 /* As realloc(3): keeps the buffer where its slot is large enough and not four times too large,
  * else moves it. Waits for receives in flight into `ptr`, never for sends. `ptr` NULL allocates,
- * size 0 frees and returns NULL with errno 0. On failure `ptr` is as it was. Errors as zc_alloc and zc_free. */
+ * size 0 frees and returns NULL with errno 0. On failure `ptr` is as it was. Errors as zc_alloc and zc_free, but that
+ * nothing is printed, and that of a receive into `ptr` that failed. */
 ZC_API void *zc_realloc(void *ptr, size_t size);
 
 /* Gives the buffer back; NULL is fine. Never waits: what is in flight stays intact, and the pages
@@ -172,22 +177,25 @@ typedef struct zc_pool_stats {
     size_t hugetlb_missed; /* segments mapped now for which no reserved pages were left */
 } zc_pool_stats;
 
-/* -EINVAL: slot_size or cap 0, an unknown enum value, initial > cap. -ENOMEM: what `initial` needs. -ENOTSUP:
- * ZC_PROTECT_USERFAULTFD was asked for here and cannot be had, as for hugetlb pages. (If ZC_PROTECT asks for it, mprotect serves, which is said
- * once on stderr.) Where only faults of user mode can be caught, it is opened, system calls on a guarded buffer fail
- * with EFAULT as with mprotect, and zc_errmsg() says so. */
+/*   -EINVAL   slot_size 0 or larger than zc's address space allows, cap 0, an unknown enum value, initial > cap; an
+ *             ill-formed ZC_... variable
+ *   -ENOMEM   what `initial` needs
+ *   -ENOTSUP  ZC_PROTECT_USERFAULTFD was asked for here and cannot be had, as for hugetlb pages. (If ZC_PROTECT asks
+ *             for it, mprotect serves, which is said once on stderr.)
+ * Where only faults of user mode can be caught, it is opened, system calls on a guarded buffer fail with EFAULT as with
+ * mprotect, and zc_errmsg() says so. */
 ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);
 
-/* A slot of the pool; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
+/* A slot of the pool, aligned to a page; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
 ZC_API void *zc_pool_alloc(zc_pool *pool);
 
-/* Fills *stats up to stats->size, which the caller sets. Looks at each slot, so that it is slow for large pools. `zc
- * top` shows the same of another process, and of the pools of zc_alloc. */
+/* Fills *stats up to stats->size, which the caller sets (-EINVAL: it has not). Looks at each slot, so that it is slow
+ * for large pools. `zc top` shows the same of another process, and of the pools of zc_alloc. */
 ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
 
 /* Gives whole segments, of which nothing is live or in flight, back to the system, after threads' caches were
- * emptied; the number of bytes of address space goes to *released (may be NULL). Other threads may go on allocating. Of all
- * calls on a pool: -EINVAL, it is NULL or closed; -EPERM, in a forked child. */
+ * emptied; the number of bytes of address space goes to *released (may be NULL). Other threads may go on allocating.
+ * Of all calls on a pool: -EINVAL, it is NULL or closed. */
 ZC_API int zc_pool_trim(zc_pool *pool, size_t *released);
 
 /* NULL is fine. -EBUSY while a slot is live or in flight; nothing is done then. No other thread may
@@ -292,7 +300,7 @@ typedef struct zc_options {
  *                              others (60). Returns when all are there. A peer can read every pool that a message to
  *                              it was sent from. A process that is killed can be replaced: by one that opens its rank
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
- *   -EINVAL   malformed address or options; a rank outside 0..size-1
+ *   -EINVAL   malformed address, options or ZC_... variable; a rank outside 0..size-1
  *   -EEXIST   that rank is taken
  *   -EIO      MPI or the device failed; -EPERM: MPI is already finalised
  *   -ENODEV   verbs: no such device, or none that is up; -ENOTSUP: built without that transport
@@ -302,7 +310,8 @@ typedef struct zc_options {
  *   -ETIMEDOUT, -EPROTO, -EPERM
  *             shm: not all ranks came; one is of another version of zc or page size; the directory or a peer is
  *             another user's, or the peer is in another pid namespace
- *   -ENOMEM   also: what is mapped already cannot be registered */
+ *   -ENOMEM   also: what is mapped already cannot be registered
+ *   others    what the system refused; zc_errmsg() says what that was for */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Views of its messages that
@@ -330,13 +339,13 @@ typedef struct zc_status {
  * promise above; only bytes that are being received are waited for, as a touch of them would.
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
- *   -EBADF    closed;  -EPERM: MPI_THREAD_FUNNELED or lower and not the thread that opened `comm`
- *   -EIO      the transport failed;  -ECONNRESET: verbs, shm: `dst` is gone. What was in flight with it has
- *             failed, what is with other ranks goes on */
+ *   -EIO      the transport failed;  -ECONNRESET: verbs, shm: `dst` is gone, or -EPROTO: does not behave as zc. What
+ *             was in flight with it has failed, what is with other ranks goes on
+ * and the error of a receive into these bytes that failed. */
 ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
 /* The same, and gives the buffer up as zc_free() does, so that nothing needs protection. `buf` must be
- * the start of a live zc buffer. On failure the buffer is still the caller's. */
+ * the start of a live zc buffer (-EINVAL). On failure the buffer is still the caller's. */
 ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
 /* Receives the next message from `src` (or ZC_ANY_SOURCE) with `tag` (or ZC_ANY_TAG) into buf[0..cap),
@@ -347,16 +356,19 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight
  *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator
- *   -EINVAL    src, tag or range;  -EBADF, -EPERM, -EIO, -ECONNRESET, -ENOMEM as above */
+ *   -EINVAL    src, tag or range; NULL with cap > 0
+ *   -EIO, -ECONNRESET, -EPROTO, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
 
-/* The same into a new zc buffer of the message's size, which the caller frees. */
+/* The same into a new zc buffer of the message's size, which the caller frees. Errors as zc_recv, but that the message
+ * never is too long; -ENOMEM: there is none for it, and it is lost. */
 ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status);
 
 /* As zc_recv, but returns at once; the first touch of the pages of buf[0..cap) waits until the message
  * has landed. Several disjoint receives may be in flight into one buffer. A landed receive that nobody
- * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory: -EINVAL otherwise. A receive that fails is never shown as data: zc_wait returns its error, and a bare
- * touch calls the error handler. */
+ * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory. Errors as zc_recv: those
+ * of the message itself are told by zc_wait. A receive that fails is never shown as data: a bare touch calls the error
+ * handler. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 
 /* A received message that is read where it is. Plain data, of the communicator that it came over. */
@@ -378,7 +390,7 @@ typedef struct zc_view {
 ZC_API int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm);
 
 /* Gives it back, and makes *view empty; from any thread; NULL is fine. zc_close gives back what was not.
- * -EINVAL: empty, or released already, by way of a copy of *view, too;  -EBADF: its communicator is closed */
+ * -EINVAL: empty, or released already, by way of a copy of *view, too. */
 ZC_API int zc_release(zc_view *view);
 
 /* zc_send of what `view` shows, which may be released at once. Over shm, and where `comm` is the communicator that it
@@ -388,10 +400,10 @@ ZC_API int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm);
 /* A descriptor that is readable when there may be something to do for `comm`, for poll(2), epoll and event loops: then
  * call zc_progress, take what has come (zc_iprobe tells), and poll again. It belongs to `comm`. From then on nothing
  * is spun for, so that each message costs its sender a system call when this process is idle.
- *   -ENOTSUP  not over this transport (over shm it is);  -EBADF */
+ *   -ENOTSUP  not over this transport (over shm it is) */
 ZC_API int zc_fd(zc_comm *comm);
 
-/* zc_send, then zc_recv. The buffers may be the same. */
+/* zc_send, then zc_recv. The buffers may be the same. Errors of both; where an argument is refused nothing is sent. */
 ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag, void *recvbuf, size_t cap, int src,
                        int recvtag, zc_comm *comm, zc_status *status);
 
@@ -400,13 +412,16 @@ ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag
 /* Waits for the oldest unreported receive whose range contains `buf`, reports it, and makes its pages
  * accessible; returns its error. If there is none, waits until no send in flight needs the page of `buf`
  * and returns 0 with *status zero (source and tag -1): value semantics leave nothing to report for a
- * send; see zc_flush. `status` may be NULL. -EINVAL: not zc memory. */
+ * send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED, -EIO, -ECONNRESET, -EPROTO,
+ * -ENOMEM, as of zc_recv. */
 ZC_API int zc_wait(const void *buf, zc_status *status);
 
-/* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported. */
+/* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported (an error of the
+ * receive, too); else 0. */
 ZC_API int zc_test(const void *buf, int *done, zc_status *status);
 
-/* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index. */
+/* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index, also where its receive failed.
+ * -EINVAL: n, or one of the pointers; nothing is waited for then. */
 ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
 
 /* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged;
@@ -422,24 +437,27 @@ ZC_API int zc_flush(zc_comm *comm);
  * make progress on all communicators.) */
 ZC_API int zc_progress(zc_comm *comm);
 
-/* Waits for a message that zc_recv(…, src, tag, comm) would take, and describes it. */
+/* Waits for a message that zc_recv(…, src, tag, comm) would take, and describes it; `status` may be NULL.
+ * -EINVAL (src, tag), -ECANCELED, -EIO, -ECONNRESET, -EPROTO as of zc_recv. */
 ZC_API int zc_probe(int src, int tag, zc_comm *comm, zc_status *status);
 
-/* The same without waiting: *found is 0 or 1, *status is filled if 1. */
+/* The same without waiting: *found is 0 or 1, *status is filled in if 1. */
 ZC_API int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status);
 
 /* ---- access without faults ------------------------------------------------------------------ */
 
 /* Makes the whole buffer that contains `buf` readable and writable, ending conflicts as a store would:
  * waits for receives in flight, and for sends at most as long as a copy takes. Afterwards system calls
- * on it work until it is sent again. -EINVAL: not zc memory; the error of a failed receive. */
+ * on it work until it is sent again. Returns the error of a receive into it that failed. */
 ZC_API int zc_writable(void *buf);
 
 /* memcpy(dst, src, n) into a zc buffer through the wire mapping: ends conflicts, but neither needs nor
- * ends an idle protection. `src` may be anything readable, a zc buffer in any state included.
- * -EINVAL: dst..dst+n is not inside one zc buffer; -ENOMEM. */
+ * ends an idle protection. `src` may be anything readable, a zc buffer in any state included. Waits for receives into
+ * either. -EINVAL: dst..dst+n is not inside one zc buffer, or src..src+n leaves its own; and the error of a receive
+ * into either that failed. */
 ZC_API int zc_write(void *dst, const void *src, size_t n);
 
+/* What a guard keeps from the program: its stores, or its loads as well. */
 enum zc_deny { ZC_DENY_STORES = 1, ZC_DENY_ALL = 2 };
 
 /* A hold of the application: the paper's `protect`, for any asynchronous operation (collectives,
@@ -452,7 +470,9 @@ struct zc_guard {
 
 /* Guards buf[0..len), inside one zc buffer, until zc_unguard: ZC_DENY_STORES (the operation reads;
  * an early store gets fresh pages) or ZC_DENY_ALL (it writes; an early touch waits for zc_unguard).
- *   -EINVAL  range, deny;  -EBUSY  a receive (or, for DENY_ALL, another guard) holds these bytes
+ *   -EINVAL  range, deny
+ *   -EBUSY   ZC_DENY_STORES: a receive into the buffer is in flight, or failed and was not waited for; or it is pinned.
+ *            ZC_DENY_ALL: a receive or another such guard holds some of these bytes
  *   -ENOMEM  no spare pages or mappings for it */
 ZC_API int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard);
 
@@ -460,8 +480,11 @@ ZC_API int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *g
 ZC_API int zc_unguard(struct zc_guard *guard);
 
 /* Keeps the pages under the buffer from being exchanged, for addresses that peers know; sends of it are
- * copied from then on. *wire (may be NULL) gets the wire address of `buf`. Until zc_unpin or zc_free. */
+ * copied from then on, and what is in flight is ended as by a store. *wire (may be NULL) gets the wire address of
+ * `buf`. Until zc_unpin or zc_free, however often it was pinned. */
 ZC_API int zc_pin(void *buf, void **wire);
+
+/* -EINVAL: it is not pinned. */
 ZC_API int zc_unpin(void *buf);
 
 /* ---- errors, statistics, version ------------------------------------------------------------ */
@@ -471,7 +494,8 @@ ZC_API int zc_unpin(void *buf);
  * failed receive, the touch goes on and sees undefined bytes. */
 typedef void zc_error_handler(zc_comm *comm, int error, const char *message, void *arg);
 
-/* NULL restores the default, which prints the message and calls abort(3). */
+/* NULL restores the default, which prints the message and calls abort(3). `arg` is handed on. To be set while nothing
+ * is being received over `comm`. */
 ZC_API int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg);
 
 /* Puts zc's handler for SIGSEGV back on top if another one was installed since, which is then asked about faults that are
@@ -479,7 +503,7 @@ ZC_API int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *
  * to buffers in flight end the process. -EPERM: in a forked child. */
 ZC_API int zc_reinstall(void);
 
-/* Counts since the start of the process; zc_stats_get fills what fits into stats->size. */
+/* Counts since the start of the process. */
 typedef struct zc_stats {
     size_t size; /* in: sizeof(zc_stats) */
     uint64_t allocs, frees, fallbacks;
@@ -507,6 +531,7 @@ typedef struct zc_stats {
     uint64_t views_lent;    /* by zc_recv_view, without a copy */
 } zc_stats;
 
+/* Fills *stats up to stats->size, which the caller sets (-EINVAL: it has not). */
 ZC_API int zc_stats_get(zc_stats *stats);
 
 /* A short text for a return value of zc, as strerror(3); never NULL. */
