@@ -9,7 +9,7 @@
 #include "transport/hosts.h"
 #include "transport/transport.h"
 
-enum { ATTEND_EVERY = 256 }; /* polls that found nothing, of one that does not sleep */
+enum { ATTEND_EVERY = 256 }; /* looks of one that does not sleep */
 
 /* ---- operations that are over ---- */
 
@@ -233,6 +233,15 @@ static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     return error;
 }
 
+/* Who is never without messages sees as well who comes and who dies. True: it has looked. */
+static bool attend_in_turn(struct shm *shm, bool now)
+{
+    bool attend = ++shm->looks % ATTEND_EVERY == 0 || now;
+    if (attend)
+        shm_attend(shm);
+    return attend;
+}
+
 /* A message that was taken before. */
 static int receive_known(struct shm *shm, struct message *message, void *wire, size_t cap, zc_status *status)
 {
@@ -260,6 +269,7 @@ static int shm_receive_now(struct endpoint *endpoint, void *wire, size_t cap, in
     for (struct link *link = shm->links; link && there == -EAGAIN; link = link->next)
         if (link->greeted && !link->error && (src == ZC_ANY_SOURCE || src == link->rank))
             there = link_receive(link, wire, cap, tag, status);
+    shm->happened |= attend_in_turn(shm, false);
     shm_unlock(shm);
     return there;
 }
@@ -277,7 +287,7 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
 {
     (void)urgent;
     struct shm *shm = endpoint->state;
-    bool any = false, attend = shm->watched;
+    bool any = false;
     if (!lock_try(&shm->lock))
         return;
     for (struct link *link = shm->links; link; link = link->next)
@@ -288,10 +298,9 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
             shm->patience *= 2;
         shm->polls = 0;
     } else {
-        attend |= ++shm->polls % ATTEND_EVERY == 0;
+        shm->polls++;
     }
-    if (attend)
-        shm_attend(shm);
+    bool attend = attend_in_turn(shm, shm->watched);
     if (shm->watched)
         shm_doze(shm);
     shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */

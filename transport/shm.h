@@ -120,7 +120,8 @@ struct shm {
     struct registrar registrar;
     struct ids shows;
     uint32_t *show_of;                /* by granule: 1 + number; 0: not shown */
-    unsigned polls;                   /* that found nothing */
+    unsigned looks;                   /* polls, and receives that took at once what was there */
+    unsigned polls;                   /* that found nothing, since one did */
     unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
     bool watched;                     /* zc_fd was handed out: always asleep */
     unsigned watchers;                /* threads that sleep at other endpoints, and are to be woken for this one */

@@ -46,6 +46,7 @@
     X(short_of_a_receive)                                                                                              \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \
+    X(killed_amid_traffic)                                                                                             \
     X(replaced)                                                                                                        \
     X(forked_child_hides_nothing)                                                                                      \
     X(lies_about_cells)                                                                                                \

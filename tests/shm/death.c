@@ -146,6 +146,55 @@ void case_killed_at_any_time(void)
     }
 }
 
+/* ---- while there is always a message of others ---- */
+
+static bool by_polls; /* else by receives that find theirs at once */
+
+/* One more message of its own is under way than it has taken, so that no look finds nothing. */
+static void busy(int rank)
+{
+    enum { TURNS = 100000 };
+    zc_comm *comm = open_rank(rank, 2);
+    char *in = ALLOC(1), byte = 0;
+    int error = 0;
+
+    if (rank == 1) {
+        tell(1);
+        pause();
+    }
+    await(2); /* it was killed */
+    CHECK_OK(zc_send(&byte, 1, 0, 8, comm));
+    for (unsigned i = 0; i < TURNS && !error; i++) {
+        error = zc_send(&byte, 1, 1, 6, comm);
+        CHECK_OK(zc_send(&byte, 1, 0, 8, comm));
+        if (by_polls) {
+            CHECK_OK(zc_irecv(in, 1, 0, 8, comm));
+            CHECK_OK(zc_wait(in, NULL));
+        } else {
+            CHECK_OK(zc_recv(&byte, 1, 0, 8, comm, NULL));
+        }
+    }
+    CHECK_IS(error, -ECONNRESET);
+    zc_close(comm);
+}
+
+void case_killed_amid_traffic(void)
+{
+    for (int i = 0; i < 2; i++) {
+        pid_t child[2];
+
+        by_polls = i > 0;
+        tell(0);
+        children_start(2, busy, child);
+        await(1);
+        CHECK(kill(child[1], SIGKILL) == 0);
+        CHECK(waitpid(child[1], NULL, 0) == child[1]);
+        child[1] = 0;
+        tell(2);
+        children_end(2, child);
+    }
+}
+
 /* ---- another one in its place ---- */
 
 static void *sleep_until_noticed(void *argument)
