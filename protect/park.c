@@ -182,7 +182,7 @@ static void admit(const struct fault *fault)
     while (at < parked_count && parked[at].conflict.thread != fault->conflict.thread)
         at++;
     struct conflict before = parked[at].conflict;
-    bool again = at < parked_count && parked[at].asked && parked[at].address == fault->address;
+    bool again = at < parked_count && parked[at].asked && page_of(parked[at].address) == page_of(fault->address);
     parked[at] = *fault;
     parked[at].since = clock_ns();
     if (again) {

@@ -34,7 +34,8 @@ void nap(void);
 void isend_overwrite(void), isend_many(void), isend_free(void), isend_strided(void), request_free(void), bsend(void),
     bsend_both(void), ibsend(void), persistent(void), completions(void), one_handle(void);
 /* receives.c */
-void irecv_touch(void), irecv_cancel(void), halo(void), recv_beside_send(void), recv_into_send(void), sendrecv(void);
+void irecv_touch(void), irecv_beside(void), irecv_cancel(void), halo(void), recv_beside_send(void),
+    recv_into_send(void), sendrecv(void);
 /* collectives.c */
 void collectives(void), nonblocking_collectives(void);
 /* system.c */

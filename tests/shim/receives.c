@@ -32,6 +32,22 @@ void irecv_touch(void)
     }
 }
 
+/* Bytes of the page that are not received into, and that the message comes from in the end. */
+void irecv_beside(void)
+{
+    enum { SIZE = 10 };
+    MPI_Request requests[2];
+    char *buf = buffer(100, 1), *out = buf + 50;
+    for (int at = 0; at < 100; at += 80) {
+        MPI_Irecv(buf + at, SIZE, MPI_BYTE, rank, 7, MPI_COMM_WORLD, &requests[0]);
+        pattern_fill(out, SIZE, (unsigned)at);
+        MPI_Isend(out, SIZE, MPI_BYTE, rank, 7, MPI_COMM_WORLD, &requests[1]);
+        MPI_Waitall(2, requests, MPI_STATUSES_IGNORE);
+        CHECK_PATTERN(buf + at, SIZE, (unsigned)at);
+    }
+    MPI_Free_mem(buf);
+}
+
 void irecv_cancel(void)
 {
     MPI_Request request;
