@@ -338,6 +338,7 @@ Test(rule4, the_first_of_two_sends_releases_nothing)
         CHECK_OK(zc_send(b, 2 * PAGE, 0, 2, comm));
         CHECK_MESSAGE(comm, first, 0, 2 * PAGE, 1);
         CHECK_PAGES(b, "rr");
+        CHECK(slot_at(b)->reserved); /* else a store waits until the second is received */
         store(b, 5);
         CHECK(stats_now().renames == before.renames + 1);
         CHECK_MESSAGE(comm, 3 - first, 0, 2 * PAGE, 1);
@@ -361,6 +362,7 @@ Test(rule4, sends_that_share_a_page)
             CHECK_MESSAGE(comm, 1, 0, PAGE + 10, 1);
         else
             CHECK_MESSAGE(comm, 2, PAGE + 10, 2 * PAGE - 10, 1);
+        CHECK(slot_at(b)->reserved);
         zc_stats before = stats_now();
         store(b + (first == 1 ? 0 : 2 * PAGE), 5);
         CHECK(stats_now().renames == before.renames);
@@ -386,6 +388,7 @@ Test(rule4, holds_of_two_communicators)
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, strict));
     CHECK_MESSAGE(strict, 1, 0, 2 * PAGE, 1);
     CHECK_PAGES(b, "rr");
+    CHECK(slot_at(b)->reserved);
     store(b, 5);
     CHECK_MESSAGE(lazy, 1, 0, 2 * PAGE, 1);
     CHECK_REST(slot_pool(slot_at(b)));

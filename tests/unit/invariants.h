@@ -80,6 +80,7 @@ static inline bool kernel_writes(void *p)
 
 /* ---- scenes ---- */
 
+/* A touch that waits for ever, by a fault of the library, says for what before the test's time is over. */
 static inline zc_comm *loop_with(enum zc_conflict conflict, enum zc_policy policy, enum zc_release release)
 {
     zc_comm *comm;
@@ -87,6 +88,8 @@ static inline zc_comm *loop_with(enum zc_conflict conflict, enum zc_policy polic
     options.conflict = conflict;
     options.policy = policy;
     options.release = release;
+    options.on_timeout = ZC_ON_TIMEOUT_ABORT;
+    options.fault_timeout_ms = 60000;
     CHECK_OK(zc_open("loop", &options, &comm));
     return comm;
 }
