@@ -173,6 +173,22 @@ Test(pool, opening_and_closing_uses_no_address_up)
     CHECK((size_t)(here - arena.user) == 2 * HUGE_BYTES);
 }
 
+/* Else a thread that read the list's head before a slot was popped and pushed back would take the list for the same. */
+Test(pool, a_list_that_is_as_before_has_another_head)
+{
+    zc_pool_options options = small_slots(4096);
+    options.initial = 2;
+    zc_pool *pool = open_with(&options);
+    for (int i = 0; i < 3; i++) {
+        uint64_t before = atomic_load(&pool->head);
+        CHECK_OK(pool_claim(pool));
+        pool_push(pool_pop(pool));
+        uint64_t after = atomic_load(&pool->head);
+        CHECK((uint32_t)after == (uint32_t)before && after != before);
+    }
+    CHECK_OK(zc_pool_close(pool));
+}
+
 /* ---- claims ---- */
 
 Test(pool, recycles)
