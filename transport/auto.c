@@ -49,6 +49,12 @@ static struct part *part_of(struct both *both, int rank)
     return &both->parts[both->with[rank] ? NEAR : FAR];
 }
 
+static struct part *near_of(const struct endpoint *endpoint)
+{
+    struct both *both = endpoint->state;
+    return &both->parts[NEAR];
+}
+
 static struct arrived *arrived_of(struct match *match)
 {
     return (struct arrived *)match; /* its first member */
@@ -205,12 +211,55 @@ static void auto_poll(struct endpoint *endpoint, struct op *urgent)
     }
 }
 
-static void auto_take_in(struct endpoint *endpoint)
+static bool auto_take_in(struct endpoint *endpoint)
 {
     struct both *both = endpoint->state;
     struct part *far = &both->parts[FAR];
-    far->transport->take_in(&far->endpoint);
+    return far->transport->take_in(&far->endpoint);
 }
+
+/* ---- waiting: one may sleep for what comes over shm ---- */
+
+static bool auto_sleepless(struct endpoint *endpoint, const struct waiting *waiting)
+{
+    struct both *both = endpoint->state;
+    const struct part *far = &both->parts[FAR];
+    bool looks_far = waiting->looks && (waiting->source == ZC_ANY_SOURCE || !both->with[waiting->source]);
+    return looks_far || atomic_load_explicit(&both->waiting, memory_order_relaxed) ||
+           far->transport->busy(&far->endpoint);
+}
+
+static bool auto_tired(struct endpoint *endpoint, struct waiting *waiting)
+{
+    struct part *near = near_of(endpoint);
+    return near->transport->tired(&near->endpoint, waiting);
+}
+
+static void auto_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap)
+{
+    struct part *near = near_of(endpoint);
+    near->transport->sleep(&near->endpoint, waiting, nap);
+}
+
+static int auto_watch(struct endpoint *endpoint)
+{
+    struct part *near = near_of(endpoint);
+    return near->transport->watch(&near->endpoint);
+}
+
+static void auto_unwatch(struct endpoint *endpoint)
+{
+    struct part *near = near_of(endpoint);
+    near->transport->unwatch(&near->endpoint);
+}
+
+static void auto_rouse(const struct endpoint *endpoint)
+{
+    const struct part *near = near_of(endpoint);
+    near->transport->rouse(&near->endpoint);
+}
+
+/* ---- what has come ---- */
 
 /* The oldest message that matches, of those that were taken; after all were that have to be. The lock is held. */
 static struct arrived *find(struct both *both, int src, int tag, zc_status *status)
@@ -306,8 +355,7 @@ static void auto_give_back(struct endpoint *endpoint, const struct taken *taken)
 
 static long auto_viewed(struct endpoint *endpoint)
 {
-    struct both *both = endpoint->state;
-    struct part *near = &both->parts[NEAR];
+    struct part *near = near_of(endpoint);
     return near->transport->viewed(&near->endpoint);
 }
 
@@ -401,6 +449,12 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .placed = auto_placed,
                                          .receive = auto_receive,
                                          .poll = auto_poll,
+                                         .tired = auto_tired,
+                                         .sleepless = auto_sleepless,
+                                         .sleep = auto_sleep,
+                                         .watch = auto_watch,
+                                         .unwatch = auto_unwatch,
+                                         .rouse = auto_rouse,
                                          .take_in = auto_take_in,
                                          .cancel = auto_cancel,
                                          .probe = auto_probe,

@@ -315,6 +315,11 @@ static struct op *pending_receive(zc_comm *comm)
     return op;
 }
 
+bool comm_busy(zc_comm *comm)
+{
+    return atomic_load(&comm->sending) > 0 || pending_receive(comm);
+}
+
 /* Waits until others have given back what they look at; but no longer than a fault may wait, since that is up to their
  * programs. */
 static void let_views_end(zc_comm *comm)

@@ -35,10 +35,11 @@ struct zc_comm {
     uint32_t max_views; /* 0: no bound */
     _Atomic long views; /* of others' memory, with the program */
     struct progressor progressor;
-    _Atomic unsigned looks; /* by the helper thread and zc_progress */
-    _Atomic unsigned waits; /* polls of threads that wait on it, and */
-    unsigned waits_seen;    /* how many there were when somebody asked */
-    struct zc_comm *next;   /* of all communicators ever; none is freed, so that a closed one is known */
+    _Atomic unsigned looks;  /* by the helper thread and zc_progress */
+    _Atomic unsigned waits;  /* polls of threads that wait on it, and */
+    unsigned waits_seen;     /* how many there were when somebody asked */
+    _Atomic unsigned inside; /* threads that it may not end under */
+    struct zc_comm *next;    /* of all communicators ever; none is freed, so that a closed one is known */
 };
 
 /* A caller's options, which may be NULL or of another version. */
@@ -147,6 +148,9 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
 
 /* Sends that have not left yet. Those have that are only looked at by their receivers. */
 long comm_sending(zc_comm *comm);
+
+/* Is anything in flight here? */
+bool comm_busy(zc_comm *comm);
 
 /* Closes all that are open between processes of MPI, for its end. False if sends of some are never received and the
  * caller is not patient. */

@@ -245,15 +245,24 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
 
 /* A test of a request that is not over is what has MPI take its peers' messages off them: a probe stops at the first one
  * that is there, one for no message looks through them all. */
-static void mpi_take_in(struct endpoint *endpoint)
+static bool mpi_take_in(struct endpoint *endpoint)
 {
     struct mpi *mpi = endpoint->state;
-    int over;
+    int over, there = 1;
     if (!lock_try(&mpi->lock))
-        return;
+        return true;
     if (mpi->endless != MPI_REQUEST_NULL || mpi_start_endless(&mpi->endless) == 0)
         MPI_Test(&mpi->endless, &over, MPI_STATUS_IGNORE);
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, mpi->comm, &there,
+               MPI_STATUS_IGNORE); /* takes in nothing where it finds any */
     lock_drop(&mpi->lock);
+    return there;
+}
+
+static bool mpi_busy(const struct endpoint *endpoint)
+{
+    const struct mpi *mpi = endpoint->state;
+    return atomic_load_explicit(&mpi->in_flight, memory_order_relaxed) != 0;
 }
 
 static void mpi_cancel(struct endpoint *endpoint, struct op *op)
@@ -276,6 +285,7 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .receive_now = mpi_receive_now,
                                         .poll = mpi_poll,
                                         .take_in = mpi_take_in,
+                                        .busy = mpi_busy,
                                         .cancel = mpi_cancel,
                                         .probe = mpi_probe,
                                         .take = mpi_take,

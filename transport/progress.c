@@ -13,9 +13,13 @@
 
 enum {
     SPINS = 2000,
-    OTHERS_EVERY = 16, /* polls of one communicator, then all others are */
-    SLICE_NS = 1000000 /* of sleep, where another one has to be looked at now and then */
+    OTHERS_EVERY = 16 /* polls of one communicator, then all others are */
 };
+
+/* How long one sleeps where something has to be looked at now and then: at least so long; and a part of the time for which
+ * nothing has happened, so that it costs ever less, up to this where anything is in flight there, or up to that. */
+enum { SLICES = 8 };
+static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_most_ns = 1000000000;
 
 /* Guards the list. Held while communicators are polled or watched for somebody who waits on another one: who closes one
  * marks it as closed under the lock, and nobody is inside of it afterwards. Taken before the locks of transports, and not
@@ -80,6 +84,26 @@ void comm_delist(zc_comm *comm)
     atomic_store(&comm->open, false);
     atomic_fetch_sub(&opened, 1);
     pthread_mutex_unlock(&list_lock);
+    while (atomic_load(&comm->inside)) {
+        if (comm->transport->rouse)
+            comm->transport->rouse(&comm->endpoint);
+        sched_yield();
+    }
+}
+
+/* Either this sees that it is closed, or comm_delist sees that somebody is inside. */
+bool comm_enter(zc_comm *comm)
+{
+    atomic_fetch_add(&comm->inside, 1);
+    if (atomic_load(&comm->open))
+        return true;
+    comm_leave(comm);
+    return false;
+}
+
+void comm_leave(zc_comm *comm)
+{
+    atomic_fetch_sub(&comm->inside, 1);
 }
 
 struct zc_comm *comm_list(void)
@@ -92,23 +116,25 @@ struct zc_comm *comm_list(void)
 
 /* ---- polling ---- */
 
-/* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. */
-static void look_at(zc_comm *comm, bool thorough)
+/* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. True: there is
+ * such. */
+static bool look_at(zc_comm *comm, bool thorough)
 {
     comm_poll(comm, NULL);
-    if (thorough && comm->transport->take_in)
-        comm->transport->take_in(&comm->endpoint);
+    return thorough && comm->transport->take_in && comm->transport->take_in(&comm->endpoint);
 }
 
-static void poll_all_but(const zc_comm *own, bool thorough)
+static bool poll_all_but(const zc_comm *own, bool thorough)
 {
+    bool more = false;
     if (pthread_mutex_trylock(&list_lock) != 0)
-        return; /* somebody is at it */
+        return true; /* somebody is at it, and it is not known */
     for (struct zc_comm *comm = list; comm; comm = comm->next) {
         if (comm != own && atomic_load(&comm->open) && comm_callable(comm))
-            look_at(comm, thorough);
+            more |= look_at(comm, thorough);
     }
     pthread_mutex_unlock(&list_lock);
+    return more;
 }
 
 void comm_poll_all(void)
@@ -162,27 +188,40 @@ static bool is_waited_on(zc_comm *comm)
     return more;
 }
 
-/* Has all others wake the one that sleeps; or those looked at now and then that cannot, or that another thread uses, for
- * which to be woken by each of its messages would be too much. */
-static void watch_others(zc_comm *own, struct nap *nap, struct zc_comm *watched[NAP_MOST])
+/* Nobody waits much longer than it has taken anyway: one step of what peers wait for is delayed, and with the second one
+ * there is something that take_in tells of. Where it cannot be asked, the slice stays short. */
+static uint64_t slice_ns(const struct waiting *waiting, uint64_t now, bool busy)
 {
-    bool slice = false;
+    uint64_t slice = (now - waiting->quiet) / SLICES, most = busy ? slice_busy_ns : slice_most_ns;
+    return slice < slice_least_ns ? slice_least_ns : slice > most ? most : slice;
+}
+
+static void limit(struct nap *nap, uint64_t deadline)
+{
+    if (!nap->deadline || deadline < nap->deadline)
+        nap->deadline = deadline;
+}
+
+/* Has all others wake the one that sleeps; or those looked at now and then that cannot, or not for all that comes, or that
+ * another thread uses, for which to be woken by each of its messages would be too much. */
+static void watch_others(zc_comm *own, const struct waiting *waiting, uint64_t now, struct nap *nap,
+                         struct zc_comm *watched[NAP_MOST])
+{
     pthread_mutex_lock(&list_lock);
     for (struct zc_comm *comm = list; comm; comm = comm->next) {
         const struct transport *transport = comm->transport;
         if (comm == own || !atomic_load(&comm->open) || !comm_callable(comm) || transport->inside)
             continue;
-        if (!transport->watch || nap->count == NAP_MOST || is_waited_on(comm)) {
-            slice = true;
+        bool watches = transport->watch && nap->count < NAP_MOST && !is_waited_on(comm);
+        bool tells = transport->watch || transport->take_in;
+        if (!watches || transport->take_in)
+            limit(nap, now + (tells ? slice_ns(waiting, now, comm_busy(comm)) : slice_least_ns));
+        if (!watches)
             continue;
-        }
         watched[nap->count] = comm;
         nap->fds[nap->count++] = (struct pollfd){.fd = transport->watch(&comm->endpoint), .events = POLLIN};
     }
     pthread_mutex_unlock(&list_lock);
-    uint64_t end = slice ? clock_ns() + SLICE_NS : 0;
-    if (slice && (!nap->deadline || end < nap->deadline))
-        nap->deadline = end;
 }
 
 static void unwatch(struct zc_comm *const watched[NAP_MOST])
@@ -198,25 +237,43 @@ static void sleep_over(zc_comm *comm, struct waiting *waiting)
 {
     struct zc_comm *watched[NAP_MOST] = {NULL}; /* in the places of their descriptors */
     struct nap nap = {.deadline = waiting->deadline, .count = 1};
+    uint64_t now = clock_ns();
+    if (!waiting->quiet)
+        waiting->quiet = now;
+    if (comm->transport->take_in)
+        limit(&nap, now + slice_ns(waiting, now, false));
     if (several())
-        watch_others(comm, &nap, watched);
+        watch_others(comm, waiting, now, &nap, watched);
     comm->transport->sleep(&comm->endpoint, waiting, &nap);
     if (nap.count > 1)
         unwatch(watched);
+    if (clock_ns() < nap.deadline)
+        waiting->quiet = 0;
+}
+
+bool comm_sleeps(zc_comm *comm, const struct waiting *waiting)
+{
+    const struct transport *transport = comm->transport;
+    return transport->sleep && !(transport->sleepless && transport->sleepless(&comm->endpoint, waiting));
 }
 
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
 {
     const struct transport *transport = comm->transport;
+    struct endpoint *endpoint = &comm->endpoint;
     comm_poll(comm, urgent);
     waiting->polls++;
-    bool tired = transport->tired ? transport->tired(&comm->endpoint, waiting) : waiting->polls > SPINS;
+    bool sleeps = comm_sleeps(comm, waiting);
+    bool tired = sleeps ? transport->tired(endpoint, waiting) : waiting->polls > SPINS;
+    bool turn = tired || waiting->polls % OTHERS_EVERY == 0;
+    if (sleeps && turn && transport->take_in && transport->take_in(endpoint))
+        waiting->quiet = 0;
     if (several()) {
         atomic_fetch_add_explicit(&comm->waits, 1, memory_order_relaxed);
-        if (tired || waiting->polls % OTHERS_EVERY == 0)
-            poll_all_but(comm, true);
+        if (turn && poll_all_but(comm, true))
+            waiting->quiet = 0;
     }
-    if (tired && transport->sleep)
+    if (tired && sleeps)
         sleep_over(comm, waiting);
     else if (tired)
         sched_yield();

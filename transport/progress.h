@@ -14,9 +14,17 @@ struct waiting;
 /* May this thread, which is in a zc call, call its transport? */
 bool comm_callable(const zc_comm *comm);
 
-/* It is open from now on; it is not, and no other thread is inside of it. */
+/* It is open from now on; it is not, and no other thread is inside of it, but those that this waits for. */
 void comm_enlist(zc_comm *comm);
 void comm_delist(zc_comm *comm);
+
+/* For one that waits at a communicator that others may close meanwhile: it does not end until it is left. False: it is
+ * closed. */
+bool comm_enter(zc_comm *comm);
+void comm_leave(zc_comm *comm);
+
+/* May one that waits so at it sleep, rather than poll? */
+bool comm_sleeps(zc_comm *comm, const struct waiting *waiting);
 
 /* The first of all that were ever opened; none leaves the list. */
 struct zc_comm *comm_list(void);

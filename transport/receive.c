@@ -137,7 +137,7 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
 
 int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *taken)
 {
-    struct waiting waiting = {0};
+    struct waiting waiting = {.looks = true, .source = src};
     int there;
     while ((there = comm->transport->take(&comm->endpoint, src, tag, found, taken)) == 0)
         comm_poll_waiting(comm, NULL, &waiting);
@@ -232,7 +232,7 @@ int zc_iprobe(int src, int tag, zc_comm *comm, int *found, zc_status *status)
 
 int zc_probe(int src, int tag, zc_comm *comm, zc_status *status)
 {
-    struct waiting waiting = {0};
+    struct waiting waiting = {.looks = true, .source = src};
     for (;;) {
         int found, error = probe("zc_probe", src, tag, comm, &found, status);
         if (error || found)

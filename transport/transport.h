@@ -26,6 +26,9 @@ struct waiting {
     unsigned polls;    /* so far */
     uint32_t seen;     /* the transport's own */
     uint64_t deadline; /* when to look again in any case, by clock_ns; 0: never */
+    uint64_t quiet;    /* since when nothing has ended its sleep early; 0: it has not slept since */
+    bool looks;        /* for a message to come, */
+    int source;        /* of this rank or any; else for operations to end */
 };
 
 enum { NAP_MOST = 32 };
@@ -85,6 +88,9 @@ struct transport {
      * only polling. */
     bool (*tired)(struct endpoint *endpoint, struct waiting *waiting);
 
+    /* May what it waits for come without anything happening that ends a sleep? Then it is only polled for. NULL: never. */
+    bool (*sleepless)(struct endpoint *endpoint, const struct waiting *waiting);
+
     /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
     void (*sleep)(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
 
@@ -99,8 +105,12 @@ struct transport {
     /* All ranks are in this process: nobody elsewhere waits for a poll of one that sleeps. */
     bool inside;
 
-    /* Takes in what peers send, whatever is in flight here. NULL: poll does. */
-    void (*take_in)(struct endpoint *endpoint);
+    /* Takes in some of what peers send, whatever is in flight here. True: more may come soon, since there is some that
+     * nobody has received. NULL: poll does, and does not say. */
+    bool (*take_in)(struct endpoint *endpoint);
+
+    /* Is anything in flight that `poll` would end? For auto. */
+    bool (*busy)(const struct endpoint *endpoint);
 
     /* From now on, a descriptor that is readable when there may be something to poll for. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);

@@ -11,13 +11,21 @@
 
 enum found { FOUND_DONE, FOUND_RECEIVE, FOUND_SEND };
 
-/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. Otherwise *comm is what
- * it waits for (a receive's), which stays open while it has receives. */
+/* The communicator that the send is over, unless that is being closed; `leave` it afterwards. NULL for a loan. */
+static zc_comm *enter(const struct hold *send)
+{
+    zc_comm *comm = send->rules->lent ? NULL : ((const struct op *)send)->comm;
+    return comm && comm_callable(comm) && comm_enter(comm) ? comm : NULL;
+}
+
+/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. Otherwise *comm is where to
+ * wait: a receive's, which stays open while it has receives; or a send's, to be left by comm_leave; or NULL. */
 static enum found look(const struct range *range, zc_status *status, zc_comm **comm)
 {
     struct slot *slot = range->slot;
     struct backing *backing = slot_lock(slot);
     struct hold *hold = hold_receive_at(slot, range->offset);
+    const struct hold *send;
     enum found found = FOUND_DONE;
     *status = (zc_status){.source = -1, .tag = -1};
     if (hold && !hold->landed) {
@@ -26,8 +34,9 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     } else if (hold) {
         hold_report(hold, backing);
         *status = op_of(hold)->status;
-    } else if (backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT))) {
+    } else if ((send = backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT)))) {
         found = FOUND_SEND;
+        *comm = enter(send);
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
     slot_unlock(backing);
@@ -64,9 +73,14 @@ int zc_wait(const void *buf, zc_status *status)
                 return -EPERM;
             comm_poll_waiting(comm, NULL, &waiting);
             break;
-        case FOUND_SEND: /* of any communicator, or a guard */
-            conflict_progress();
-            sched_yield();
+        case FOUND_SEND:
+            if (comm) {
+                comm_poll_waiting(comm, NULL, &waiting);
+                comm_leave(comm);
+            } else {
+                conflict_progress();
+                sched_yield();
+            }
             break;
         }
         if (waiting.polls == 1)
@@ -85,13 +99,57 @@ int zc_test(const void *buf, int *done, zc_status *status)
     if (error)
         return error;
     conflict_progress();
-    *done = look(&range, &result, &comm) == FOUND_DONE;
+    enum found found = look(&range, &result, &comm);
+    if (found == FOUND_SEND && comm)
+        comm_leave(comm);
+    *done = found == FOUND_DONE;
     return *done ? report(&result, "zc_test", status) : 0;
+}
+
+/* Where one waits who waits for several. */
+struct place {
+    zc_comm *comm;
+    bool entered;  /* it is to be left */
+    bool restless; /* something else may come, of which nothing tells */
+};
+
+static void leave(struct place *place)
+{
+    if (place->entered)
+        comm_leave(place->comm);
+    *place = (struct place){0};
+}
+
+/* Waiting at one is waiting at all; but where only polling helps, that has to be the one. */
+static void consider(struct place *place, zc_comm *comm, bool entered, const struct waiting *waiting)
+{
+    bool fit = comm && (entered || comm_check(comm, "zc_wait_any") == 0);
+    if (fit && (!place->comm || !comm_sleeps(comm, waiting))) {
+        bool restless = place->restless;
+        leave(place);
+        *place = (struct place){comm, entered, restless};
+    } else {
+        place->restless |= !fit;
+        if (entered && comm)
+            comm_leave(comm);
+    }
+}
+
+static void wait_at(struct place *place, struct waiting *waiting)
+{
+    if (place->comm && !place->restless) {
+        comm_poll_waiting(place->comm, NULL, waiting);
+    } else {
+        conflict_progress();
+        sched_yield();
+    }
+    leave(place);
 }
 
 int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
 {
     struct range range;
+    struct waiting waiting = {0};
     if (n < 1 || !bufs || !index)
         return fail(-EINVAL, "zc_wait_any: n is %d, bufs %p, index %p: expected n >= 1 and neither NULL", n,
                     (const void *)bufs, (void *)index);
@@ -100,14 +158,22 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
         if (error)
             return error;
     }
-    for (;; sched_yield()) {
+    for (;;) {
+        struct place place = {0};
         for (int i = 0; i < n; i++) {
-            int done, error = zc_test(bufs[i], &done, status);
-            if (error || done) {
-                *index = i;
-                return error;
+            zc_status result;
+            zc_comm *comm;
+            int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
+            enum found found = error ? FOUND_DONE : look(&range, &result, &comm);
+            if (found != FOUND_DONE) {
+                consider(&place, comm, found == FOUND_SEND, &waiting);
+                continue;
             }
+            leave(&place);
+            *index = i;
+            return error ? error : report(&result, "zc_wait_any", status);
         }
+        wait_at(&place, &waiting);
     }
 }
 

@@ -40,6 +40,7 @@
     X(view_outlives_killed_passer)                                                                                     \
     X(most_views)                                                                                                      \
     X(idle_uses_no_processor)                                                                                          \
+    X(waiting_for_a_send)                                                                                              \
     X(opened_while_asleep)                                                                                             \
     X(sleepers)                                                                                                        \
     X(descriptor_to_poll)                                                                                              \

@@ -3,10 +3,10 @@
  * Cases: ranks that sleep, and what wakes them. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cases.h"
+#include "idle.h"
 
 /* A further communicator of this case. */
 static zc_comm *open_another(unsigned number, int rank, int size)
@@ -23,7 +23,6 @@ static zc_comm *open_another(unsigned number, int rank, int size)
 
 static void wait_idle(int rank, zc_comm *comm)
 {
-    struct rusage before, after;
     char byte = 0;
 
     if (rank == 0) {
@@ -31,15 +30,9 @@ static void wait_idle(int rank, zc_comm *comm)
         CHECK_OK(zc_send(&byte, 1, 1, 1, comm));
         return;
     }
-    getrusage(RUSAGE_SELF, &before);
+    struct rusage before = idle_starts(RUSAGE_SELF);
     CHECK_OK(zc_recv(&byte, 1, 0, 1, comm, NULL));
-    getrusage(RUSAGE_SELF, &after);
-    long us =
-        (after.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_utime.tv_sec - before.ru_stime.tv_sec) * 1000000L +
-        after.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_utime.tv_usec - before.ru_stime.tv_usec;
-    long switches = after.ru_nvcsw - before.ru_nvcsw;
-    CHECKF(us < 100000, "it used %ld us of a processor", us);
-    CHECKF(switches < 10, "it was woken %ld times", switches);
+    check_idle(RUSAGE_SELF, &before, 10);
 }
 
 /* The first two have one communicator, the others several. */
@@ -66,6 +59,72 @@ void case_idle_uses_no_processor(void)
 
     children_start(4, idle, child);
     children_end(4, child);
+}
+
+/* ---- waiting for a send to leave, or for several things ---- */
+
+enum { LARGE = 100000, PAUSE_US = 2000000 };
+
+/* The first to wait for is a receive, or neither is, and the second one of another communicator, or not. */
+static void wait_for_either(zc_comm *comm, zc_comm *other)
+{
+    char *first = ALLOC(LARGE), *second = ALLOC(LARGE);
+    int which = -1;
+
+    CHECK_OK(zc_irecv(first, LARGE, 0, 1, comm));
+    CHECK_OK(zc_send(second, LARGE, 0, 2, other));
+    tell(1);
+    struct rusage before = idle_starts(RUSAGE_SELF);
+    CHECK_OK(zc_wait_any(2, (const void *[]){first, second}, &which, NULL));
+    check_idle(RUSAGE_SELF, &before, 50);
+    CHECK(which == 1);
+    CHECK_OK(zc_send(second, LARGE, 0, 2, other));
+    tell(2);
+    before = idle_starts(RUSAGE_SELF);
+    CHECK_OK(zc_wait(second, NULL));
+    check_idle(RUSAGE_SELF, &before, 50);
+    CHECK_OK(zc_cancel(first));
+    CHECK_OK(zc_free(first));
+    CHECK_OK(zc_free(second));
+}
+
+static void take_late(zc_comm *comm)
+{
+    char *in = ALLOC(LARGE);
+
+    for (int i = 1; i <= 2; i++) {
+        await(i);
+        usleep(PAUSE_US);
+        CHECK_OK(zc_recv(in, LARGE, 1, 2, comm, NULL));
+    }
+    CHECK_OK(zc_free(in));
+}
+
+static void wait_for_send(int rank)
+{
+    setenv("ZC_POLICY", "protect", 1); /* what was copied has left */
+    zc_comm *comm = open_rank(rank, 2), *other = open_another(1, rank, 2);
+
+    for (int i = 0; i < 2; i++) {
+        zc_comm *over = i ? other : comm;
+        if (rank == 0)
+            take_late(over);
+        else
+            wait_for_either(comm, over);
+        CHECK_OK(zc_flush(over));
+        tell(0);
+        CHECK_OK(zc_sendrecv(NULL, 0, 1 - rank, 3, NULL, 0, 1 - rank, 3, comm, NULL));
+    }
+    CHECK_OK(zc_close(other));
+    CHECK_OK(zc_close(comm));
+}
+
+void case_waiting_for_a_send(void)
+{
+    pid_t child[2];
+
+    children_start(2, wait_for_send, child);
+    children_end(2, child);
 }
 
 /* ---- a communicator that is opened while a thread sleeps over another one ---- */
