@@ -53,26 +53,31 @@ void bench_row(const struct row *row)
     fflush(stdout);
 }
 
-void bench_say(const char *format, ...)
+/* In one write, so that lines of several ranks do not mix. */
+static void say(const char *format, va_list args)
 {
     char text[512];
+
+    vsnprintf(text, sizeof text, format, args);
+    fprintf(stderr, "%s\n", text);
+}
+
+void bench_say(const char *format, ...)
+{
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    say(format, args);
     va_end(args);
-    fprintf(stderr, "%s\n", text);
 }
 
 void bench_die(const char *format, ...)
 {
-    char text[512];
     va_list args;
 
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    say(format, args);
     va_end(args);
-    bench_say("%s", text);
     exit(2);
 }
 
