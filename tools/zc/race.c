@@ -17,27 +17,23 @@
 enum { STATUS_RACE = 66 };
 
 static const char help[] =
-    "CMD is a program that uses MPI, or what starts one: zc race -- mpiexec -n 2 ./program. It need not be changed, "
-    "nor\n"
-    "built anew; with -g reports name files and lines. A race is a store to a buffer that MPI is still sending, or "
-    "any\n"
-    "touch of one that it still receives into, until the program has completed the request; and freeing either.\n"
+    "CMD is a program that uses MPI, or what starts one: zc race -- mpiexec -n 2 ./program. It need not be\n"
+    "changed, nor built anew; with -g reports name files and lines. A race is a store to a buffer that MPI is\n"
+    "still sending, or any touch of one that it still receives into, until the program has completed the\n"
+    "request; and freeing either.\n"
     "\n"
-    "Each is told of once on standard error, when it happens, and added to a file of JSON lines. What happens to the\n"
-    "buffer is then made good as zc does it, and the program goes on.\n"
+    "Each is told of once on standard error, when it happens, and added to a file of JSON lines. What happens\n"
+    "to the buffer is then made good as zc does it, and the program goes on.\n"
     "\n"
     "  --abort        the process ends (abort) after the first\n"
     "  --output FILE  of JSON lines, instead of zc-race.jsonl; what was there is lost\n"
     "\n"
-    "Buffers of a page and more that come from malloc or MPI_Alloc_mem are watched. Those on the stack, in static "
-    "memory\n"
-    "or in small allocations cannot be; how many messages that were is told at the end. Nor can what the loader "
-    "preloads\n"
-    "nothing into: statically linked and setuid programs.\n"
+    "Buffers of a page and more that come from malloc or MPI_Alloc_mem are watched. Those on the stack, in\n"
+    "static memory or in small allocations cannot be; how many messages that were is told at the end. Nor can\n"
+    "what the loader preloads nothing into: statically linked and setuid programs.\n"
     "\n"
-    "Exit status: that of CMD, 128 + n if signal n ended it, 127 if it could not be run; if CMD's is 0, 66 if a race "
-    "was\n"
-    "seen, and 1 if nothing was watched.\n";
+    "Exit status: that of CMD, 128 + n if signal n ended it, 127 if it could not be run; if CMD's is 0, 66 if\n"
+    "a race was seen, and 1 if nothing was watched.\n";
 
 /* The file of a preload, in `path`: where the command was installed, or built. */
 static int find_preload(const char *name, char path[PATH_MAX])

@@ -244,10 +244,9 @@ const struct command command_top = {
     .arguments = "[--once] [--json] [--interval SECONDS] PID",
     .summary = "The pools and sends of a running process",
     .help =
-        "Shows, again and again until the process ends or Ctrl-C, what it sends in a second, who has not received it "
-        "or\n"
-        "looks at it, and for how long; whose messages it looks at itself (zc_recv_view) without a copy; and for each\n"
-        "pool:\n\n"
+        "Shows, again and again until the process ends or Ctrl-C, what it sends in a second, who has not received\n"
+        "it or looks at it, and for how long; whose messages it looks at itself (zc_recv_view) without a copy; and\n"
+        "for each pool:\n\n"
         "  slots      populated: what its memory is\n"
         "  live       with the program; peak: most that ever were; cap: most that may be\n"
         "  in flight  held by a send or a receive; freed ones are not live any more\n"
