@@ -24,7 +24,8 @@ enum {
     TICK_NS = 4096,
     TIMEOUT_MOST = 31,
     RNR_RETRIES = 7, /* for ever: credits see to it that there are none */
-    RNR_TIMER = 12   /* 0.64 ms */
+    RNR_TIMER = 12,  /* 0.64 ms */
+    ASKED_MOST = 5   /* how often the kernel is to ask who has the peer's address */
 };
 
 void verbs_set_timeout(struct verbs *verbs, uint64_t ms)
@@ -205,9 +206,14 @@ static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card 
                                          .grh = {.dgid = theirs->gid, .sgid_index = port->gid_index, .hop_limit = 64},
                                          .dlid = theirs->lid,
                                          .port_num = port->number}};
-    error = ibv_modify_qp(qp, &attributes,
-                          IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                              IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    /* RoCE: the kernel asks a neighbour that it does not know only once, and waits a second for the answer. Either gets
+     * lost now and then, and so do all while a link comes up. */
+    int asked = 0;
+    do
+        error = ibv_modify_qp(qp, &attributes,
+                              IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                  IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
+    while (error == ETIMEDOUT && ++asked < ASKED_MOST);
     if (error)
         return device_error(verbs, -error, "ibv_modify_qp to RTR");
     uint32_t reads = least(theirs->reads, (uint64_t)port->device->attributes.max_qp_init_rd_atom);

@@ -24,6 +24,7 @@
     X(device_too_small)                                                                                                \
     X(regions_run_out)                                                                                                 \
     X(strangers)                                                                                                       \
+    X(unanswered)                                                                                                      \
     X(timeouts)                                                                                                        \
     X(memlock_refuses_to_open)                                                                                         \
     X(memlock_refuses_to_grow)                                                                                         \
@@ -61,6 +62,9 @@ extern unsigned long regions_most;
 
 /* Of each RDMA READ the device does so many bytes only, 0: all; and what was the longest without. */
 extern size_t read_head, longest_read;
+
+/* So many connections from now on time out before the peer's address is known. */
+extern _Atomic unsigned unanswered;
 
 /* As the last connection was given it. */
 extern unsigned timeout;

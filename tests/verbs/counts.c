@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <infiniband/verbs.h>
+#include <stdatomic.h>
 
 #include "cases.h"
 
@@ -13,6 +14,7 @@
 unsigned long registered, deregistered, posted, polled, regions_most;
 size_t read_head, longest_read;
 unsigned timeout;
+_Atomic unsigned unanswered;
 void (*shrink_device)(struct ibv_device_attr *device);
 int gid_type = -1;
 
@@ -96,11 +98,22 @@ struct ibv_context *ibv_open_device(struct ibv_device *device)
     return context;
 }
 
+static bool goes_unanswered(void)
+{
+    unsigned left = unanswered;
+
+    while (left && !atomic_compare_exchange_weak(&unanswered, &left, left - 1))
+        ;
+    return left > 0;
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attributes, int mask)
 {
     int (*real)(struct ibv_qp *, struct ibv_qp_attr *, int) = dlsym(RTLD_NEXT, "ibv_modify_qp");
     if (mask & IBV_QP_TIMEOUT)
         timeout = attributes->timeout;
+    if (mask & IBV_QP_AV && goes_unanswered())
+        return ETIMEDOUT;
     return real(qp, attributes, mask);
 }
 

@@ -189,6 +189,27 @@ void case_strangers(void)
     CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
 }
 
+/* A question for a peer's address that gets lost is asked again, but not for ever. */
+void case_unanswered(void)
+{
+    static const char *const ranks[] = {"rank=0", "rank=1"};
+    struct comer comers[2];
+
+    unanswered = 4;
+    meet(comers, 2, 2, ranks);
+    expect(&comers[0], 0, "");
+    expect(&comers[1], 0, "");
+    CHECK(unanswered == 0);
+    close_all(comers, 2);
+    unanswered = 1000;
+    meet(comers, 2, 2, ranks);
+    CHECKF(comers[0].result == -ETIMEDOUT || comers[1].result == -ETIMEDOUT, "%d, %d", comers[0].result,
+           comers[1].result);
+    CHECK(comers[0].result && comers[1].result);
+    unanswered = 0;
+    CHECKF(registered == deregistered, "%lu, %lu", registered, deregistered);
+}
+
 /* A packet is sent seven times, each 4.096 µs << timeout after the one before. */
 void case_timeouts(void)
 {
