@@ -135,7 +135,7 @@ Test(rule8, a_fault_that_finds_nothing_is_retried)
 }
 
 /* The program itself took the access away: nothing that zc could end, and no endless loop either. */
-Test(rule8, a_fault_that_changes_nothing_is_not_ours, .signal = SIGSEGV)
+Test(rule8, a_fault_that_changes_nothing_is_not_ours, .signal = SIGSEGV, .timeout = 60)
 {
     char *b = buffer(2, 1);
     CHECK(mprotect(b, PAGE, PROT_READ) == 0);
