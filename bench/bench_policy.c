@@ -3,7 +3,7 @@
  * Suite policy: does zc choose well? The table of examples/ on a wider grid, with what zc chooses from beside it: copying,
  * and protection that ends at completion or is left to the next store. Rows of zc and zc-inplace against `best` compare
  * them with the best of blocking, tracked, copied, zc-eager and zc-lazy in the same cell. In each cell all variants take
- * turns; tracked is there twice, and its ratio to itself is the noise.
+ * turns, in many short rounds; tracked is there twice, and its ratio to itself is the noise.
  *
  *   --huge    all memory in huge pages, whatever its size; else in small ones
  *   --quick   a part of the grid */
@@ -11,7 +11,7 @@
 #include "bench/lib/table.h"
 
 #define COMMON                                                                                                         \
-    "--suite", "policy", "--csv", "-", "--rounds", "5", "--seconds", "0.03", "--variants",                             \
+    "--suite", "policy", "--csv", "-", "--rounds", "12", "--seconds", "0.0125", "--variants",                          \
         "blocking,tracked,copied,zc-eager,zc-lazy,zc,zc-inplace,tracked"
 
 static const char *const whole[] = {

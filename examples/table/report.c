@@ -57,17 +57,23 @@ static double median_rate(const struct report *report, int place, const struct m
     return median(values, n);
 }
 
-/* The median of the ratios within each round: what disturbs a round disturbs both. */
-static double median_ratio(const struct report *report, int place, int baseline, const struct measure *measure)
+/* The median of the ratios within each round, of every `step`-th one: what disturbs a round disturbs both. */
+static double median_ratio_of(const struct report *report, int place, int baseline, const struct measure *measure,
+                              int first, int step)
 {
     double values[MAX_ROUNDS];
-    int n = report->options->rounds;
+    int n = 0;
 
-    for (int i = 0; i < n; i++) {
+    for (int i = first; i < report->options->rounds; i += step) {
         double rate = measure->rate(&report->rounds[baseline][i]);
-        values[i] = rate > 0 ? measure->rate(&report->rounds[place][i]) / rate : 0;
+        values[n++] = rate > 0 ? measure->rate(&report->rounds[place][i]) / rate : 0;
     }
     return median(values, n);
+}
+
+static double median_ratio(const struct report *report, int place, int baseline, const struct measure *measure)
+{
+    return median_ratio_of(report, place, baseline, measure, 0, 1);
 }
 
 /* The place of a variant, after `after`; -1 if it is not there. */
@@ -105,21 +111,30 @@ static void write_row(const struct report *report, const struct job *job, const 
             job->size, job->clients, median_rate(report, place, measure), measure->unit, baseline, ratio);
 }
 
-/* A variant against the best of others: the smallest of its ratios. 0 if one of them was not run. */
+/* A variant against the best of others; 0 if one of them was not run. Whoever looks best in some rounds was lucky in them,
+ * too: so the best is who was it in every other round, and counts by the rounds between. Both halves take turns in that. */
 static double ratio_to_best(const struct report *report, int place, const struct variant *const others[],
                             const struct measure *measure)
 {
-    double worst = 0;
+    int halves = report->options->rounds > 1 ? 2 : 1;
+    double sum = 0;
 
-    for (int i = 0; others[i]; i++) {
-        int other = find(report, others[i], -1);
-        if (other < 0)
-            return 0;
-        double ratio = median_ratio(report, place, other, measure);
-        if (i == 0 || ratio < worst)
-            worst = ratio;
+    for (int half = 0; half < halves; half++) {
+        double worst = 0;
+        int best = -1;
+        for (int i = 0; others[i]; i++) {
+            int other = find(report, others[i], -1);
+            if (other < 0)
+                return 0;
+            double ratio = median_ratio_of(report, place, other, measure, half, halves);
+            if (best < 0 || ratio < worst) {
+                worst = ratio;
+                best = other;
+            }
+        }
+        sum += median_ratio_of(report, place, best, measure, halves - 1 - half, halves);
     }
-    return worst;
+    return sum / halves;
 }
 
 /* Each variant against the baseline, the baseline against its second run; and those of zc also against what else a
@@ -128,6 +143,7 @@ static void write_rows(const struct report *report, const struct job *job, const
 {
     const struct options *options = report->options;
     int baseline = find_baseline(report);
+    const struct variant *const itself[] = {options->variants[baseline], NULL};
     static const struct {
         const char *name;
         const struct variant *of[6];
@@ -144,9 +160,10 @@ static void write_rows(const struct report *report, const struct job *job, const
         int again = find(report, variant, place);
         if (find(report, variant, -1) < place)
             continue;
-        int against = place == baseline && again >= 0 ? again : place;
-        write_row(report, job, measure, place, options->variants[baseline]->name,
-                  median_ratio(report, against, baseline, measure));
+        /* The noise is measured as what it is to be held against. */
+        double ratio = place == baseline && again >= 0 ? ratio_to_best(report, again, itself, measure)
+                                                       : median_ratio(report, place, baseline, measure);
+        write_row(report, job, measure, place, options->variants[baseline]->name, ratio);
         for (size_t i = 0; i < sizeof others / sizeof others[0] && variant->zc; i++) {
             double worst = ratio_to_best(report, place, others[i].of, measure);
             if (worst > 0)
