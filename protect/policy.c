@@ -25,7 +25,7 @@ enum {
 struct costs {
     _Atomic uint32_t average[COSTS];
     _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
-    _Atomic uint64_t trials;   /* ns spent on protections that did not pay */
+    _Atomic uint64_t trials;   /* ns lost by protections that did not pay */
     _Atomic uint64_t since;    /* clock at the pool's first decision */
     /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
      * many will be until the next trial. */
@@ -230,14 +230,26 @@ bool policy_feeds(struct zc_pool *pool, size_t bytes)
 
 /* ---- what the sender pays ---- */
 
-static bool trial_affordable(struct costs *costs, uint64_t cycle)
+/* What trials may have lost until now. */
+static uint64_t allowance(struct costs *costs)
 {
     uint64_t now = clock_ns();
     uint64_t since = atomic_load_explicit(&costs->since, memory_order_relaxed);
     if (!since)
         atomic_store_explicit(&costs->since, since = now, memory_order_relaxed);
-    uint64_t spent = atomic_load_explicit(&costs->trials, memory_order_relaxed);
-    return spent + cycle <= (now - since) / TRIAL_SHARE + TRIAL_CREDIT;
+    return (now - since) / TRIAL_SHARE + TRIAL_CREDIT;
+}
+
+static bool trial_affordable(struct costs *costs, uint64_t cycle)
+{
+    return atomic_load_explicit(&costs->trials, memory_order_relaxed) + cycle <= allowance(costs);
+}
+
+/* All is used up at most: with debts, a pool that lost much would not notice for long that protection pays now. */
+static void note_loss(struct costs *costs, uint64_t loss)
+{
+    uint64_t lost = atomic_load_explicit(&costs->trials, memory_order_relaxed) + loss;
+    atomic_store_explicit(&costs->trials, least(lost, allowance(costs)), memory_order_relaxed);
 }
 
 static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
@@ -300,9 +312,9 @@ void policy_written(struct zc_pool *pool, struct slot *slot)
     uint32_t shared = atomic_load_explicit(&costs->estimate, memory_order_relaxed);
     atomic_store_explicit(&costs->estimate, shared ? (shared * 7 + run) / 8 : run, memory_order_relaxed);
 
-    uint64_t cycle = cycle_cost(pool);
-    if (policy_cost(pool, COST_COPY, pool->slot_size) * slot->run < cycle) {
-        atomic_fetch_add_explicit(&costs->trials, cycle, memory_order_relaxed);
+    uint64_t cycle = cycle_cost(pool), copies = policy_cost(pool, COST_COPY, pool->slot_size) * slot->run;
+    if (copies < cycle) {
+        note_loss(costs, cycle - copies);
         slot->skip = (uint8_t)(1 << slot->backoff);
         slot->backoff += slot->backoff < BACKOFF_MOST;
     } else {
