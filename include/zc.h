@@ -35,7 +35,8 @@
  *   initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator.
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
- *   not know must be zero: -EINVAL otherwise. Statistics are filled in up to the size that the caller sets.
+ *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
+ *   in; counts that this library does not know stay as they were.
  *
  * CAVEATS (docs/caveats.md has them in full)
  *

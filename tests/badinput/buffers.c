@@ -375,6 +375,8 @@ Test(buffers, statistics_of_another_size)
     /* A newer one. */
     all.stats.size = sizeof all;
     CHECK_OK(zc_stats_get(&all.stats));
+    CHECK(all.stats.size == sizeof all);
+    CHECK_BYTES(all.after, sizeof all.after, 0x5c);
     CHECK_IS(zc_stats_get(NULL), -EINVAL);
     memset(&part, 0x5c, sizeof part);
     part.size = offsetof(zc_pool_stats, live);
