@@ -21,16 +21,28 @@ static bool possible; /* membarrier is there */
 
 /* ---- threads come and go ---- */
 
+/* Slots of which a thread may keep less than this many go one by one, but it keeps what it frees and takes again. */
+enum { BATCHED_LEAST = 4 };
+
 static uint32_t batch(const struct zc_pool *pool)
 {
-    return (pool->cache_most + 1) / 2;
+    return pool->cache_most < BATCHED_LEAST ? 1 : pool->cache_most < 8 ? 2 : pool->cache_most / 4;
 }
 
-/* What a thread keeps that only frees: a quarter, but two large slots, so that it gives them back in pairs. */
+/* What a thread keeps that only frees, to give it back together: an eighth, but two where that is less. */
 static uint32_t few(const struct zc_pool *pool)
 {
-    uint32_t quarter = (pool->cache_most + 3) / 4;
-    return quarter >= 2 || pool->cache_most < 2 ? quarter : 2;
+    uint32_t eighth = pool->cache_most / 8;
+    return pool->cache_most < BATCHED_LEAST ? 0 : eighth < 2 ? 2 : eighth;
+}
+
+/* Adds what the cache has counted to the pool's, and starts it anew. */
+static void tell_allocs(struct cache *cache, uint64_t anew)
+{
+    uint64_t allocs = atomic_load_explicit(&cache->allocs, memory_order_relaxed);
+    if (allocs)
+        atomic_fetch_add(&cache->pool->allocs, allocs);
+    atomic_store_explicit(&cache->allocs, anew, memory_order_relaxed);
 }
 
 /* Gives the pool the oldest n slots of a cache that this thread is inside, or that is closed. */
@@ -45,7 +57,7 @@ static void flush(struct cache *cache, uint32_t n)
     memmove(cache->ids, cache->ids + n, left * sizeof cache->ids[0]);
     atomic_store_explicit(&cache->count, left, memory_order_relaxed);
     atomic_store_explicit(&cache->least, left, memory_order_relaxed);
-    atomic_fetch_add(&pool->allocs, atomic_exchange_explicit(&cache->allocs, 0, memory_order_relaxed));
+    tell_allocs(cache, 0);
 }
 
 static void thread_ends(void *argument)
@@ -212,7 +224,10 @@ static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
     if (n) {
         pool_pop_many(pool, n, ids);
         pool_raise_peak(pool, atomic_load(&pool->taken) - (n - 1));
-        atomic_fetch_add(&pool->allocs, 1);
+        if (cache)
+            tell_allocs(cache, 1); /* as if the caller's came from it: its thread does not only free */
+        else
+            atomic_fetch_add(&pool->allocs, 1);
         *slot = slot_by_id(ids[0]);
     }
     if (n && cache) {
@@ -249,24 +264,34 @@ int cache_refill(struct zc_pool *pool, struct slot **slot)
     return 0;
 }
 
-void cache_overflow(struct slot *slot)
+/* Room for one more slot in a cache that this thread is inside. False if it is to keep none. */
+static bool make_room(struct cache *cache)
 {
-    struct zc_pool *pool = slot_pool(slot);
-    struct cache *cache = cache_of(pool) ? cache_enter(pool->index) : NULL;
-    if (!cache) { /* it has none, or somebody empties it */
-        pool_push(slot);
-        pool_dismiss(pool, 1);
-        return;
-    }
     uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
     if (count >= cache->most) {
         /* Nothing was taken from it since the last time. */
         bool frees = atomic_load_explicit(&cache->allocs, memory_order_relaxed) == 0;
-        cache->most = frees ? few(pool) : pool->cache_most;
-        flush(cache, frees ? count : (count + 1) / 2);
+        cache->most = frees ? few(cache->pool) : cache->pool->cache_most;
+        if (count)
+            flush(cache, frees ? count : (count + 1) / 2);
     }
-    count = atomic_load_explicit(&cache->count, memory_order_relaxed);
-    cache->ids[count] = slot_id(slot);
-    atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
-    cache_leave(cache);
+    return cache->most > 0;
+}
+
+void cache_overflow(struct slot *slot)
+{
+    struct zc_pool *pool = slot_pool(slot);
+    struct cache *cache = cache_of(pool) ? cache_enter(pool->index) : NULL;
+    bool room = cache && make_room(cache); /* if it has one, and nobody empties it */
+    if (room) {
+        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+        cache->ids[count] = slot_id(slot);
+        atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
+    }
+    if (cache)
+        cache_leave(cache);
+    if (!room) {
+        pool_push(slot);
+        pool_dismiss(pool, 1);
+    }
 }

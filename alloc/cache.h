@@ -3,8 +3,8 @@
  * Thread caches: the application's slots, taken and given back without a lock or an atomic operation.
  *
  * A thread keeps up to CACHE_SLOTS free slots of each pool, and at most CACHE_BYTES of them: it refills from the
- * pool, and gives back to it, in batches. One that only frees has little use for them, and keeps a quarter. A slot
- * goes into the cache of the thread that frees it, whoever took it.
+ * pool, and gives back to it, in batches. One that only frees has little use for them, and keeps an eighth of that, a
+ * pair of larger ones and none of the largest. A slot goes into the cache of the thread that frees it, whoever took it.
  * Slots in caches are *taken* from the pool like live ones; claims are on slots in the pool alone, so that a claimed
  * slot is there whatever threads keep.
  *

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "alloc/pool_spec.h"
+#include "alloc/reclaim.h"
 #include "core/error.h"
 #include "core/options.h"
 
@@ -106,8 +107,9 @@ static struct zc_pool *class_pool(unsigned class)
     struct zc_pool *first = NULL;
     if (!atomic_compare_exchange_strong(&classes[class], &first, pool)) {
         zc_pool_close(pool); /* another thread was here before */
-        pool = first;
+        return first;
     }
+    reclaim_from(pool);
     return pool;
 }
 
@@ -158,6 +160,20 @@ static struct zc_pool *find_pool(size_t size, size_t alignment)
     return class_pool(class);
 }
 
+/* Where the pool of a class would have to make slots: that of the next one, if slots of it lie idle and waste no more than
+ * a quarter. Else the pool itself. */
+static struct zc_pool *or_idle(struct zc_pool *pool, size_t size)
+{
+    size_t pages = (size + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    unsigned class = class_of(pages);
+    struct zc_pool *next = atomic_load_explicit(&classes[class + 1], memory_order_acquire);
+    bool wanted = next && 4 * class_pages(class + 1) <= 5 * pages &&
+                  atomic_load_explicit(&classes[class], memory_order_relaxed) == pool &&
+                  atomic_load_explicit(&pool->spare, memory_order_relaxed) <= 0 &&
+                  atomic_load_explicit(&next->spare, memory_order_relaxed) > 0;
+    return wanted ? next : pool;
+}
+
 struct zc_pool *heap_pool(size_t size, size_t alignment)
 {
     int error = heap_opened() ? 0 : heap_open();
@@ -168,9 +184,10 @@ struct zc_pool *heap_pool(size_t size, size_t alignment)
     if (size > arena.span / 4)
         return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
     struct zc_pool *pool = find_pool(size, alignment);
-    if (pool && alignment <= PAGE_BYTES)
-        remember(pool, size);
-    return pool;
+    if (!pool || alignment > PAGE_BYTES)
+        return pool;
+    remember(pool, size);
+    return or_idle(pool, size);
 }
 
 static size_t idle_bytes(struct zc_pool *pool)

@@ -25,7 +25,12 @@ static void ignore_account(struct slot *slot, int sign)
     (void)sign;
 }
 
-static const struct pool_hooks none = {choose_default, ignore_mapped, ignore_account};
+static void ignore_settle(struct slot *slot)
+{
+    (void)slot;
+}
+
+static const struct pool_hooks none = {choose_default, ignore_mapped, ignore_account, ignore_settle};
 static const struct pool_hooks *_Atomic current = &none;
 
 const struct pool_hooks *pool_hooks(void)

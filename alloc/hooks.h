@@ -18,6 +18,8 @@ struct pool_hooks {
     /* Protection uses up mappings, of which protect/ keeps the account. A trim that makes a slot anew calls this with
      * what the slot uses no more (sign -1) and with what it uses then (+1). */
     void (*account)(struct slot *slot, int sign);
+    /* Makes a slot that was popped read-write, if that can be done. */
+    void (*settle)(struct slot *slot);
 };
 
 /* Those that were set last; at first they do nothing. */

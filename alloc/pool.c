@@ -7,6 +7,7 @@
 #include "alloc/cache.h"
 #include "alloc/debug.h"
 #include "alloc/hooks.h"
+#include "alloc/reclaim.h"
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
@@ -91,6 +92,8 @@ static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
         claimed = spare < (long)n ? spare : (long)n;
     } while (!atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - claimed, memory_order_acquire,
                                                     memory_order_relaxed));
+    if (spare - claimed < atomic_load_explicit(&pool->idle, memory_order_relaxed))
+        atomic_store_explicit(&pool->idle, spare - claimed, memory_order_relaxed);
     return (uint32_t)claimed;
 }
 
@@ -167,6 +170,13 @@ static int carve(struct zc_pool *pool, uint32_t n, struct slot **first)
     return (int)segment_carve(segment, n, first);
 }
 
+void pool_strip(struct zc_pool *pool, struct slot *slot)
+{
+    slot_become(slot, SLOT_BARE);
+    atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
+    pool->bare = slot_id(slot);
+}
+
 /* Only what others may see change is under the lock: threads that need slots at the same time find pages for them at
  * the same time. Slots that are carved and not yet in the list keep their segment from being trimmed. Returns how many
  * slots were made. */
@@ -190,12 +200,8 @@ static int grow(struct zc_pool *pool, uint32_t n)
     if (populated == carved)
         return carved;
     pthread_mutex_lock(&pool->growth);
-    for (int i = carved - 1; i >= populated; i--) {
-        struct slot *slot = segment_slot(segment, index + (uint32_t)i);
-        slot_become(slot, SLOT_BARE);
-        atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
-        pool->bare = slot_id(slot);
-    }
+    for (int i = carved - 1; i >= populated; i--)
+        pool_strip(pool, segment_slot(segment, index + (uint32_t)i));
     pthread_mutex_unlock(&pool->growth);
     return populated ? populated : fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", pool->slot_size);
 }
@@ -205,7 +211,9 @@ int pool_claim_many(struct zc_pool *pool, uint32_t n)
     uint32_t claimed;
     while (!(claimed = try_claim(pool, n))) {
         size_t batch = (pool->huge ? HUGE_BYTES : CARVE_BYTES) / pool->stride; /* small slots share huge pages */
-        int made = grow(pool, batch ? (uint32_t)batch : 1);
+        batch = batch ? batch : 1;
+        reclaim(batch * pool->stride);
+        int made = grow(pool, (uint32_t)batch);
         if (made < 0) {
             cache_drain(pool); /* threads may still keep some */
             claimed = try_claim(pool, n);

@@ -38,6 +38,7 @@ struct zc_pool {
     uint32_t cache_most;     /* slots that a thread may keep (alloc/cache.h) */
     _Alignas(64) _Atomic uint64_t head;
     _Atomic long spare;
+    _Atomic long idle;    /* the least that `spare` was since somebody set this, or about that */
     _Atomic size_t taken; /* slots that are live or in the caches of threads */
     _Atomic size_t peak;  /* of live slots */
     _Atomic uint64_t allocs, fallbacks, over_cap, renamed, refills;
@@ -52,6 +53,9 @@ struct zc_pool {
     /* For protect/: what protecting and copying slots of this size costs here. Zero at first. */
     _Alignas(64) unsigned char costs[256];
     struct zc_pool *next;
+    /* Of a pool whose pages may move to others (alloc/reclaim.h). */
+    struct zc_pool *next_lender;
+    long idle_before;
 };
 
 /* Opens a pool. Takes over a closed one of the same layout, so that its addresses are used again. */
@@ -77,6 +81,9 @@ void pool_pop_many(struct zc_pool *pool, uint32_t n, uint32_t ids[]);
 /* Puts slots back, which nothing may hold any more. */
 void pool_push(struct slot *slot);
 void pool_push_many(struct zc_pool *pool, const uint32_t ids[], uint32_t n);
+
+/* Keeps a popped slot that has lost its pages, for growth to find. Under `growth`. */
+void pool_strip(struct zc_pool *pool, struct slot *slot);
 
 /* Counts up to n more slots as taken. Returns how many; 0 at the cap, unless the pool grows past it. Attempts that are
  * refused are never counted, or another thread might be refused on their account. */

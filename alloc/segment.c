@@ -262,6 +262,20 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
     return n;
 }
 
+/* Pages that are pinned would stay with the device, and the mappings get others. Where the file is sealed against writers,
+ * since peers see it, the kernel refuses. */
+bool segment_punch(const struct segment *segment, char *wire)
+{
+    bool pinned = false;
+    if (pthread_mutex_trylock(&registry))
+        return false;
+    for (struct registrar *registrar = registrars; registrar; registrar = registrar->next)
+        pinned |= registrar->pins;
+    bool punched = !pinned && sys_madvise(wire, segment->slot_size, MADV_REMOVE) == 0;
+    pthread_mutex_unlock(&registry);
+    return punched;
+}
+
 /* The kernel moves and doubles no hugetlb mapping by mremap; a mapping made anew needs the file not to be sealed against
  * writers, which others that may be shown to peers are. */
 static bool map_again(const struct segment *segment, const char *wire, size_t length, char *user, int prot)

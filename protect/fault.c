@@ -16,6 +16,7 @@
 #include "protect/backend.h"
 #include "protect/conflict.h"
 #include "protect/maps.h"
+#include "protect/pages.h"
 #include "protect/policy.h"
 
 enum {
@@ -229,6 +230,12 @@ int zc_reinstall(void)
 static int open_error;
 static char open_message[256];
 
+static void settle(struct slot *slot)
+{
+    if (slot->guard_pages)
+        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
+}
+
 static void open_once(void)
 {
     const struct options *options;
@@ -240,7 +247,7 @@ static void open_once(void)
         memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
         return;
     }
-    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account};
+    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, settle};
     pool_hooks_set(&hooks);
     maps_open(options->maps);
     policy_open();
