@@ -12,9 +12,12 @@
  *
  * In larson and xmalloc (the patterns of the benchmarks of those names) `size` is the largest of random sizes from 4 KiB
  * on, small ones as likely as large ones, and a byte of each page is stored to. Memory is MiB that the pattern added to
- * the process (pages that are mapped twice count once), in a process of its own:
+ * the process (pages that are mapped twice count once), in a process of its own. How many buffers of xmalloc live at once
+ * would depend on how far one thread happens to get ahead of the other, so here they go in turns: the first is 0, 1 or
+ * 7 batches of 64 ahead, for each allocator the same:
  *
- *   larson-memory, xmalloc-memory     at most, as sampled
+ *   larson-memory, xmalloc-memory-LEAD
+ *                                     at most, as sampled
  *   live-metadata, live-page-tables   what a million live buffers need besides; baseline: what they hold
  *
  *   --quick   fewer sizes, rounds and live buffers */
@@ -38,7 +41,7 @@ enum { ROUNDS = 9 };
 static const struct bench_case {
     const char *name;
     double (*run)(const struct allocator *allocator, size_t size, int threads, long count);
-    int threads;
+    int threads;     /* xmalloc_in_step: the lead */
     size_t sizes[9]; /* until 0; the first and every second after it are for --quick */
 } cases[] = {
     {"first-byte", first_byte, 1, {4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20}},
@@ -142,6 +145,12 @@ static void *sample(void *arg)
     return NULL;
 }
 
+static const struct bench_case memory_cases[] = {
+    {"larson-memory", larson, 2, {64 << 10, 256 << 10}},
+    {"xmalloc-memory-0", xmalloc_in_step, 0, {256 << 10, 64 << 10}},
+    {"xmalloc-memory-1", xmalloc_in_step, 1, {256 << 10, 64 << 10}},
+    {"xmalloc-memory-7", xmalloc_in_step, LEAD_MOST, {256 << 10, 64 << 10}}};
+
 struct memory_case {
     const struct bench_case *bench;
     const struct allocator *allocator;
@@ -167,9 +176,7 @@ static void measure_memory(const struct bench_case *bench, size_t size)
 {
     enum { CHILDREN = 5 };
     double values[ALLOCATORS][CHILDREN];
-    char name[64];
 
-    snprintf(name, sizeof name, "%s-memory", bench->name);
     for (int child = 0; child < CHILDREN; child++) {
         for (size_t v = 0; v < ALLOCATORS; v++) {
             struct memory_case c = {bench, &allocators[v], size, 20000};
@@ -178,7 +185,7 @@ static void measure_memory(const struct bench_case *bench, size_t size)
     }
     for (size_t v = 1; v < ALLOCATORS; v++) {
         double ratio = bench_median_ratio(values[v], values[0], CHILDREN);
-        bench_row(&(struct row){"alloc", name, allocators[v].name, size, bench->threads,
+        bench_row(&(struct row){"alloc", bench->name, allocators[v].name, size, MAX_THREADS,
                                 bench_median(values[v], CHILDREN) / (1 << 20), "MiB", allocators[0].name, ratio});
     }
 }
@@ -264,12 +271,10 @@ int main(int argc, char **argv)
         bench_say("alloc: live, %s, %zu buffers", allocators[v].name, live);
         measure_live(&allocators[v], live);
     }
-    for (size_t c = 0; c < LENGTH(cases); c++) {
-        for (size_t i = 0; cases[c].sizes[i]; i += quick ? 2 : 1) {
-            if (cases[c].run != larson && cases[c].run != xmalloc)
-                continue;
-            bench_say("alloc: memory of %s, up to %zu bytes", cases[c].name, cases[c].sizes[i]);
-            measure_memory(&cases[c], cases[c].sizes[i]);
+    for (size_t c = 0; c < LENGTH(memory_cases); c++) {
+        for (size_t i = 0; memory_cases[c].sizes[i]; i += quick ? 2 : 1) {
+            bench_say("alloc: %s, up to %zu bytes", memory_cases[c].name, memory_cases[c].sizes[i]);
+            measure_memory(&memory_cases[c], memory_cases[c].sizes[i]);
         }
     }
     for (size_t c = 0; c < LENGTH(cases); c++) {

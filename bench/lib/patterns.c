@@ -106,26 +106,32 @@ double first_byte(const struct allocator *allocator, size_t size, int threads, l
 
 /* ---- producer-consumer and xmalloc ------------------------------------------------------------------------------- */
 
-enum { BATCH = 64, BATCHES = 8 };
+enum { BATCH = 64, BATCHES = LEAD_MOST + 1 };
 
 struct ring {
     atomic_long put;
     void *items[PLACES]; /* also keeps the two counters on lines of their own */
     atomic_long taken;
+    long lead;         /* batches that live at least; negative: as it comes */
+    atomic_long freed; /* batches */
 };
+
+static void await(atomic_long *counter, long value)
+{
+    while (atomic_load_explicit(counter, memory_order_acquire) < value)
+        sched_yield();
+}
 
 static void ring_put(struct ring *ring, long i, long places, void *item)
 {
-    while (i - atomic_load_explicit(&ring->taken, memory_order_acquire) == places)
-        sched_yield();
+    await(&ring->taken, i - places + 1);
     ring->items[i % places] = item;
     atomic_store_explicit(&ring->put, i + 1, memory_order_release);
 }
 
 static void *ring_take(struct ring *ring, long i, long places)
 {
-    while (atomic_load_explicit(&ring->put, memory_order_acquire) == i)
-        sched_yield();
+    await(&ring->put, i + 1);
     void *item = ring->items[i % places];
     atomic_store_explicit(&ring->taken, i + 1, memory_order_release);
     return item;
@@ -163,13 +169,16 @@ static void *consumer(void *arg)
 static void *batch_producer(void *arg)
 {
     struct task *task = arg;
+    struct ring *ring = task->with;
 
     pthread_barrier_wait(task->start);
     for (long i = 0; i < task->count / BATCH; i++) {
+        if (ring->lead >= 0)
+            await(&ring->freed, i - ring->lead);
         void **batch = calloc(BATCH, sizeof *batch);
         for (int j = 0; j < BATCH; j++)
             batch[j] = random_buffer(task);
-        ring_put(task->with, i, BATCHES, batch);
+        ring_put(ring, i, BATCHES, batch);
     }
     return NULL;
 }
@@ -177,23 +186,28 @@ static void *batch_producer(void *arg)
 static void *batch_consumer(void *arg)
 {
     struct task *task = arg;
+    struct ring *ring = task->with;
+    long batches = task->count / BATCH;
 
     pthread_barrier_wait(task->start);
     double start = bench_now();
-    for (long i = 0; i < task->count / BATCH; i++) {
-        void **batch = ring_take(task->with, i, BATCHES);
+    for (long i = 0; i < batches; i++) {
+        if (ring->lead >= 0)
+            await(&ring->put, i + ring->lead < batches ? i + ring->lead + 1 : batches);
+        void **batch = ring_take(ring, i, BATCHES);
         for (int j = 0; j < BATCH; j++)
             task->allocator->free(batch[j]);
         free(batch);
+        atomic_store_explicit(&ring->freed, i + 1, memory_order_release);
     }
     task->took = bench_now() - start;
     return NULL;
 }
 
 static double hand_over(void *(*from)(void *), void *(*to)(void *), const struct allocator *allocator, size_t size,
-                        long count)
+                        long count, long lead)
 {
-    struct ring ring = {.put = 0};
+    struct ring ring = {.lead = lead};
     struct task tasks[2];
 
     fill_tasks(tasks, 2, allocator, size, count);
@@ -206,7 +220,7 @@ static double hand_over(void *(*from)(void *), void *(*to)(void *), const struct
 double producer_consumer(const struct allocator *allocator, size_t size, int threads, long count)
 {
     (void)threads;
-    return hand_over(producer, consumer, allocator, size, count);
+    return hand_over(producer, consumer, allocator, size, count, -1);
 }
 
 void fill_once(const struct allocator *allocator, size_t size)
@@ -222,7 +236,12 @@ void fill_once(const struct allocator *allocator, size_t size)
 double xmalloc(const struct allocator *allocator, size_t size, int threads, long count)
 {
     (void)threads;
-    return hand_over(batch_producer, batch_consumer, allocator, size, count);
+    return hand_over(batch_producer, batch_consumer, allocator, size, count, -1);
+}
+
+double xmalloc_in_step(const struct allocator *allocator, size_t size, int lead, long count)
+{
+    return hand_over(batch_producer, batch_consumer, allocator, size, count, lead);
 }
 
 /* ---- larson ------------------------------------------------------------------------------------------------------ */
