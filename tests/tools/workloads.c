@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: workloads multigrid|server|cache|wait
+ * usage: workloads multigrid|server|pencils|wait
  *
  * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
  * that the process ended up with, and the seconds that it took.
@@ -12,15 +12,6 @@
 
 #include "check.h"
 #include "core/clock.h"
-
-static unsigned random_below(unsigned n)
-{
-    static uint64_t state = 88172645463325252u; /* G. Marsaglia, "Xorshift RNGs" */
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (unsigned)(state >> 33) % n;
-}
 
 static void *filled(size_t size)
 {
@@ -63,20 +54,19 @@ static void server(void)
     CHECK_OK(zc_close(comm));
 }
 
-/* Keeps 48 buffers, of which it replaces one after the other by one of another size, as a cache of objects would. */
-static void cache(void)
+/* Turns an array of unequal sides round and round, as a Fourier transform in three dimensions would: each time it needs
+ * buffers for as many peers, of another size. */
+static void pencils(void)
 {
-    enum { STEPS = 20000, LIVE = 48, OCTAVES = 6 };
-    char *live[LIVE] = {NULL};
+    enum { STEPS = 60, PEERS = 24 };
+    static const size_t sides[] = {(size_t)900 << 10, (size_t)1000 << 10, (size_t)1100 << 10};
+    char *peers[PEERS];
     for (int step = 0; step < STEPS; step++) {
-        char **buffer = &live[random_below(LIVE)];
-        size_t middle = (size_t)(32 << 10) << random_below(OCTAVES), size = middle + random_below((unsigned)middle);
-        CHECK_OK(zc_free(*buffer));
-        *buffer = ALLOC(size);
-        (*buffer)[0] = (*buffer)[size - 1] = 1;
+        for (int i = 0; i < PEERS; i++)
+            peers[i] = filled(sides[step % 3]);
+        for (int i = 0; i < PEERS; i++)
+            CHECK_OK(zc_free(peers[i]));
     }
-    for (int i = 0; i < LIVE; i++)
-        CHECK_OK(zc_free(live[i]));
 }
 
 static void await_input(void)
@@ -135,7 +125,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } workloads[] = {
-        {"multigrid", multigrid}, {"server", server}, {"cache", cache}, {"wait", send_and_wait}, {"view", view}};
+        {"multigrid", multigrid}, {"server", server}, {"pencils", pencils}, {"wait", send_and_wait}, {"view", view}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();
@@ -145,6 +135,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|cache|wait\n", stderr);
+    fputs("usage: workloads multigrid|server|pencils|wait\n", stderr);
     return 2;
 }
