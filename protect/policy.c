@@ -12,8 +12,8 @@ enum {
     SCALE = 8,              /* estimates count eighths of a send */
     ESTIMATE_MOST = 255,    /* just below 32 sends a write: more makes no difference */
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
-    TRIAL_SHARE = 50,       /* trials may take 1/50 of the time */
-    TRIAL_CREDIT = 1000000, /* ns, to begin with */
+    TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
+    TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
     PACES = 16,             /* of receivers are remembered, for each way to send */
     FEED_WARM = 4,          /* messages after a change that show nothing yet */
     FEED_PAUSE = 48,        /* messages between the first trials of the other way, */
@@ -25,8 +25,8 @@ enum {
 struct costs {
     _Atomic uint32_t average[COSTS];
     _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
-    _Atomic uint64_t trials;   /* ns lost by protections that did not pay */
-    _Atomic uint64_t since;    /* clock at the pool's first decision */
+    /* ns lost by protections that did not pay, ns that may be, and the clock when some of those were earned last */
+    _Atomic uint64_t trials, earned, last;
     /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
      * many will be until the next trial. */
     _Atomic bool feeds, feeding;
@@ -230,26 +230,29 @@ bool policy_feeds(struct zc_pool *pool, size_t bytes)
 
 /* ---- what the sender pays ---- */
 
-/* What trials may have lost until now. */
-static uint64_t allowance(struct costs *costs)
+/* What trials may have lost until now. However long nothing was sent, that earns one of them: else a program that sends
+ * now and then a lot at once would spend much of that time on trials. */
+static uint64_t allowance(struct costs *costs, uint64_t cycle)
 {
     uint64_t now = clock_ns();
-    uint64_t since = atomic_load_explicit(&costs->since, memory_order_relaxed);
-    if (!since)
-        atomic_store_explicit(&costs->since, since = now, memory_order_relaxed);
-    return (now - since) / TRIAL_SHARE + TRIAL_CREDIT;
+    uint64_t last = atomic_load_explicit(&costs->last, memory_order_relaxed);
+    uint64_t earned = atomic_load_explicit(&costs->earned, memory_order_relaxed);
+    earned += !last ? TRIAL_CREDIT : now > last ? least((now - last) / TRIAL_SHARE, cycle) : 0;
+    atomic_store_explicit(&costs->last, now, memory_order_relaxed);
+    atomic_store_explicit(&costs->earned, earned, memory_order_relaxed);
+    return earned;
 }
 
 static bool trial_affordable(struct costs *costs, uint64_t cycle)
 {
-    return atomic_load_explicit(&costs->trials, memory_order_relaxed) + cycle <= allowance(costs);
+    return atomic_load_explicit(&costs->trials, memory_order_relaxed) + cycle <= allowance(costs, cycle);
 }
 
 /* All is used up at most: with debts, a pool that lost much would not notice for long that protection pays now. */
-static void note_loss(struct costs *costs, uint64_t loss)
+static void note_loss(struct costs *costs, uint64_t loss, uint64_t cycle)
 {
     uint64_t lost = atomic_load_explicit(&costs->trials, memory_order_relaxed) + loss;
-    atomic_store_explicit(&costs->trials, least(lost, allowance(costs)), memory_order_relaxed);
+    atomic_store_explicit(&costs->trials, least(lost, allowance(costs, cycle)), memory_order_relaxed);
 }
 
 static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
@@ -314,7 +317,7 @@ void policy_written(struct zc_pool *pool, struct slot *slot)
 
     uint64_t cycle = cycle_cost(pool), copies = policy_cost(pool, COST_COPY, pool->slot_size) * slot->run;
     if (copies < cycle) {
-        note_loss(costs, cycle - copies);
+        note_loss(costs, cycle - copies, cycle);
         slot->skip = (uint8_t)(1 << slot->backoff);
         slot->backoff += slot->backoff < BACKOFF_MOST;
     } else {

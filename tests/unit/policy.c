@@ -116,6 +116,25 @@ Test(policy, what_was_lost_once_does_not_keep_from_noticing_a_change)
     CHECKF(n <= 32, "%d copies before a trial", n);
 }
 
+/* A trial takes 45 µs, so 2 % of this pause would do for 44 of them. */
+Test(policy, a_pause_earns_one_trial)
+{
+    costs_dear();
+    for (int i = 0; i < 10000 && copies(&slot, 100) < 100; i++)
+        run(&slot, 1);
+    usleep(100000);
+    int tried = 0;
+    for (int i = 0; i < 200; i++) { /* which takes hardly any time */
+        slot = unused;
+        CHECK(!protects(&slot));
+        if (protects(&slot)) {
+            run(&slot, 1);
+            tried++;
+        }
+    }
+    CHECKF(tried >= 1 && tried < 20, "%d trials", tried);
+}
+
 Test(policy, a_small_part_of_a_slot_is_copied)
 {
     costs_cheap();
