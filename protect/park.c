@@ -151,10 +151,11 @@ static void ask(const char *address, uint64_t now)
     wake(address);
 }
 
-/* It was asked, and did not come again; or it went on, since something has changed. */
+/* It was asked, and did not come again; or it went on, since something has changed. One that was asked before its first
+ * step, because of another on its page, has seen no event yet. */
 static bool gone(const struct fault *fault, uint64_t now)
 {
-    return now >= fault->due || atomic_load(&fault->slot->event) != fault->conflict.event;
+    return now >= fault->due || (fault->slot && atomic_load(&fault->slot->event) != fault->conflict.event);
 }
 
 /* Sees to the faults in turn. Returns when to look again at the latest. */

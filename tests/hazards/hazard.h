@@ -48,6 +48,7 @@
     X(fault_while_thread_receives)                                                                                     \
     X(touch_waits_for_receive)                                                                                         \
     X(two_threads_wait_for_receive)                                                                                    \
+    X(crowd_waits_for_receive)                                                                                         \
     X(waiting_store_does_not_starve)                                                                                   \
     X(message_comes_after_timeout)                                                                                     \
     X(failed_receive_calls_handler)                                                                                    \

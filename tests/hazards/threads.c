@@ -247,6 +247,25 @@ void hazard_two_threads_wait_for_receive(void)
     CHECK_OK(zc_close(comm));
 }
 
+/* While the first ones wait for long, others come to the same page all the time. */
+void hazard_crowd_waits_for_receive(void)
+{
+    enum { CROWD = 400 };
+    zc_comm *comm = open_self();
+    struct flight f;
+    pthread_t thread[CROWD];
+
+    flight_start(&f, comm, 4 * KIB, 1);
+    for (int i = 0; i < CROWD; i++)
+        thread[i] = thread_start(read_received, &f);
+    deliver_later(comm);
+    for (int i = 0; i < CROWD; i++)
+        thread_join(thread[i]);
+    CHECK_OK(zc_wait(f.in, NULL));
+    flight_release(&f);
+    CHECK_OK(zc_close(comm));
+}
+
 /* A store that waits (conflict = wait) waits for what was in flight when it came. What is sent after it is
  * copied, so that a sender who never stops cannot starve it. */
 void hazard_waiting_store_does_not_starve(void)
