@@ -23,7 +23,7 @@
 #include "transport/op.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 3" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 4" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,

@@ -3,20 +3,43 @@
 
 #include <string.h>
 
-_Static_assert(sizeof(struct cell) == CELL_WORDS * sizeof(uint64_t), "a cell is a cache line");
+enum { LETTER_UNIT = 64, SAYS_WORDS = sizeof(struct cell) / sizeof(uint64_t), BYTES_FROM = 4 /* word of a cell */ };
 
-enum { LETTER_UNIT = 64 };
+_Static_assert(offsetof(struct cell, at) == BYTES_FROM * sizeof(uint64_t) &&
+                   RING_TINY == (CELL_WORDS - BYTES_FROM) * sizeof(uint64_t),
+               "the bytes of a message fill its cell");
 
-/* Looks at how much the peer has taken. */
+/* Are the bytes in the cell? */
+static bool is_tiny(const struct cell *cell, uint64_t length)
+{
+    return cell->kind == CELL_WHOLE && length <= RING_TINY;
+}
+
+/* The peer has taken so many cells. */
+static void set_taken(struct ring *ring, uint64_t taken)
+{
+    ring->taken = taken;
+    ring->letters_taken = ring->letters_end[(taken - 1) % RING_CELLS];
+}
+
+/* Looks at how much the peer has taken. False: it says what cannot be. */
 static bool update(struct ring *ring)
 {
     uint64_t taken = atomic_load_explicit(&ring->theirs->taken, memory_order_acquire);
     if (taken < ring->taken || taken > ring->put)
         return false;
     if (taken > ring->taken)
-        ring->letters_taken = ring->letters_end[(taken - 1) % RING_CELLS];
-    ring->taken = taken;
+        set_taken(ring, taken);
     return true;
+}
+
+/* No letter is on the board: the next one starts at the beginning of the area. */
+static void start_again(struct ring *ring)
+{
+    uint64_t at = ring->letters_put % RING_LETTERS;
+    if (at)
+        ring->letters_put += RING_LETTERS - at;
+    ring->letters_taken = ring->letters_put;
 }
 
 /* Where a letter would start, in the sequence of all bytes: one does not go around the end. */
@@ -33,8 +56,9 @@ static bool has_room(const struct ring *ring, uint64_t start, size_t length)
 
 enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to)
 {
-    bool inside = cell->kind == CELL_WHOLE && length <= RING_TINY;
-    size_t letter = inside ? 0 : (length + LETTER_UNIT - 1) / LETTER_UNIT * LETTER_UNIT;
+    size_t letter = is_tiny(cell, length) ? 0 : (length + LETTER_UNIT - 1) / LETTER_UNIT * LETTER_UNIT;
+    if (letter && ring->taken == ring->put)
+        start_again(ring);
     uint64_t start = letter_start(ring, letter);
     if (!has_room(ring, start, letter)) {
         if (!update(ring))
@@ -42,7 +66,7 @@ enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, cha
         if (!has_room(ring, start, letter))
             return RING_FULL;
     }
-    *to = cell->tiny;
+    *to = (char *)&ring->mine->cells[ring->put % RING_CELLS][BYTES_FROM];
     if (letter) {
         cell->at = start % RING_LETTERS;
         *to = ring->mine->letters + cell->at;
@@ -53,11 +77,13 @@ enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, cha
 
 void ring_close(struct ring *ring, struct cell *cell)
 {
-    uint64_t index = ring->put % RING_CELLS, words[CELL_WORDS];
+    uint64_t index = ring->put % RING_CELLS, words[SAYS_WORDS];
+    int says = is_tiny(cell, cell->length) ? BYTES_FROM : SAYS_WORDS;
     ring->letters_end[index] = ring->letters_put;
     cell->stamp = ++ring->put;
+    cell->taken = ring->got;
     memcpy(words, cell, sizeof words);
-    for (int i = 1; i < CELL_WORDS; i++)
+    for (int i = 1; i < says; i++)
         atomic_store_explicit(&ring->mine->cells[index][i], words[i], memory_order_relaxed);
     atomic_store_explicit(&ring->mine->cells[index][0], words[0], memory_order_release);
 }
@@ -74,15 +100,20 @@ enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, 
     return RING_PUT;
 }
 
-bool ring_get(const struct ring *ring, struct cell *cell)
+bool ring_get(struct ring *ring, struct cell *cell)
 {
     const _Atomic uint64_t *from = ring->theirs->cells[ring->got % RING_CELLS];
-    uint64_t words[CELL_WORDS] = {ring->got + 1};
-    if (!ring_ready(ring))
+    uint64_t words[SAYS_WORDS] = {ring->got + 1};
+    if (!ring_ready(ring)) {
+        __builtin_prefetch(
+            (const void *)&from[CELL_WORDS / 2]); /* of no use yet, but both come at the same time then */
         return false;
-    for (int i = 1; i < CELL_WORDS; i++)
+    }
+    for (int i = 1; i < SAYS_WORDS; i++)
         words[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
-    memcpy(cell, words, sizeof *cell);
+    memcpy(cell, words, sizeof words);
+    if (cell->taken > ring->taken && cell->taken <= ring->put) /* nothing follows from what cannot be */
+        set_taken(ring, cell->taken);
     return true;
 }
 
@@ -93,8 +124,8 @@ void ring_take(struct ring *ring)
 
 const char *ring_bytes(const struct ring *ring, const struct cell *cell)
 {
-    if (cell->kind == CELL_WHOLE && cell->length <= RING_TINY)
-        return cell->tiny;
+    if (is_tiny(cell, cell->length))
+        return (const char *)&ring->theirs->cells[ring->got % RING_CELLS][BYTES_FROM];
     if (cell->length > RING_EAGER || cell->at > RING_LETTERS - cell->length)
         return NULL;
     return ring->theirs->letters + cell->at;

@@ -6,7 +6,11 @@
  *
  * Nothing on the peer's board is trusted. A cell is copied before it is looked at, and how much the peer says it has
  * taken is believed only as far as it can be true. That is why this is no ring of a library: those of Concurrency Kit
- * keep their mask beside the counters that the peer writes. */
+ * keep their mask beside the counters that the peer writes.
+ *
+ * What takes time is the way of a cache line from one processor to another, so what a short message needs is in two lines
+ * side by side, and no line is fetched that tells nothing new: each cell says how much its sender has taken, too, and
+ * where all was taken, letters start again at the beginning of their area, which is still in the sender's first cache. */
 #ifndef ZC_TRANSPORT_SHM_RING_H
 #define ZC_TRANSPORT_SHM_RING_H
 
@@ -16,11 +20,11 @@
 #include <stdint.h>
 
 enum {
-    RING_CELLS = 256,
+    RING_CELLS = 128,
     RING_LETTERS = 64 << 10, /* bytes */
     RING_EAGER = 8192,       /* a letter has at most so many */
-    RING_TINY = 40,          /* fit into the cell itself */
-    CELL_WORDS = 8
+    RING_TINY = 96,          /* fit into the cell itself */
+    CELL_WORDS = 16
 };
 
 enum cell_kind {
@@ -31,21 +35,17 @@ enum cell_kind {
     CELL_PART   /* the next bytes of it: reply, length, where its letter is */
 };
 
-/* A cache line. */
+/* What a cell says. On the board, bytes that fit into it are in the place of `at` and what follows. */
 struct cell {
     uint64_t stamp; /* 1 + its place in the sequence of all cells: it is there */
+    uint64_t taken; /* as on the board, when it was put */
+    uint64_t length;
     uint32_t kind;
     int32_t tag;
-    uint64_t length;
-    union {
-        char tiny[RING_TINY];
-        struct {
-            uint64_t at;
-            uint32_t id;    /* the sender's name for an offered message */
-            uint32_t reply; /* the receiver's */
-            uint32_t segment, generation;
-        };
-    };
+    uint64_t at;
+    uint32_t id;    /* the sender's name for an offered message */
+    uint32_t reply; /* the receiver's */
+    uint32_t segment, generation;
 };
 
 enum left { LEFT_NOBODY, LEFT_ALL, LEFT_ONE /* this peer alone, for what it has done */ };
@@ -57,7 +57,7 @@ struct board {
     _Atomic uint32_t left;                /* enum left: nothing comes after what is here */
     _Atomic uint32_t views;               /* of the peer's messages, with the program, */
     _Atomic uint32_t passed;              /* and that others were shown, who may look at them when this one is gone */
-    _Alignas(64) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];
+    _Alignas(128) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];
     _Alignas(64) char letters[RING_LETTERS];
 };
 
@@ -65,7 +65,7 @@ struct board {
 struct ring {
     struct board *mine;
     const struct board *theirs;
-    uint64_t put, taken;                 /* cells on mine, and of these those that the peer has taken */
+    uint64_t put, taken;                 /* cells on mine, and of these those that the peer is known to have taken */
     uint64_t letters_put, letters_taken; /* bytes */
     uint64_t letters_end[RING_CELLS];    /* with each cell */
     uint64_t got;                        /* cells of theirs */
@@ -80,11 +80,11 @@ enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, 
 enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to);
 void ring_close(struct ring *ring, struct cell *cell);
 
-/* Copies the next cell of the peer, if there is one. It stays until ring_take. */
-bool ring_get(const struct ring *ring, struct cell *cell);
+/* Copies what the next cell of the peer says, if there is one. It stays until ring_take. */
+bool ring_get(struct ring *ring, struct cell *cell);
 void ring_take(struct ring *ring);
 
-/* Where the bytes of a cell are, that has `length` of them: in itself, or in its letter. NULL: it has no such bytes. */
+/* Where the bytes of that cell are, that has `length` of them: in itself, or in its letter. NULL: it has no such bytes. */
 const char *ring_bytes(const struct ring *ring, const struct cell *cell);
 
 /* Is there a cell? */

@@ -157,7 +157,7 @@ static uint64_t next_random(uint64_t *state)
 /* Numbers that are likely to be looked at twice. */
 static uint64_t number(uint64_t *state)
 {
-    static const uint64_t some[] = {0,    1,     2,       40,      41,         8191,      8192,
+    static const uint64_t some[] = {0,    1,     2,       96,      97,         8191,      8192,
                                     8193, 65536, 1 << 20, 2 << 20, UINT32_MAX, INT64_MAX, UINT64_MAX};
     uint64_t random = next_random(state);
 
