@@ -83,6 +83,12 @@ void pool_push(struct slot *slot)
     pool_push_many(slot_pool(slot), &id, 1);
 }
 
+static void note_idle(struct zc_pool *pool, long spare)
+{
+    if (spare < atomic_load_explicit(&pool->idle, memory_order_relaxed))
+        atomic_store_explicit(&pool->idle, spare, memory_order_relaxed);
+}
+
 static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
 {
     long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed), claimed;
@@ -92,20 +98,26 @@ static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
         claimed = spare < (long)n ? spare : (long)n;
     } while (!atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - claimed, memory_order_acquire,
                                                     memory_order_relaxed));
-    if (spare - claimed < atomic_load_explicit(&pool->idle, memory_order_relaxed))
-        atomic_store_explicit(&pool->idle, spare - claimed, memory_order_relaxed);
+    note_idle(pool, spare - claimed);
     return (uint32_t)claimed;
 }
 
+/* What this leaves is noted when the claim ends: most such claims are reservations, and sends have no time for that. */
 bool pool_try_claim(struct zc_pool *pool)
 {
-    return try_claim(pool, 1) == 1;
+    long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed);
+    while (spare > 0) {
+        if (atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - 1, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return true;
+    }
+    return false;
 }
 
 void pool_unclaim_many(struct zc_pool *pool, uint32_t n)
 {
     if (n)
-        atomic_fetch_add_explicit(&pool->spare, (long)n, memory_order_release);
+        note_idle(pool, atomic_fetch_add_explicit(&pool->spare, (long)n, memory_order_release));
 }
 
 void pool_unclaim(struct zc_pool *pool)
