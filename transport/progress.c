@@ -174,11 +174,11 @@ static bool comes_seldom(void)
 }
 
 /* MPI takes a message or two off its peers at a call. Where calls are rare, that leaves some for the next time that would
- * have been found in this one. */
-void comm_poll_in_turn(zc_comm *comm)
+ * have been found in this one. But to take in what is not asked for yet makes probes slower. */
+void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
     comm_poll(comm, NULL);
-    if (comes_seldom() && comm->transport->take_in)
+    if (comes_seldom() && finding && comm->transport->take_in)
         comm->transport->take_in(&comm->endpoint);
     if (several() && my_turn())
         poll_all_but(comm, true);

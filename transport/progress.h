@@ -35,8 +35,9 @@ void comm_poll_all(void);
 /* The same on one, in the helper thread, which comes to all in turn. */
 void comm_poll_for_helper(void *comm);
 
-/* The same on this one, and now and then on the others: for a call that a program may repeat until something is there. */
-void comm_poll_in_turn(zc_comm *comm);
+/* The same on this one, and now and then on the others: for a call that a program may repeat until something is there.
+ * `finding`: there was in the last ones, so more is likely to wait. */
+void comm_poll_in_turn(zc_comm *comm, bool finding);
 
 /* The same for a loop that waits, at `urgent` in any case: lets others run when it takes long. */
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting);
