@@ -52,6 +52,13 @@ int place_directory(int *out)
     return 0;
 }
 
+/* Whatever signals come. */
+static void lock_directory(const struct shm *shm)
+{
+    while (flock(shm->directory, LOCK_EX) && errno == EINTR)
+        ;
+}
+
 /* Through the descriptor of the directory, the name is short enough for a socket whatever the path. */
 static struct sockaddr_un address_of(const struct shm *shm, int rank)
 {
@@ -135,7 +142,7 @@ int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
     int error = place_directory(&shm->directory);
     if (error)
         return error;
-    flock(shm->directory, LOCK_EX);
+    lock_directory(shm);
     error = take(shm, met);
     flock(shm->directory, LOCK_UN);
     return error;
@@ -147,7 +154,7 @@ void place_leave(struct shm *shm)
         return;
     if (shm->listener >= 0) {
         struct sockaddr_un address = address_of(shm, shm->rank);
-        flock(shm->directory, LOCK_EX);
+        lock_directory(shm);
         close(shm->listener);
         unlink(address.sun_path);
         flock(shm->directory, LOCK_UN);
@@ -161,7 +168,7 @@ void place_sweep(struct shm *shm, int rank, int process)
     struct ucred listener;
     socklen_t length = sizeof listener;
     int error;
-    flock(shm->directory, LOCK_EX);
+    lock_directory(shm);
     int sock = connect_to(shm, rank, &error);
     /* Its sockets are closed one after the other: this one may be next. */
     if (sock >= 0 && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &listener, &length) && listener.pid == process)

@@ -23,6 +23,7 @@
     X(another_user)                                                                                                    \
     X(another_pid_namespace)                                                                                           \
     X(open_directory)                                                                                                  \
+    X(signals_while_meeting)                                                                                           \
     X(stale_sockets)                                                                                                   \
     X(stale_sockets_of_others)                                                                                         \
     X(no_descriptors)                                                                                                  \

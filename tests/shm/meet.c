@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -184,6 +186,47 @@ static void be_killed(int rank)
     open_rank(rank, 2);
     tell(1);
     pause();
+}
+
+enum { MANY = 100, OPENED = 1000000, SEEN };
+
+static void count_signal(int number)
+{
+    static int count;
+
+    (void)number;
+    tell(++count);
+}
+
+static void open_amid_signals(int rank)
+{
+    struct sigaction action = {.sa_handler = count_signal}; /* they end system calls that wait */
+    struct itimerval every = {{0, 1000}, {0, 1000}}, none = {{0, 0}, {0, 0}};
+
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &every, NULL) == 0);
+    zc_comm *comm = open_rank(rank, 1);
+    CHECK(setitimer(ITIMER_REAL, &none, NULL) == 0);
+    tell(OPENED);
+    await(SEEN);
+    CHECK_OK(zc_close(comm));
+}
+
+/* They let nobody into the directory who has not its lock. */
+void case_signals_while_meeting(void)
+{
+    pid_t child;
+    int directory;
+
+    CHECK_OK(place_directory(&directory));
+    CHECK(flock(directory, LOCK_EX) == 0);
+    children_start(1, open_amid_signals, &child);
+    await(MANY);
+    CHECKF(files_left() == 0, "%d files are there", files_left());
+    CHECK(flock(directory, LOCK_UN) == 0);
+    await(OPENED);
+    tell(SEEN);
+    children_end(1, &child);
+    close(directory);
 }
 
 /* All were killed: what they left behind is in nobody's way, and goes when any communicator is opened. */
