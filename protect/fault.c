@@ -232,8 +232,12 @@ static char open_message[256];
 
 static void settle(struct slot *slot)
 {
-    if (slot->guard_pages)
-        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
+    if (!slot->guard_pages)
+        return;
+    bool closed = signals_closed();
+    slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
+    if (!closed)
+        signals_open(); /* without a lock that would do it when dropped */
 }
 
 static void open_once(void)

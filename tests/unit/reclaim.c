@@ -30,8 +30,10 @@ enum {
 static void turn_over(size_t size, int n)
 {
     char **p = calloc((size_t)n, sizeof *p);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         pattern_fill(p[i] = ALLOC(size), size, (unsigned)i);
+        CHECK_SIGNALS();
+    }
     for (int i = 0; i < n; i++) {
         CHECK_PATTERN(p[i], size, (unsigned)i);
         CHECK_OK(zc_free(p[i]));
