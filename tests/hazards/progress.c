@@ -66,7 +66,8 @@ static void *send_when_told(void *argument)
     return NULL;
 }
 
-/* A touch that has waited for too long says so once, and goes on to wait. */
+/* A touch that has waited for too long says so once, and goes on to wait. With userfaultfd it may be believed to have
+ * gone, where it does not come again soon when it is asked: then it is a new one. */
 void hazard_message_comes_after_timeout(void)
 {
     zc_options options = ZC_OPTIONS_INIT;
@@ -82,8 +83,9 @@ void hazard_message_comes_after_timeout(void)
     thread_join(sender);
     listen_end(&l);
     CHECK_PATTERN(in, 64 * KIB, 1);
-    CHECKF(count(l.said, "zc: still waiting: ") == 1 && strstr(l.said, "received into from rank 0, tag 4711"), "\"%s\"",
-           l.said);
+    int times = count(l.said, "zc: still waiting: ");
+    CHECKF((times == 1 || (times > 1 && on_userfaultfd())) && strstr(l.said, "received into from rank 0, tag 4711"),
+           "\"%s\"", l.said);
     CHECK_OK(zc_wait(in, NULL));
     CHECK_OK(zc_free(in));
     CHECK_OK(zc_close(l.comm));
