@@ -230,16 +230,6 @@ int zc_reinstall(void)
 static int open_error;
 static char open_message[256];
 
-static void settle(struct slot *slot)
-{
-    if (!slot->guard_pages)
-        return;
-    bool closed = signals_closed();
-    slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
-    if (!closed)
-        signals_open(); /* without a lock that would do it when dropped */
-}
-
 static void open_once(void)
 {
     const struct options *options;
@@ -251,7 +241,7 @@ static void open_once(void)
         memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
         return;
     }
-    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, settle};
+    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, slot_settle_popped};
     pool_hooks_set(&hooks);
     maps_open(options->maps);
     policy_open();

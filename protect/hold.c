@@ -272,9 +272,7 @@ void slot_release(struct slot *slot, struct backing *backing)
 
 void slot_acquire(struct slot *slot)
 {
-    if (slot->guard_pages) {
-        slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
-        signals_open(); /* without a lock that would do it when dropped */
-    }
+    if (slot->guard_pages)
+        slot_settle_popped(slot);
     slot_acquire_bare(slot);
 }

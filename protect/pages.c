@@ -170,6 +170,16 @@ void slot_settle(struct slot *slot, const struct backing *backing)
     }
 }
 
+void slot_settle_popped(struct slot *slot)
+{
+    if (slot->guard_pages == 0)
+        return;
+    bool closed = signals_closed();
+    slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
+    if (!closed)
+        signals_open(); /* no lock is dropped that would do it */
+}
+
 void pages_show(struct slot *slot, uint32_t page)
 {
     uint32_t end = page + 1;

@@ -41,6 +41,9 @@ struct hold *slot_denies(const struct slot *slot, const struct backing *backing,
 /* Gives each page of the guard the laxest protection that its holds allow. */
 void slot_settle(struct slot *slot, const struct backing *backing);
 
+/* The same for a slot that was popped, which nobody else looks at, without its lock. */
+void slot_settle_popped(struct slot *slot);
+
 /* Something changed about the slot: wakes whoever sleeps on its event. */
 void slot_announce(struct slot *slot);
 
