@@ -89,29 +89,34 @@ static void note_idle(struct zc_pool *pool, long spare)
         atomic_store_explicit(&pool->idle, spare, memory_order_relaxed);
 }
 
-static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
+/* Takes up to n of what is spare, and says what that leaves. */
+static inline uint32_t take_spare(struct zc_pool *pool, uint32_t n, long *left)
 {
     long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed), claimed;
     do {
         if (spare <= 0)
             return 0;
         claimed = spare < (long)n ? spare : (long)n;
-    } while (!atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - claimed, memory_order_acquire,
+        *left = spare - claimed;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->spare, &spare, *left, memory_order_acquire,
                                                     memory_order_relaxed));
-    note_idle(pool, spare - claimed);
     return (uint32_t)claimed;
+}
+
+static uint32_t try_claim(struct zc_pool *pool, uint32_t n)
+{
+    long left;
+    uint32_t claimed = take_spare(pool, n, &left);
+    if (claimed)
+        note_idle(pool, left);
+    return claimed;
 }
 
 /* What this leaves is noted when the claim ends: most such claims are reservations, and sends have no time for that. */
 bool pool_try_claim(struct zc_pool *pool)
 {
-    long spare = atomic_load_explicit(&pool->spare, memory_order_relaxed);
-    while (spare > 0) {
-        if (atomic_compare_exchange_weak_explicit(&pool->spare, &spare, spare - 1, memory_order_acquire,
-                                                  memory_order_relaxed))
-            return true;
-    }
-    return false;
+    long left;
+    return take_spare(pool, 1, &left) == 1;
 }
 
 void pool_unclaim_many(struct zc_pool *pool, uint32_t n)
