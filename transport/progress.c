@@ -178,8 +178,9 @@ static bool comes_seldom(void)
 void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
     comm_poll(comm, NULL);
-    if (comes_seldom() && finding && comm->transport->take_in)
-        comm->transport->take_in(&comm->endpoint);
+    const struct transport *transport = comm->transport;
+    if (transport->take_in && comes_seldom() && finding)
+        transport->take_in(&comm->endpoint);
     if (several() && my_turn())
         poll_all_but(comm, true);
 }
