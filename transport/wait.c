@@ -120,10 +120,9 @@ static void leave(struct place *place)
     *place = (struct place){0};
 }
 
-/* Waiting at one is waiting at all; but where only polling helps, that has to be the one. */
-static void consider(struct place *place, zc_comm *comm, bool entered, const struct waiting *waiting)
+/* Waiting at one is waiting at all; but where only polling helps, that has to be the one. `fit`: one can wait there. */
+static void consider(struct place *place, zc_comm *comm, bool entered, bool fit, const struct waiting *waiting)
 {
-    bool fit = comm && (entered || comm_check(comm, "zc_wait_any") == 0);
     if (fit && (!place->comm || !comm_sleeps(comm, waiting))) {
         bool restless = place->restless;
         leave(place);
@@ -160,18 +159,26 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
     }
     for (;;) {
         struct place place = {0};
+        bool refused = false;
         for (int i = 0; i < n; i++) {
             zc_status result;
             zc_comm *comm;
             int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
             enum found found = error ? FOUND_DONE : look(&range, &result, &comm);
             if (found != FOUND_DONE) {
-                consider(&place, comm, found == FOUND_SEND, &waiting);
+                bool entered = found == FOUND_SEND;
+                int unfit = !entered ? comm_check(comm, "zc_wait_any") : 0;
+                refused |= unfit == -EPERM;
+                consider(&place, comm, entered, comm && !unfit, &waiting);
                 continue;
             }
             leave(&place);
             *index = i;
             return error ? error : report(&result, "zc_wait_any", status);
+        }
+        if (refused) {
+            leave(&place);
+            return -EPERM;
         }
         wait_at(&place, &waiting);
     }

@@ -76,14 +76,14 @@ static void exchange(void)
     CHECK_OK(zc_free(in));
 }
 
-/* Every call that would enter MPI. */
-static void *refused(void *argument)
+/* Every call that would enter MPI. `in` is being received into. */
+static void *refused(void *in)
 {
     char *buffer = ALLOC(1000);
+    const void *list[] = {in, buffer};
     void *got = NULL;
-    int found;
+    int found = 55, done = 55, index = 55;
 
-    (void)argument;
     CHECK_FAILS(zc_send(buffer, 10, 0, 1, comm), -EPERM, "MPI_THREAD");
     CHECK_IS(zc_send_free(buffer, 10, 0, 1, comm), -EPERM);
     CHECK_IS(zc_recv(buffer, 10, 0, 1, comm, NULL), -EPERM);
@@ -93,27 +93,43 @@ static void *refused(void *argument)
     CHECK_IS(zc_probe(0, 1, comm, NULL), -EPERM);
     CHECK_IS(zc_iprobe(0, 1, comm, &found, NULL), -EPERM);
     CHECK_IS(zc_flush(comm), -EPERM);
+    CHECK_IS(zc_progress(comm), -EPERM);
     CHECK_IS(zc_close(comm), -EPERM);
+    CHECK_FAILS(zc_wait(in, NULL), -EPERM, "zc_wait: MPI was initialised for one thread");
+    CHECK_FAILS(zc_wait_any(1, list, &index, NULL), -EPERM, "zc_wait_any: MPI was initialised for one thread");
+    CHECK_IS(zc_cancel(in), -EPERM);
+    CHECK(!got && found == 55 && index == 55);
+    CHECK_OK(zc_test(in, &done, NULL)); /* looks, and lets the other thread do the rest */
+    CHECK(done == 0);
+    CHECK_OK(zc_wait_any(2, list, &index, NULL)); /* the other one is done */
+    CHECK(index == 1);
     CHECK_OK(zc_free(buffer)); /* not given up */
     return NULL;
 }
 
-static void single(void)
+static void by_one_thread(int level)
 {
-    start(MPI_THREAD_SINGLE);
+    start(level);
     exchange();
-    thread_join(thread_start(refused, NULL));
+    char *in = ALLOC(1000);
+    CHECK_OK(zc_irecv(in, 1000, rank, 9, comm));
+    thread_join(thread_start(refused, in));
+    CHECK_OK(zc_send("hello", 6, rank, 9, comm));
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK(strcmp(in, "hello") == 0);
+    CHECK_OK(zc_free(in));
     exchange();
     finish();
 }
 
+static void single(void)
+{
+    by_one_thread(MPI_THREAD_SINGLE);
+}
+
 static void funneled(void)
 {
-    start(MPI_THREAD_FUNNELED);
-    exchange();
-    thread_join(thread_start(refused, NULL));
-    exchange();
-    finish();
+    by_one_thread(MPI_THREAD_FUNNELED);
 }
 
 static void *exchange_elsewhere(void *argument)
