@@ -13,6 +13,7 @@
 
 #include "alloc/heap.h"
 #include "check.h"
+#include "loop.h"
 #include "pattern.h"
 
 TestSuite(debug, .timeout = 60);
@@ -88,11 +89,7 @@ Test(debug, finds_stores_after_free)
 /* Everything that a program may do: nothing is found. */
 static void all_right(size_t size)
 {
-    zc_comm *comm;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.policy = ZC_POLICY_PROTECT;
-    options.conflict = ZC_CONFLICT_COPY;
-    CHECK_OK(zc_open("loop", &options, &comm));
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     char *got = malloc(size);
     for (unsigned i = 0; i < 40; i++) {
         char *p = ALLOC(size), *in = ALLOC(size);

@@ -58,7 +58,7 @@ Test(rule1, the_wire_mapping_is_never_protected)
 /* Stricter is allowed when idle: the next send then costs no system call, the next store one fault. */
 Test(rule1, lazy_release_leaves_protected)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
     CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
@@ -95,7 +95,7 @@ static void pass(zc_comm *comm, const char *b, int n, bool looked)
 
 Test(behind, a_send_is_copied_where_copies_are_taken_faster)
 {
-    zc_comm *strict = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *strict = loop_renaming(ZC_RELEASE_LAZY);
     zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_AUTO, ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     struct zc_pool *pool = slot_pool(slot_at(b));
@@ -123,7 +123,7 @@ Test(behind, a_send_is_copied_where_copies_are_taken_faster)
 /* How fast it is can be seen only of one that has always something to take, and by one that looks. */
 Test(behind, its_pace_is_seen)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     struct zc_pool *pool = slot_pool(slot_at(b));
     unsigned char known[sizeof pool->costs];
@@ -382,7 +382,7 @@ Test(rule4, sends_that_share_a_page)
 /* Over two communicators, one of which leaves protected and one not. */
 Test(rule4, holds_of_two_communicators)
 {
-    zc_comm *strict = loop_strict(), *lazy = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *strict = loop_strict(), *lazy = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, lazy));
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, strict));
@@ -426,7 +426,7 @@ Test(rule5, free_in_flight_defers)
 
 Test(rule5, a_freed_slot_comes_back_unprotected)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1), *others[1024];
     struct zc_pool *pool = slot_pool(slot_at(b));
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
@@ -445,7 +445,7 @@ Test(rule5, a_freed_slot_comes_back_unprotected)
 
 Test(rule5, looking_at_protected_slots_changes_nothing)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     zc_pool_stats stats = {.size = sizeof stats};
     CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
@@ -609,7 +609,7 @@ Test(rule6, the_spare_is_claimed_with_the_protection)
 Test(rule6, sends_of_parts_do_not_use_mappings_up)
 {
     setenv("ZC_MAPS", "200", 1);
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(8, 1);
     zc_stats before = stats_now();
     CHECK_OK(zc_send(b + 7 * PAGE, PAGE, 0, 9, comm)); /* there is always one in flight */

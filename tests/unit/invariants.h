@@ -17,6 +17,7 @@
 
 #include "alloc/cache.h"
 #include "check.h"
+#include "loop.h"
 #include "pattern.h"
 #include "protect/hold.h"
 #include "protect/maps.h"
@@ -80,24 +81,10 @@ static inline bool kernel_writes(void *p)
 
 /* ---- scenes ---- */
 
-/* A touch that waits for ever, by a fault of the library, says for what before the test's time is over. */
-static inline zc_comm *loop_with(enum zc_conflict conflict, enum zc_policy policy, enum zc_release release)
-{
-    zc_comm *comm;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.conflict = conflict;
-    options.policy = policy;
-    options.release = release;
-    options.on_timeout = ZC_ON_TIMEOUT_ABORT;
-    options.fault_timeout_ms = 60000;
-    CHECK_OK(zc_open("loop", &options, &comm));
-    return comm;
-}
-
 /* Sends are protected at once and released with the last; a store that comes too early renames at once. */
 static inline zc_comm *loop_strict(void)
 {
-    return loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_EAGER);
+    return loop_renaming(ZC_RELEASE_EAGER);
 }
 
 static inline zc_pool *pool_of_pages(size_t pages)

@@ -110,7 +110,7 @@ static void *store_as_asked(void *unused)
 /* By one thread at one address, as often as one likes: something has changed each time. */
 Test(rule8, a_fault_that_finds_nothing_is_retried)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(2, 1), in[2 * PAGE];
     stores.at = b;
     pthread_t writer = thread_start(store_as_asked, NULL);
@@ -519,7 +519,7 @@ Test(guard, pin)
 
 Test(calls, zc_write_ends_conflicts_but_no_idle_protection)
 {
-    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     char *b = buffer(3, 1), *from = buffer(1, 2);
     CHECK_OK(zc_send(b, 3 * PAGE, 0, 1, comm));
     CHECK_MESSAGE(comm, 1, 0, 3 * PAGE, 1);

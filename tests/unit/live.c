@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "core/stats.h"
+#include "loop.h"
 #include "ranks.h"
 
 /* ---- pools ---- */
@@ -36,16 +37,11 @@ Test(live, pool_statistics)
 {
     enum { SIZE = 1 << 16 };
     zc_pool_options options = ZC_POOL_OPTIONS_INIT;
-    zc_options protect = ZC_OPTIONS_INIT;
     zc_pool *pool;
-    zc_comm *comm;
     options.slot_size = SIZE;
     options.initial = 8;
-    protect.policy = ZC_POLICY_PROTECT;
-    protect.release = ZC_RELEASE_LAZY;
-    protect.conflict = ZC_CONFLICT_COPY;
     CHECK_OK(zc_pool_open(&options, &pool));
-    CHECK_OK(zc_open("loop", &protect, &comm));
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
 
     expect_pool(pool, 0, 0, 0, 0);
     CHECK(pool_now(pool).waste == 8 && pool_now(pool).slots == 8);

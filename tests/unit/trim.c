@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "alloc/pool.h"
+#include "loop.h"
 #include "pattern.h"
 #include "tests/unit/pools.h"
 
@@ -35,17 +36,6 @@ long syscall(long number, ...)
         return -1;
     }
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-}
-
-static zc_comm *open_renaming(enum zc_release release)
-{
-    zc_comm *comm = NULL;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.policy = ZC_POLICY_PROTECT;
-    options.conflict = ZC_CONFLICT_COPY;
-    options.release = release;
-    CHECK_OK(zc_open("loop", &options, &comm));
-    return comm;
 }
 
 static size_t displaced(zc_pool *pool, bool other_segment)
@@ -110,7 +100,7 @@ static void rename_all(zc_comm *comm, uint64_t *serial)
 
 Test(trim, keeps_contents_whatever_shows_what, .timeout = 60)
 {
-    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     zc_pool *pool = open_small(MIXED_SIZE);
     uint64_t random = 5, serial = 0, renames = stats_now().renames;
     size_t total = 0, most_mixed = 0;
@@ -184,7 +174,7 @@ static void free_all(void)
 
 Test(trim, leaves_no_memory_mapped)
 {
-    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     zc_pool *pool = open_small(MIXED_SIZE);
     uint64_t serial = 0;
 
@@ -204,7 +194,7 @@ Test(trim, leaves_no_memory_mapped)
 Test(trim, gives_mappings_back)
 {
     setenv("ZC_MAPS", "2000", 1);
-    zc_comm *comm = open_renaming(ZC_RELEASE_LAZY);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     zc_pool *pool = open_small(MIXED_SIZE);
     static char got[MIXED_SIZE];
     uint64_t serial = 0;
@@ -228,7 +218,7 @@ Test(trim, gives_mappings_back)
 /* When the kernel refuses one of the exchanges, nothing is lost or shown twice, and a later trim goes through. */
 Test(trim, can_fail_and_be_repeated, .timeout = 60)
 {
-    zc_comm *comm = open_renaming(ZC_RELEASE_AUTO);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     uint64_t serial = 0;
     int failures = 0;
 
