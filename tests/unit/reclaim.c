@@ -12,6 +12,7 @@
 
 #include "alloc/heap.h"
 #include "apart.h"
+#include "loop.h"
 #include "pattern.h"
 #include "ranks.h"
 #include "system.h"
@@ -160,11 +161,7 @@ Test(reclaim, messages_stay_intact)
     static const size_t sizes[] = {32 << 10, 48 << 10, ONE, OTHER, 1 << 20};
     enum { SIZES = sizeof sizes / sizeof sizes[0], MOST = 24 };
     static char got[1 << 20];
-    zc_comm *comm = NULL;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.policy = ZC_POLICY_PROTECT;
-    options.conflict = ZC_CONFLICT_COPY;
-    CHECK_OK(zc_open("loop", &options, &comm));
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     uint64_t random = 7, renames = stats_now().renames;
     size_t most[SIZES] = {0}, lost = 0;
 
@@ -197,49 +194,51 @@ Test(reclaim, messages_stay_intact)
     CHECK_OK(zc_close(comm));
 }
 
-/* Sends and receives ONES buffers twice. Those that are stored to meanwhile are kept, the others freed with their guards. */
-static void after_messages(bool store)
+/* Stored to while all are in flight, they get the pages of as many spares, which show theirs from then on. */
+Test(reclaim, what_another_slot_shows_stays)
 {
     static char got[ONE];
     char *p[ONES];
-    zc_comm *comm = NULL;
-    zc_options options = ZC_OPTIONS_INIT;
-    options.policy = ZC_POLICY_PROTECT;
-    options.conflict = ZC_CONFLICT_COPY;
-    options.release = ZC_RELEASE_LAZY;
-    CHECK_OK(zc_open("loop", &options, &comm));
-    for (int i = 0; i < 2 * ONES; i++) {
-        int k = i % ONES;
-        if (i < ONES)
-            pattern_fill(p[k] = ALLOC(ONE), ONE, (unsigned)k);
-        CHECK_OK(zc_send(p[k], ONE, 0, 0, comm));
-        if (store)
-            pattern_fill(p[k], ONE, (unsigned)k);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
+    for (int i = 0; i < ONES; i++) {
+        pattern_fill(p[i] = ALLOC(ONE), ONE, 0);
+        CHECK_OK(zc_send(p[i], ONE, 0, 0, comm));
+    }
+    for (int i = 0; i < ONES; i++) {
+        struct slot *slot = slot_find(p[i]);
+        pattern_fill(p[i], ONE, (unsigned)i);
+        CHECK(slot->backing != slot_home(slot));
+    }
+    for (int i = 0; i < ONES; i++)
         CHECK_OK(zc_recv(got, ONE, 0, 0, comm, NULL));
-    }
-    for (int i = 0; !store && i < ONES; i++) {
-        CHECK(slot_find(p[i])->guard_pages);
-        CHECK_OK(zc_free(p[i]));
-    }
-    size_t slots = slots_of(ONE);
+    CHECK(stats_of(heap_pool(ONE, 1)).waste >= ONES);
     grow_others(NULL);
-    CHECK(store || slots_of(ONE) < slots);
-    for (int i = 0; store && i < ONES; i++)
+    for (int i = 0; i < ONES; i++)
         CHECK_PATTERN(p[i], ONE, (unsigned)i);
     turn_over(ONE, ONES);
     CHECK_OK(zc_close(comm));
 }
 
-Test(reclaim, what_another_slot_shows_stays)
-{
-    uint64_t renames = stats_now().renames;
-    after_messages(true);
-    CHECK(stats_now().renames > renames);
-}
-
 Test(reclaim, guards_are_lifted)
 {
-    after_messages(false);
+    static char got[ONE];
+    char *p[ONES];
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+    for (int i = 0; i < ONES; i++)
+        pattern_fill(p[i] = ALLOC(ONE), ONE, (unsigned)i);
+    for (int i = 0; i < 2 * ONES; i++) {
+        CHECK_OK(zc_send(p[i % ONES], ONE, 0, 0, comm));
+        CHECK_OK(zc_recv(got, ONE, 0, 0, comm, NULL));
+    }
+    for (int i = 0; i < ONES; i++) {
+        CHECK(slot_find(p[i])->guard_pages);
+        CHECK_OK(zc_free(p[i]));
+    }
+    size_t slots = slots_of(ONE);
+    grow_others(NULL);
+    CHECK(slots_of(ONE) < slots);
+    turn_over(ONE, ONES);
+    CHECK_OK(zc_close(comm));
 }
 
 static void *turn_all_over(void *argument)
