@@ -16,8 +16,10 @@
 #include <unistd.h>
 
 #include "alloc/cache.h"
+#include "alloc/heap.h"
 #include "apart.h"
 #include "core/stats.h"
+#include "loop.h"
 #include "pattern.h"
 #include "ranks.h"
 #include "tests/unit/pools.h"
@@ -195,6 +197,20 @@ static void scene(const void *argument)
     CHECKF(open_files() == files, "after %s: %d files, not %d", failed, open_files(), files);
 }
 
+/* With each call refused, until there is no such call. */
+static void repeat(void (*body)(const void *n), int least)
+{
+    int n = 0;
+    reached = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(reached != MAP_FAILED);
+    do {
+        *reached = false;
+        n++;
+        apart(body, &n);
+    } while (*reached);
+    CHECKF(n > least, "only %d calls", n);
+}
+
 static void fail_each(size_t slot_size, int slots, enum zc_huge huge, int least)
 {
     struct scene s = {slot_size, slots, huge, 0};
@@ -228,6 +244,89 @@ Test(refusals, hugetlb_slots)
 {
     fail_each(2 << 20, 3, ZC_HUGE_HUGETLB, 20);
     fail_each(4 << 20, 2, ZC_HUGE_HUGETLB, 20);
+}
+
+/* ---- pages that move between size classes ---- */
+
+enum {
+    IDLE = 128 << 10, /* the class that loses pages */
+    IDLES = 16,
+    GROWING = 320 << 10,
+    GROWINGS = 8
+};
+
+/* What is refused, by the one call that fails, is to be had at the next attempt. */
+static char *take(size_t size)
+{
+    char *p = zc_alloc(size);
+    if (!p) {
+        CHECKF(errno == ENOMEM && zc_errmsg()[0], "after %s: errno %d, \"%s\"", failed, errno, zc_errmsg());
+        p = ALLOC(size);
+    }
+    return p;
+}
+
+static void take_and_free(size_t size, int n)
+{
+    char *p[IDLES];
+    for (int i = 0; i < n; i++)
+        pattern_fill(p[i] = take(size), size, (unsigned)i);
+    for (int i = 0; i < n; i++) {
+        CHECK_PATTERN(p[i], size, (unsigned)i);
+        CHECK_OK(zc_free(p[i]));
+    }
+}
+
+/* So much is allocated meanwhile that the other class is seen to be idle, and may give up the pages of one more slot. */
+static void grow_to(int n)
+{
+    for (int i = 0; i < 30; i++)
+        CHECK_OK(zc_free(take(GROWING)));
+    take_and_free(GROWING, n);
+}
+
+static void reclaim_scene(const void *argument)
+{
+    static char got[IDLE];
+    char *p[IDLES];
+    int files = open_files();
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+    for (int i = 0; i < IDLES; i++)
+        pattern_fill(p[i] = ALLOC(IDLE), IDLE, (unsigned)i);
+    for (int i = 0; i < 2 * IDLES; i++) {
+        CHECK_OK(zc_send(p[i % IDLES], IDLE, 0, 0, comm));
+        CHECK_OK(zc_recv(got, IDLE, 0, 0, comm, NULL));
+    }
+    for (int i = 0; i < IDLES; i++)
+        CHECK_OK(zc_free(p[i])); /* with their guards, to be lifted */
+    zc_pool *idle = heap_pool(IDLE, 1);
+    size_t slots = stats_of(idle).slots;
+
+    fail_at = *(const int *)argument;
+    for (int n = 1; n <= GROWINGS; n++)
+        grow_to(n);
+    *reached = calls >= fail_at;
+    CHECKF(*reached || stats_of(idle).slots < slots, "no page has moved");
+    take_and_free(IDLE, IDLES); /* pages are found for what lost its own */
+    *reached = calls >= fail_at;
+    fail_at = 0;
+
+    zc_pool *pools[] = {idle, heap_pool(GROWING, 1)};
+    take_and_free(IDLE, IDLES);
+    take_and_free(GROWING, GROWINGS);
+    CHECK_OK(zc_close(comm));
+    for (int i = 0; i < 2; i++) {
+        check_counts(pools[i], 0);
+        CHECK_OK(zc_pool_trim(pools[i], NULL));
+    }
+    CHECKF(memfd_kb() == 0, "after %s: %ld kB are still held", failed, memfd_kb());
+    files += live.magic[0] != 0; /* the page that shows the counters */
+    CHECKF(open_files() == files, "after %s: %d files, not %d", failed, open_files(), files);
+}
+
+Test(refusals, pages_between_size_classes)
+{
+    repeat(reclaim_scene, 20);
 }
 
 /* ---- messages ---- */
@@ -276,13 +375,5 @@ static void message_scene(const void *argument)
 
 Test(refusals, messages)
 {
-    int n = 0;
-    reached = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(reached != MAP_FAILED);
-    do {
-        *reached = false;
-        n++;
-        apart(message_scene, &n);
-    } while (*reached);
-    CHECKF(n > 20, "only %d calls", n);
+    repeat(message_scene, 20);
 }
