@@ -61,10 +61,15 @@ static inline void lock_drop(lock *l)
         lock_wake(l);
 }
 
-/* Does this thread have it? */
+/* The thread that has it, or 0. */
+static inline uint32_t lock_owner(lock *l)
+{
+    return atomic_load_explicit(&l->word, memory_order_relaxed) & ~LOCK_ASLEEP;
+}
+
 static inline bool lock_mine(lock *l)
 {
-    return (atomic_load_explicit(&l->word, memory_order_relaxed) & ~LOCK_ASLEEP) == lock_self();
+    return lock_owner(l) == lock_self();
 }
 
 #endif

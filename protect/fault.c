@@ -97,14 +97,14 @@ static void chain(int signal, siginfo_t *info, void *context)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* The handler of another signal runs in this thread, and has interrupted a zc call that has the buffer's lock. */
-static void report_interrupted(const void *address)
+void fault_in_handler(const void *address)
 {
     struct text text = {0};
     text_add(&text, "zc: a signal handler touched the buffer at ");
     text_add_number(&text, (uint64_t)(uintptr_t)address, 16);
     text_add(&text, ", which the zc call that it interrupted is just working on; block the signal around that call\n");
     text_print(&text);
+    abort();
 }
 
 static void report_child(const void *address)
@@ -145,10 +145,8 @@ static bool handle(const siginfo_t *info, const void *context)
     if (!slot || depth.level > DEPTH_MOST)
         return false;
     count(faults);
-    if (lock_mine(&atomic_load(&slot->backing)->lock)) {
-        report_interrupted(address);
-        abort();
-    }
+    if (lock_mine(&atomic_load(&slot->backing)->lock))
+        fault_in_handler(address);
     size_t offset = (size_t)(address - slot_user(slot));
     uint32_t event = atomic_load(&slot->event);
     switch (conflict_resolve(slot, offset, is_store(context), &((const ucontext_t *)context)->uc_sigmask)) {

@@ -11,6 +11,7 @@
 #include "core/thread.h"
 #include "protect/backend.h"
 #include "protect/conflict.h"
+#include "protect/fault.h"
 #include "protect/helper.h"
 #include "protect/pages.h"
 
@@ -28,7 +29,9 @@ struct fault {
 enum {
     FAULTS_MOST = 1 << 16,  /* a thread has one at a time */
     PATIENCE_NS = 10000000, /* after which a thread is asked whether it is still there */
-    REPEATS_MOST = 8        /* touches of a dead buffer that may be late news */
+    REPEATS_MOST = 8,       /* touches of a dead buffer that may be late news */
+    LOOKS_MOST = 1000,      /* at a lock that does not come free */
+    LOOK_NS = 1000000
 };
 
 static int fd;
@@ -43,6 +46,7 @@ static uint32_t parked_count;
 /* A futex: changes when there is something to look at. */
 static _Atomic uint32_t bell;
 static _Atomic bool sleeping;
+static _Atomic uint32_t never; /* changes */
 
 void park_announce(void)
 {
@@ -61,6 +65,18 @@ static void wake(const char *address)
 {
     struct uffdio_range range = {(uintptr_t)page_of(address), PAGE_BYTES};
     syscall(SYS_ioctl, fd, UFFDIO_WAKE, &range);
+}
+
+/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is so
+ * where it stays so; else the thread has gone on since, after a touch that another's let go. */
+static void check_lock(const char *address, uint32_t thread)
+{
+    struct slot *slot = slot_find(address);
+    for (int looks = 0; slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread; looks++) {
+        if (looks == LOOKS_MOST)
+            fault_in_handler(address);
+        futex_wait(&never, 0, LOOK_NS);
+    }
 }
 
 static void enqueue(const struct uffd_msg *message)
@@ -85,8 +101,10 @@ static void *read_messages(void *unused)
     (void)unused;
     for (struct uffd_msg message;;)
         if (syscall(SYS_read, fd, &message, sizeof message) == (long)sizeof message &&
-            message.event == UFFD_EVENT_PAGEFAULT)
+            message.event == UFFD_EVENT_PAGEFAULT) {
+            check_lock((char *)(uintptr_t)message.arg.pagefault.address, message.arg.pagefault.feat.ptid);
             enqueue(&message);
+        }
     return NULL;
 }
 

@@ -33,20 +33,29 @@ static void touch(int number)
     touched[0]++;
 }
 
+/* Every 200 us, wherever the thread is. */
+static timer_t touch_often(int number)
+{
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = number};
+    struct itimerspec often = {{0, 200000}, {0, 200000}};
+
+    handle(number, touch, SA_RESTART);
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &often, NULL) == 0);
+    return timer;
+}
+
 /* The handler stores while the thread is anywhere, inside calls that protect the same buffer as well. */
 void hazard_handler_touches_buffer(void)
 {
     enum { ROUNDS = 400 };
     zc_comm *comm = open_self();
     char *in = ALLOC(64 * KIB), *buffer = ALLOC(64 * KIB);
-    timer_t timer;
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
-    struct itimerspec often = {{0, 200000}, {0, 200000}}, never = {{0, 0}, {0, 0}};
+    struct itimerspec never = {{0, 0}, {0, 0}};
 
     memset(buffer, 0, 64 * KIB);
     touched = buffer;
-    handle(SIGALRM, touch, SA_RESTART);
-    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &often, NULL) == 0);
+    timer_t timer = touch_often(SIGALRM);
     for (int i = 0; i < ROUNDS; i++) {
         buffer[PAGE] = (char)i;
         CHECK_OK(zc_send(buffer, 64 * KIB, 0, 1, comm));
@@ -59,6 +68,21 @@ void hazard_handler_touches_buffer(void)
     CHECK_OK(zc_free(buffer));
     CHECK_OK(zc_free(in));
     CHECK_OK(zc_close(comm));
+}
+
+/* Documented: a re-send of what was not written has no time to block signals, and is met sooner or later. */
+void hazard_aborts_in_handler_during_resend(void)
+{
+    zc_comm *comm = open_self();
+    char *in = ALLOC(4 * KIB), *buffer = ALLOC(4 * KIB);
+
+    memset(buffer, 0, 4 * KIB);
+    touched = buffer;
+    touch_often(SIGUSR1);
+    for (;;) {
+        CHECK_OK(zc_send(buffer, 4 * KIB, 0, 1, comm));
+        CHECK_OK(zc_recv(in, 4 * KIB, 0, 1, comm, NULL));
+    }
 }
 
 static sigjmp_buf out;

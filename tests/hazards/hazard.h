@@ -96,7 +96,8 @@
     X(aborts_on_conflict)                                                                                              \
     X(aborts_on_timeout)                                                                                               \
     X(dies_of_refused_mprotect)                                                                                        \
-    X(aborts_on_peer_that_never_receives)
+    X(aborts_on_peer_that_never_receives)                                                                              \
+    X(aborts_in_handler_during_resend)
 
 #define HAZARD_DECLARE(name) void hazard_##name(void);
 HAZARDS(HAZARD_DECLARE)

@@ -178,6 +178,11 @@ Test(deadly, refused_mprotect_is_told)
         expect_signal(&outcome, SIGABRT), expect_output(&outcome, "seccomp");
 }
 
+Test(deadly, handler_during_resend_is_told)
+{
+    run_deadly("aborts_in_handler_during_resend", SIGABRT, "a signal handler touched the buffer");
+}
+
 Test(deadly, later_handler_is_told)
 {
     struct outcome outcome;
