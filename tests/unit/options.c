@@ -236,6 +236,20 @@ Test(options, malformed_values_are_named)
         in_child(&cases[i], bad);
 }
 
+/* Of those that are no texts. */
+Test(options, each_variable_refuses_what_is_no_value)
+{
+    struct option_text row;
+    int texts = 0;
+    for (size_t i = 0; options_describe(i, &row); i++) {
+        if (strcmp(row.values, "TEXT") == 0)
+            texts++;
+        else
+            in_child(&(struct option_case){row.variable, "?", 0, row.help}, bad);
+    }
+    CHECK(texts == 5); /* RACE, TRANSPORT, HOST, POOLS, TRACE */
+}
+
 static void unknown(const struct option_case *c)
 {
     const struct options *options = NULL;
