@@ -322,6 +322,8 @@ static int run(int argc, char **argv)
         return STATUS_USAGE;
     if (at < argc)
         return misused("%s: expected no argument", argv[at]);
+    if (options && (json || quick))
+        return misused("--options: expected neither --json nor --quick with it");
     if (options)
         return print_options();
 
@@ -343,7 +345,7 @@ static int run(int argc, char **argv)
 
 const struct command command_info = {
     .name = "info",
-    .arguments = "[--json] [--quick] [--options]",
+    .arguments = "[--json] [--quick] | --options",
     .summary = "What this host can do for zc, what it costs, and what to change",
     .help = "Prints a line for each thing that zc depends on; under it, after an arrow, what to change and how, where\n"
             "changing it would help. Then what copying, protecting and faulting cost here, each the median of 9\n"

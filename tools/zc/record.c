@@ -1,23 +1,57 @@
 /* SPDX-License-Identifier: MIT
  *
  * zc record: runs a command with ZC_TRACE set. */
-#include <glob.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/zc/command.h"
 
-/* Traces of that name: their number, or -1 if it is not known. */
-static int count_traces(const char *name)
+/* What traces are called, from the root: the command may work in another folder. */
+static char folder[PATH_MAX], path[PATH_MAX + NAME_MAX + 2];
+static const char *base; /* in `path` */
+
+/* 0, or -1 and errno where no trace of that name could be written. */
+static int find_place(const char *name)
 {
-    char pattern[4096];
-    glob_t found;
-    snprintf(pattern, sizeof pattern, "%s.[0-9]*", name);
-    int error = glob(pattern, 0, NULL, &found);
-    int count = error ? 0 : (int)found.gl_pathc;
-    globfree(&found);
-    return error && error != GLOB_NOMATCH ? -1 : count;
+    char given[PATH_MAX];
+    const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
+    if (strlen(name) >= sizeof given || strlen(last) > NAME_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    snprintf(given, sizeof given, "%.*s", slash ? (int)(last - name) : 1, slash ? name : ".");
+    if (!realpath(given, folder))
+        return -1;
+    base = path + snprintf(path, sizeof path, "%s/%s", folder, last) - strlen(last);
+
+    char trial[sizeof path + 16];
+    snprintf(trial, sizeof trial, "%s.%d", path, (int)getpid());
+    int fd = open(trial, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno == EEXIST ? 0 : -1;
+    close(fd);
+    return unlink(trial);
+}
+
+/* Traces that are there. */
+static int count_traces(void)
+{
+    int count = 0;
+    size_t length = strlen(base);
+    DIR *files = opendir(folder);
+    for (struct dirent *file; files && (file = readdir(files));) {
+        const char *rest = file->d_name + length;
+        count += strncmp(file->d_name, base, length) == 0 && rest[0] == '.' && rest[1] >= '0' && rest[1] <= '9';
+    }
+    if (files)
+        closedir(files);
+    return count;
 }
 
 static int run(int argc, char **argv)
@@ -31,14 +65,16 @@ static int run(int argc, char **argv)
         return misused("which command is to be run?");
     if (!*name)
         return misused("--output: expected a name that is not empty");
-    if (count_traces(name))
+    if (find_place(name))
+        return failed("--output %s: a trace cannot be written there: %s", name, strerror(errno));
+    if (count_traces())
         return failed("there are traces called %s.PID already: remove them, or choose another --output", name);
-    setenv("ZC_TRACE", name, 1);
+    setenv("ZC_TRACE", path, 1);
     int status = run_program(argv + at);
     if (status < 0)
         return STATUS_NOT_RUN;
-    int traces = count_traces(name);
-    if (traces <= 0) {
+    int traces = count_traces();
+    if (!traces) {
         failed("no process of %s used zc_alloc, so that nothing was recorded", argv[at]);
         return status ? status : STATUS_FAILED;
     }
