@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "core/clock.h"
+#include "loop.h"
 
 static void *filled(size_t size)
 {
@@ -79,12 +80,13 @@ static void await_input(void)
 
 static void send_and_wait(void)
 {
-    zc_comm *comm;
-    CHECK_OK(zc_open("loop", NULL, &comm));
+    static char in[100000];
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     for (int i = 0; i < 3; i++)
         CHECK_OK(zc_send_free(filled(100000), 100000, 0, 7, comm));
     CHECK_OK(zc_send_free(filled(1000000), 1000000, 0, 8, comm));
-    filled(100000);
+    CHECK_OK(zc_send(filled(100000), 100000, 0, 6, comm));
+    CHECK_OK(zc_recv(in, sizeof in, 0, 6, comm, NULL));
     await_input();
 }
 
@@ -135,6 +137,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|pencils|wait\n", stderr);
+    fputs("usage: workloads multigrid|server|pencils|wait|view\n", stderr);
     return 2;
 }

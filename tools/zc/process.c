@@ -167,9 +167,9 @@ static void look_at_slot(const struct process *process, const struct entry *entr
                          struct pool_view *pool, struct view *view)
 {
     const struct slot *slot = &entry->slot;
-    bool live = slot->state == SLOT_LIVE;
+    bool live = slot_is(slot, SLOT_LIVE);
     bool in_flight = slot->receives || has_sends(process, atomic_load(&slot->backing), entry, at);
-    if (slot->state == SLOT_BARE)
+    if (slot_is(slot, SLOT_BARE))
         return;
     pool->slots++;
     pool->live += live;
