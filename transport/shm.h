@@ -59,10 +59,11 @@ struct show {
 
 enum step {
     STEP_UNMATCHED,
-    STEP_LAND, /* met its receive: is being copied, or to be */
-    STEP_LENT, /* as a view */
-    STEP_PULL, /* is being pulled, or to be */
-    STEP_DONE  /* the sender is to be told */
+    STEP_LAND,  /* met its receive: is being copied, or to be */
+    STEP_LENT,  /* as a view */
+    STEP_PULL,  /* is to be pulled, */
+    STEP_PARTS, /* or is being pulled */
+    STEP_DONE   /* the sender is to be told */
 };
 
 struct message {

@@ -106,6 +106,8 @@ static void pop_answer(struct link *link)
         link->answers_end = &link->answers;
     if (message->step == STEP_DONE)
         shm_free_message(message);
+    else
+        message->step = STEP_PARTS;
 }
 
 static void pop_send(struct link *link)
@@ -250,7 +252,9 @@ static bool take_part(struct link *link, const struct cell *cell)
 {
     struct message *message = ids_find(&link->pulls, cell->reply);
     const char *bytes = ring_bytes(&link->ring, cell);
-    if (!message || !bytes || !cell->length || cell->length > message->kept - message->landed)
+    if (!message || message->step != STEP_PARTS) /* it was not asked for yet */
+        return false;
+    if (!bytes || !cell->length || cell->length > message->kept - message->landed)
         return false;
     memcpy(message->receive->in.wire + message->landed, bytes, cell->length);
     message->landed += cell->length;

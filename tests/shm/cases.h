@@ -53,6 +53,7 @@
     X(replaced)                                                                                                        \
     X(forked_child_hides_nothing)                                                                                      \
     X(lies_about_cells)                                                                                                \
+    X(answers_unasked)                                                                                                 \
     X(lies_about_what_it_took)                                                                                         \
     X(lies_about_segments)                                                                                             \
     X(random_cells)

@@ -71,6 +71,26 @@ void case_lies_about_cells(void)
     lie((struct cell){.kind = CELL_OFFER, .length = 10000, .segment = SHM_SEGMENTS_MOST}, NULL, 0);
 }
 
+/* The parts of a message are there before the honest one can have asked for them. */
+void case_answers_unasked(void)
+{
+    zc_comm *comm[RANKS];
+    struct cell offer = {.kind = CELL_OFFER, .length = 10000, .segment = NO_SEGMENT},
+                part = {.kind = CELL_PART, .length = 5000};
+    static const char bytes[5000];
+    char *in = ALLOC(10000);
+
+    ranks_open(comm, RANKS, NULL);
+    CHECK_OK(zc_irecv(in, 10000, LIAR, 0, comm[HONEST]));
+    ring_put(ring_to_honest(comm[LIAR]), &offer, NULL, 0);
+    for (int i = 0; i < 2; i++)
+        ring_put(ring_to_honest(comm[LIAR]), &part, bytes, sizeof bytes);
+    check_disconnected(comm);
+    CHECK_IS(zc_wait(in, NULL), -ECONNRESET);
+    CHECK_OK(zc_free(in));
+    close_all(comm);
+}
+
 void case_lies_about_what_it_took(void)
 {
     zc_comm *comm[RANKS];
