@@ -56,6 +56,7 @@
     X(answers_unasked)                                                                                                 \
     X(lies_about_what_it_took)                                                                                         \
     X(lies_about_segments)                                                                                             \
+    X(flips_what_was_checked)                                                                                          \
     X(random_cells)
 
 #define DECLARE(name) void case_##name(void);
