@@ -7,10 +7,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,12 +31,12 @@ TestSuite(refusals, .timeout = 120);
 
 /* ---- calls that fail: zc reaches the kernel through these alone ---- */
 
-static int fail_at, calls;
+static _Atomic int fail_at, calls; /* of all threads */
 static const char *failed;
 
 static bool fails(const char *name)
 {
-    if (!fail_at || ++calls != fail_at)
+    if (!fail_at || atomic_fetch_add(&calls, 1) + 1 != fail_at)
         return false;
     failed = name;
     errno = ENOMEM;
@@ -60,6 +62,8 @@ long syscall(long number, ...)
                        : number == SYS_mremap     ? "mremap"
                        : number == SYS_membarrier ? "membarrier"
                                                   : NULL;
+    if (number == SYS_ioctl && a[1] != (long)UFFDIO_WAKE) /* which needs nothing */
+        name = "ioctl of userfaultfd";
     return name && fails(name) ? -1 : real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
@@ -375,5 +379,11 @@ static void message_scene(const void *argument)
 
 Test(refusals, messages)
 {
+    repeat(message_scene, 20);
+}
+
+Test(refusals, messages_by_userfaultfd)
+{
+    setenv("ZC_PROTECT", "userfaultfd", 1);
     repeat(message_scene, 20);
 }
