@@ -32,7 +32,8 @@
  * - Errors of every call that has such an argument, and are not named again: a buffer that is not zc memory where
  *   that is asked for, or is not live, or ends before the range, and a pointer to an output that is NULL, -EINVAL; a
  *   communicator that is NULL, -EINVAL, or closed, -EBADF; in a forked child, -EPERM; and -EPERM where MPI was
- *   initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator.
+ *   initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator, also of zc_wait,
+ *   zc_wait_any and zc_cancel of a receive over it.
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
