@@ -171,7 +171,7 @@ typedef struct zc_pool_stats {
     size_t cap;
     uint64_t allocs, fallbacks, over_cap; /* since the pool was opened */
     size_t cached;         /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
-    size_t in_flight;      /* slots with a send, a receive that was not asked about, or a guard; live or freed since */
+    size_t in_flight;      /* slots with a send, or its copy, a receive that was not asked about, or a guard */
     size_t idle_protected; /* live, not in flight, and perhaps still protected: the next store to each faults */
     size_t waste;          /* populated, but neither live nor in flight: cached, spare, or waiting to be used */
     uint64_t renamed;      /* conflicts ended by fresh pages, since the pool was opened */

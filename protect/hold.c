@@ -163,6 +163,22 @@ bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to
     return open;
 }
 
+void hold_show_copy(struct hold *hold, struct slot *copy)
+{
+    struct backing *backing = slot_lock_briefly(copy);
+    hold_insert(&backing->sends, hold);
+    lock_drop(&backing->lock);
+}
+
+void hold_hide_copy(struct hold *hold, struct slot *copy)
+{
+    if (!hold->link)
+        return;
+    struct backing *backing = slot_lock_briefly(copy);
+    hold_unlink(hold);
+    lock_drop(&backing->lock);
+}
+
 static bool lingers(struct slot *slot, const struct hold *hold)
 {
     switch (hold->rules->release) {

@@ -109,8 +109,10 @@ void op_end_send(struct op *op)
 {
     if (op->held)
         hold_end(&op->hold);
-    if (op->bounce)
+    if (op->bounce) {
+        hold_hide_copy(&op->hold, op->bounce);
         pool_push(op->bounce);
+    }
     if (op->spill)
         free(op->spill);
     if (op->lease)

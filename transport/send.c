@@ -88,6 +88,8 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 static void set_in_flight(struct op *op)
 {
     op->since = clock_seconds();
+    if (op->bounce)
+        hold_show_copy(&op->hold, op->bounce);
     atomic_fetch_add_explicit(&op->comm->sending, 1, memory_order_relaxed);
 }
 

@@ -85,6 +85,7 @@ static void send_and_wait(void)
     for (int i = 0; i < 3; i++)
         CHECK_OK(zc_send_free(filled(100000), 100000, 0, 7, comm));
     CHECK_OK(zc_send_free(filled(1000000), 1000000, 0, 8, comm));
+    CHECK_OK(zc_send(in, 50000, 0, 5, comm)); /* by copy */
     CHECK_OK(zc_send(filled(100000), 100000, 0, 6, comm));
     CHECK_OK(zc_recv(in, sizeof in, 0, 6, comm, NULL));
     await_input();

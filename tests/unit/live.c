@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "alloc/heap.h"
 #include "check.h"
 #include "core/stats.h"
 #include "loop.h"
@@ -71,6 +72,26 @@ Test(live, pool_statistics)
     CHECK(pool_now(pool).waste == pool_now(pool).slots - 1);
     CHECK_OK(zc_free(p));
     CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+}
+
+/* What carries the copy of a message is neither live nor waste. */
+Test(live, copies_are_in_flight)
+{
+    enum { SIZE = 1 << 16, N = 5 };
+    zc_comm *comm = loop_with(ZC_CONFLICT_DEFAULT, ZC_POLICY_COPY, ZC_RELEASE_DEFAULT);
+    static char foreign[SIZE];
+    char *p = ALLOC(SIZE);
+    zc_pool *pool = heap_pool(SIZE, 1);
+    for (int i = 0; i < N; i++)
+        CHECK_OK(zc_send(i % 2 ? p : foreign, SIZE, 0, 1, comm));
+    expect_pool(pool, 1, N, 0, 0);
+    CHECK(pool_now(pool).waste == pool_now(pool).slots - N - 1);
+    for (int i = 0; i < N; i++)
+        CHECK_OK(zc_recv(p, SIZE, 0, 1, comm, NULL));
+    expect_pool(pool, 1, 0, 0, 0);
+    CHECK(pool_now(pool).waste == pool_now(pool).slots - 1);
+    CHECK_OK(zc_free(p));
     CHECK_OK(zc_close(comm));
 }
 

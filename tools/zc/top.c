@@ -249,7 +249,7 @@ const struct command command_top = {
         "for each pool:\n\n"
         "  slots      populated: what its memory is\n"
         "  live       with the program; peak: most that ever were; cap: most that may be\n"
-        "  in flight  held by a send or a receive; freed ones are not live any more\n"
+        "  in flight  held by a send or its copy, or by a receive; freed ones are not live any more\n"
         "  idle prot  live and still protected after a send: sending again is free, a store faults once\n"
         "  waste      neither live nor in flight: kept by threads, spare for conflicts, or left over from a peak\n"
         "  renamed    stores that met a send and got fresh pages\n"
