@@ -103,6 +103,7 @@ static void view(void)
         CHECK_OK(zc_recv_view(&views[i], 0, 9, comm));
     }
     CHECK_OK(zc_release(&views[1]));
+    CHECK_OK(zc_progress(comm)); /* the sender learns of it */
     await_input();
     CHECK_OK(zc_close(comm));
 }
