@@ -50,6 +50,8 @@
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \
     X(killed_amid_traffic)                                                                                             \
+    X(killed_at_each_system_call)                                                                                      \
+    X(killed_between_instructions)                                                                                     \
     X(replaced)                                                                                                        \
     X(forked_child_hides_nothing)                                                                                      \
     X(lies_about_cells)                                                                                                \
