@@ -47,6 +47,7 @@
     X(descriptor_to_poll)                                                                                              \
     X(short_of_a_receive)                                                                                              \
     X(letters_start_again)                                                                                             \
+    X(bursts)                                                                                                          \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \
     X(killed_amid_traffic)                                                                                             \

@@ -2,6 +2,7 @@
  *
  * Cases: short messages, which go without an operation. */
 #include <string.h>
+#include <unistd.h>
 
 #include "cases.h"
 
@@ -59,4 +60,80 @@ void case_letters_start_again(void)
     CHECK_OK(zc_free(out));
     CHECK_OK(zc_free(back));
     ranks_close(comm, 2);
+}
+
+/* ---- more than a ring holds, from several ---- */
+
+enum { SENDERS = 3, TAGS = 2, BURST = 10 * RING_CELLS };
+
+static size_t burst_length(unsigned i)
+{
+    static const size_t lengths[] = {1, RING_TINY, 0, RING_TINY + 1, 8, 1500, RING_EAGER, 40};
+
+    return lengths[i % (sizeof lengths / sizeof *lengths)];
+}
+
+static unsigned burst_seed(int rank, int tag, unsigned i)
+{
+    return (unsigned)(rank * TAGS + tag) * BURST + i;
+}
+
+static void send_burst(zc_comm *comm, int rank)
+{
+    char *out = ALLOC(RING_EAGER);
+
+    for (unsigned i = 0; i < BURST; i++)
+        for (int tag = 0; tag < TAGS; tag++) {
+            pattern_fill(out, burst_length(i), burst_seed(rank, tag, i));
+            CHECK_OK(zc_send(out, burst_length(i), SENDERS, tag, comm));
+        }
+    CHECK(shm_of(comm)->peers[SENDERS]->sends); /* they wait for room */
+    await(rank);                                /* one after the other */
+    tell(rank + 1);
+    CHECK_OK(zc_free(out));
+}
+
+/* From anybody and with any tag, or by name, in each way to receive. */
+static void take_bursts(zc_comm *comm)
+{
+    unsigned next[SENDERS][TAGS] = {{0}};
+    char *in = ALLOC(RING_EAGER);
+
+    await(SENDERS);
+    for (unsigned i = 0; i < SENDERS * TAGS * BURST; i++) {
+        zc_status status;
+        int src = (int)(i % SENDERS), tag = (int)(i / SENDERS % TAGS);
+        bool named = i % 7 == 0 && next[src][tag] < BURST;
+
+        if (i % 2) {
+            CHECK_OK(zc_recv(in, RING_EAGER, named ? src : ZC_ANY_SOURCE, named ? tag : ZC_ANY_TAG, comm, &status));
+        } else {
+            CHECK_OK(zc_irecv(in, RING_EAGER, named ? src : ZC_ANY_SOURCE, named ? tag : ZC_ANY_TAG, comm));
+            CHECK_OK(zc_wait(in, &status));
+        }
+        unsigned n = next[status.source][status.tag]++;
+        CHECKF(status.length == burst_length(n), "message %u of rank %d has %zu bytes", n, status.source,
+               status.length);
+        CHECK_PATTERN(in, status.length, burst_seed(status.source, status.tag, n));
+    }
+    CHECK_OK(zc_free(in));
+}
+
+static void burst(int rank)
+{
+    zc_comm *comm = open_rank(rank, SENDERS + 1);
+
+    if (rank < SENDERS)
+        send_burst(comm, rank);
+    else
+        take_bursts(comm);
+    CHECK_OK(zc_close(comm));
+}
+
+void case_bursts(void)
+{
+    pid_t child[SENDERS + 1];
+
+    children_start(SENDERS + 1, burst, child);
+    children_end(SENDERS + 1, child);
 }
