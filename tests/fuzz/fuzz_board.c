@@ -4,6 +4,7 @@
  * receives. Whatever it is, the other comes to an end, and can use its buffers. */
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -186,7 +187,8 @@ static void set_words(struct input *input)
     atomic_store(&board->passed, words.passed);
 }
 
-static void look_at_message(void)
+/* And sends it on, to either. */
+static void look_at_message(bool forward, int to)
 {
     struct shm *shm = comm[HONEST]->endpoint.state;
     const struct match *match = match_probe(&shm->queue, ZC_ANY_SOURCE, ZC_ANY_TAG);
@@ -194,8 +196,36 @@ static void look_at_message(void)
 
     if (!match || !((const struct message *)match)->bytes) /* its first member; a pulled one would be waited for */
         return;
-    if (zc_recv_view(&view, ZC_ANY_SOURCE, ZC_ANY_TAG, comm[HONEST]) == 0)
-        CHECK_OK(zc_release(&view));
+    if (zc_recv_view(&view, ZC_ANY_SOURCE, ZC_ANY_TAG, comm[HONEST]))
+        return;
+    if (forward)
+        zc_forward(&view, to, 1, comm[HONEST]);
+    CHECK_OK(zc_release(&view));
+}
+
+/* What zc_recv does first. */
+static void receive_now(struct input *input)
+{
+    uint16_t cap;
+    zc_status status;
+
+    next(input, &cap, sizeof cap);
+    char *to = malloc(cap % BYTES + 1u);
+    CHECK(to);
+    if (comm[HONEST]->transport->receive_now(&comm[HONEST]->endpoint, to, cap % BYTES, LIAR, ZC_ANY_TAG, &status) == 1)
+        CHECK(status.length <= cap % BYTES);
+    free(to);
+}
+
+/* What the honest one has sent to itself would be waited for. */
+static void take_own(void)
+{
+    int found;
+    zc_view view;
+
+    while (zc_iprobe(HONEST, ZC_ANY_TAG, comm[HONEST], &found, NULL) == 0 && found)
+        if (zc_recv_view(&view, HONEST, ZC_ANY_TAG, comm[HONEST]) == 0)
+            CHECK_OK(zc_release(&view));
 }
 
 static void send_some(struct input *input)
@@ -236,18 +266,23 @@ static void step(struct input *input)
         break;
     case 9:
     case 10:
-        look_at_message();
+        look_at_message(what & 64, what & 128 ? HONEST : LIAR);
         break;
     case 11:
     case 12:
     case 13:
         show_segment(input);
         break;
+    case 14:
+    case 15:
+        receive_now(input);
+        break;
     default:
         put_likely(input);
         break;
     }
-    zc_progress(comm[HONEST]);
+    if (what & 32) /* else it takes several cells at a time */
+        zc_progress(comm[HONEST]);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -278,6 +313,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             packet_send(link_from(LIAR)->sock, &nonsense, -1);
         zc_progress(comm[HONEST]);
     }
+    take_own();
     zc_wait(in, NULL);
     zc_cancel(in);
     CHECK_OK(zc_writable(out));
