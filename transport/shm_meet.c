@@ -75,14 +75,19 @@ static int attend_to(struct shm *shm, int fd, void *what)
 /* Adds a link over `sock`, which is taken over, and says hello there. Packets come on `answers_on`. */
 static int link_open(struct shm *shm, int rank, int sock, int answers_on)
 {
-    int board;
+    int board = -1;
     struct link *link = calloc(1, sizeof *link);
     struct board *mine = link ? board_create(&board) : NULL;
-    if (!mine || attend_to(shm, answers_on, link)) {
+    int error = !link  ? fail(-ENOMEM, "zc_open: shm: no memory for another peer")
+                : mine ? attend_to(shm, answers_on, link)
+                       : -errno;
+    if (error) {
+        if (mine)
+            close(board);
         board_unmap(mine);
         free(link);
         close(sock);
-        return fail(-ENOMEM, "zc_open: shm: no memory or descriptors for another peer");
+        return error;
     }
     link->shm = shm;
     link->rank = rank;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Cases: who may meet, and what comes of it. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -261,21 +262,41 @@ void case_stale_sockets_of_others(void)
     after_the_killed("shm:another");
 }
 
+static int open_descriptors(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    int n = 0;
+
+    CHECK(directory);
+    while (readdir(directory))
+        n++;
+    closedir(directory);
+    return n;
+}
+
+/* It says what there is too few of, and keeps none. */
 void case_no_descriptors(void)
 {
     struct rlimit limit, few;
     zc_comm *comm = NULL;
 
     zc_free(ALLOC(1)); /* its segment has one */
+    int before = open_descriptors();
     CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     for (rlim_t n = 3; n <= limit.rlim_cur; n++) { /* some may have been inherited */
         few = (struct rlimit){n, limit.rlim_max};
         CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
-        if (zc_open("shm:few", NULL, &comm) == 0)
+        int error = zc_open("shm:few", NULL, &comm);
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        if (!error)
             break;
         CHECK(!comm);
+        CHECKF(error == -EMFILE || (error == -EPROTO && strstr(zc_errmsg(), "RLIMIT_NOFILE")), "%s: %s",
+               zc_strerror(error), zc_errmsg());
+        CHECKF(strstr(zc_errmsg(), "RLIMIT_NOFILE") || strstr(zc_errmsg(), strerror(EMFILE)), "%s", zc_errmsg());
+        CHECKF(open_descriptors() == before, "%d descriptors are open, not %d", open_descriptors(), before);
     }
     CHECK(comm); /* in the end it fits */
     CHECK_OK(zc_close(comm));
-    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECKF(open_descriptors() == before, "%d descriptors are open, not %d", open_descriptors(), before);
 }
