@@ -65,6 +65,8 @@ static int receive(struct op *op, const char *wire)
     int there = -EAGAIN;
     for (int turn = 0; turn < EARLY && there == -EAGAIN && comm->transport->receive_now; turn++) {
         there = comm->transport->receive_now(&comm->endpoint, to, cap, op->peer, op->tag, &op->status);
+        if (there == -EAGAIN)
+            cpu_relax();
         if (there == -EAGAIN && turn % 16 == 15)
             comm_poll(comm, NULL);
     }

@@ -364,11 +364,11 @@ static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
  * so that it never takes another one for it. */
 static void count_view(const struct message *message, uint32_t change)
 {
-    struct link *link = message->link;
+    const struct link *link = message->link;
     if (!message->offered || link->error)
         return;
-    atomic_fetch_add(&link->ring.mine->views, change);
-    link_wake(link);
+    uint32_t views = atomic_load_explicit(&link->ring.mine->views, memory_order_relaxed); /* nobody else stores it */
+    atomic_store_explicit(&link->ring.mine->views, views + change, memory_order_release);
 }
 
 static bool shm_lend(struct endpoint *endpoint, const struct taken *taken, const void **bytes)
@@ -379,6 +379,7 @@ static bool shm_lend(struct endpoint *endpoint, const struct taken *taken, const
     if (message->bytes) {
         message->step = STEP_LENT;
         count_view(message, 1);
+        link_wake(message->link); /* it may wait for all but views to end */
     }
     shm_unlock(shm);
     *bytes = message->bytes;
@@ -506,9 +507,11 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     memcpy(shm->name, group->name, sizeof shm->name);
     shm->rank = group->rank;
     shm->size = group->size;
-    /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. */
+    /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
+     * and be woken costs as much as dozens of messages. */
     bool crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
-    shm->patience = shm->patience_most = crowded ? SHM_PATIENCE_LEAST : SHM_PATIENCE_MOST;
+    shm->patience = shm->patience_most = crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
+    shm->yields = crowded ? SHM_YIELDS : 0;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = -1;

@@ -3,6 +3,7 @@
  * Sleeping until something happens: one thread of a rank in epoll, for all sockets, and others until it or anybody else
  * has ended an operation. */
 #include <poll.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -125,6 +126,10 @@ bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
     }
     if (waiting->polls < shm->patience)
         return false;
+    if (waiting->polls < shm->patience + shm->yields) {
+        sched_yield();
+        return false;
+    }
     waiting->polls = 1;
     return true;
 }
