@@ -15,9 +15,11 @@ enum {
     TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
     TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
     PACES = 16,             /* of receivers are remembered, for each way to send */
+    READERS_NS = 30000,     /* for one that waits, asleep, for a page table that another one changes or reads */
     FEED_WARM = 4,          /* messages after a change that show nothing yet */
     FEED_PAUSE = 48,        /* messages between the first trials of the other way, */
     FEED_PAUSE_MOST = 1024, /* and between later ones that changed nothing */
+    FED_BELOW = 2 << 20,    /* bytes; from there on copies would take most of the sender's time */
     PROMPT = 5              /* a prompt receiver takes a message in no more than so many copies' time */
 };
 
@@ -46,6 +48,13 @@ static struct costs *costs_of(struct zc_pool *pool)
 static struct {
     uint64_t call, page, copy_page, fault; /* ns */
 } seed = {2000, 100, 200, 5000};
+
+static _Atomic bool read_by_peers;
+
+void policy_expect_readers(void)
+{
+    atomic_store_explicit(&read_by_peers, true, memory_order_relaxed);
+}
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -175,7 +184,8 @@ static bool prompt(struct zc_pool *pool, uint64_t pace)
 /* Could copies pay for a receiver of this pace? They delay nothing only if they take less time than it does. */
 static bool feedable(struct zc_pool *pool, uint64_t pace)
 {
-    return prompt(pool, pace) && policy_cost(pool, COST_COPY, pool->slot_size) <= pace - pace / 4;
+    return pool->slot_size < FED_BELOW && prompt(pool, pace) &&
+           policy_cost(pool, COST_COPY, pool->slot_size) <= pace - pace / 4;
 }
 
 static bool feeding_pays(struct zc_pool *pool)
@@ -260,9 +270,14 @@ static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
     return slot->estimate ? slot->estimate : atomic_load_explicit(&costs->estimate, memory_order_relaxed);
 }
 
+static uint64_t readers_cost(void)
+{
+    return atomic_load_explicit(&read_by_peers, memory_order_relaxed) ? READERS_NS : 0;
+}
+
 static uint64_t cycle_cost(struct zc_pool *pool)
 {
-    return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_STORE, 0) + seed.fault;
+    return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_STORE, 0) + seed.fault + readers_cost();
 }
 
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
@@ -281,7 +296,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     }
     /* Released at completion, a protection costs no fault: then even a single send may be worth it. But stores come
      * before completion is noticed, too, so it has to be a good deal cheaper. */
-    uint64_t once = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0);
+    uint64_t once = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + readers_cost();
     if (estimate && copy > 2 * once)
         return true;
     if (slot->run == 0) {

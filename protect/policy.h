@@ -26,6 +26,10 @@ enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_STORE, COST_RENAME, CO
 /* Measures a page, a system call and a fault, so that averages start from something. Below a millisecond. */
 void policy_open(void);
 
+/* From now on peers read this process's memory through its page tables, as MPI does within a host. Then who protects
+ * waits for them, or they for it, asleep, and what it costs them is not seen here. */
+void policy_expect_readers(void);
+
 /* One more observation, of `bytes` of a slot of the pool. */
 void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t ns);
 
@@ -35,7 +39,8 @@ uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes);
 /* A receiver with more to do took a message `ns` after the one before. */
 void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns);
 
-/* Should a send be copied where its receiver is behind, whatever that costs here? */
+/* Should a send be copied where its receiver is behind, whatever that costs here? Then no protection is begun either:
+ * most sends of a run would be copied, and not pay for it. */
 bool policy_feeds(struct zc_pool *pool, size_t bytes);
 
 /* Should this send of `bytes` protect the slot, which is not protected now? */

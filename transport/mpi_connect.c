@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "core/error.h"
+#include "protect/policy.h"
 #include "transport/mpi.h"
 
 enum { WIRE_UP_BYTES = 65536 }; /* surely a rendezvous */
@@ -102,6 +103,7 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
     MPI_Comm_rank(mpi->comm, &endpoint->rank);
     MPI_Comm_size(mpi->comm, &endpoint->size);
     endpoint->read_by_peers = endpoint->size == 2; /* of more than one receiver, the pace of each is not seen */
+    policy_expect_readers();
     error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
     if (!error)
         error = learn_sent(mpi->comm, endpoint->rank, endpoint->size, &mpi->sent);
