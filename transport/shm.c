@@ -215,6 +215,7 @@ static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     int error = 0;
     set_receive(op, wire, cap, src, tag);
     shm_lock(shm);
+    shm_wake_owed(shm);
     struct match *match = match_receive(&shm->queue, &op->in.match);
     if (match) {
         struct link *link = message_of(match)->link;
@@ -261,6 +262,7 @@ static int shm_receive_now(struct endpoint *endpoint, void *wire, size_t cap, in
     int there = -EAGAIN;
     if (!lock_try(&shm->lock))
         return there;
+    shm_wake_owed(shm);
     struct match *known = match_probe(&shm->queue, src, tag);
     if (known)
         there = receive_known(shm, message_of(known), wire, cap, status);
@@ -302,7 +304,7 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
     }
     bool attend = attend_in_turn(shm, shm->watched);
     if (shm->watched)
-        shm_doze(shm);
+        shm_doze(shm, false);
     shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */
     shm_unlock(shm);
 }
@@ -326,6 +328,7 @@ static int shm_probe(struct endpoint *endpoint, int src, int tag, zc_status *sta
     struct shm *shm = endpoint->state;
     int error;
     shm_lock(shm);
+    shm_wake_owed(shm);
     struct message *message = find_message(shm, src, tag, status, &error);
     shm_unlock(shm);
     return message ? 1 : error;
@@ -512,6 +515,7 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     bool crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
     shm->patience = shm->patience_most = crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
     shm->yields = crowded ? SHM_YIELDS : 0;
+    shm->naps = crowded;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = -1;

@@ -23,7 +23,7 @@
 #include "transport/op.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 4" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 5" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,
@@ -101,6 +101,7 @@ struct link {
     struct ring ring;
     struct cell placing; /* between link_place and link_placed */
     uint32_t woken;      /* the number of its sleep that it was woken from */
+    unsigned owed;       /* times that it was not woken from its nap */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
     struct mapping **mappings;              /* by number */
     struct ids offers;                      /* struct op: told to the peer */
@@ -126,12 +127,14 @@ struct shm {
     unsigned looks;                   /* polls, and receives that took at once what was there */
     unsigned polls;                   /* that found nothing, since one did */
     unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
-    unsigned yields;                  /* more of them, between which others may run */
+    unsigned yields;                  /* more of them, between which others may run; */
+    bool naps;                        /* and then it naps before it sleeps */
     bool watched;                     /* zc_fd was handed out: always asleep */
     unsigned watchers;                /* threads that sleep at other endpoints, and are to be woken for this one */
     _Atomic bool sleeping;            /* a thread sleeps in epoll, */
     _Atomic uint32_t followers;       /* and these wait for what it finds */
     uint32_t sleeps;                  /* the number of the last */
+    _Atomic bool owes;                /* to some link */
     _Atomic uint32_t events;          /* futex: operations have ended since it was looked at */
     bool happened;                    /* something has, and threads that sleep are to be told, */
     struct op *over, **over_end;      /* as are operations that are over, when the lock is dropped */
@@ -302,11 +305,12 @@ int shm_fd(struct endpoint *endpoint);
 /* Something has happened that threads may be sleeping for. Without the lock. */
 void shm_happened(struct shm *shm);
 
-/* Tells peers that they are to wake this rank. False if there is something to take already. */
-bool shm_doze(struct shm *shm);
+/* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
+bool shm_doze(struct shm *shm, bool naps);
 
-/* Wakes the peer if it is asleep; or only if it waits for room, too. */
+/* Wakes the peer if it is asleep; or only if it waits for room, too. From a nap not at once: shm_wake_owed does it. */
 void link_wake(struct link *link);
 void link_wake_for_room(struct link *link);
+void shm_wake_owed(struct shm *shm);
 
 #endif

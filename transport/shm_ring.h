@@ -27,6 +27,9 @@ enum {
     CELL_WORDS = 16
 };
 
+/* Of a board's `asleep`: its process sleeps; but not for long, and need not be woken before more cells are there. */
+enum { RING_ASLEEP = 1, RING_NAPS = 2, RING_SLEEPS = 4 /* counts */ };
+
 enum cell_kind {
     CELL_WHOLE, /* a message: length, tag; its bytes, or where its letter is */
     CELL_OFFER, /* a message: length, tag, id; where it is in the segment of that number and generation, or in none */
@@ -52,7 +55,7 @@ enum left { LEFT_NOBODY, LEFT_ALL, LEFT_ONE /* this peer alone, for what it has 
 
 struct board {
     _Alignas(64) _Atomic uint64_t taken;  /* cells of the peer's board */
-    _Alignas(64) _Atomic uint32_t asleep; /* odd: wants to be woken, each time with another number */
+    _Alignas(64) _Atomic uint32_t asleep; /* RING_ASLEEP: wants to be woken, each time with another number; RING_NAPS */
     _Atomic uint32_t waits;               /* for room on this board */
     _Atomic uint32_t left;                /* enum left: nothing comes after what is here */
     _Atomic uint32_t views;               /* of the peer's messages, with the program, */

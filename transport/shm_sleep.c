@@ -10,19 +10,46 @@
 #include "transport/comm.h"
 #include "transport/shm.h"
 
+/* Where ranks outnumber processors, who sleeps shares one with who sends: to be woken by each message would stop the sender
+ * for each of them. So it naps first: for NAP_NS, or until OWED_MOST more messages are there, or the sender looks for
+ * something itself. */
+enum { NAP_NS = 100000, OWED_MOST = 32 };
+
 /* ---- waking others ---- */
 
-void link_wake(struct link *link)
+/* `owed`: so many times at most from a nap it is not. */
+static void wake(struct link *link, unsigned owed)
 {
     static const struct packet wake = {.kind = PACKET_WAKE};
     if (link->error)
         return;
     atomic_thread_fence(memory_order_seq_cst); /* what was put, before whether it sleeps */
     uint32_t asleep = atomic_load_explicit(&link->ring.theirs->asleep, memory_order_relaxed);
-    if (!(asleep & 1) || asleep == link->woken)
+    if (!(asleep & RING_ASLEEP) || asleep == link->woken)
         return;
+    if (asleep & RING_NAPS && link->owed < owed) {
+        link->owed++;
+        atomic_store_explicit(&link->shm->owes, true, memory_order_relaxed);
+        return;
+    }
+    link->owed = 0;
     link->woken = asleep;
     packet_send(link->sock, &wake, -1); /* no room: there is enough to wake it already */
+}
+
+void link_wake(struct link *link)
+{
+    wake(link, OWED_MOST);
+}
+
+void shm_wake_owed(struct shm *shm)
+{
+    if (!atomic_load_explicit(&shm->owes, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&shm->owes, false, memory_order_relaxed);
+    for (struct link *link = shm->links; link; link = link->next)
+        if (link->owed)
+            wake(link, 0);
 }
 
 void link_wake_for_room(struct link *link)
@@ -31,7 +58,7 @@ void link_wake_for_room(struct link *link)
         return;
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&link->ring.theirs->waits, memory_order_relaxed))
-        link_wake(link);
+        wake(link, 0);
 }
 
 static void ring_bell(struct shm *shm)
@@ -60,11 +87,11 @@ static void set_asleep(struct shm *shm, uint32_t asleep)
     atomic_thread_fence(memory_order_seq_cst); /* that it sleeps, before what there is */
 }
 
-bool shm_doze(struct shm *shm)
+bool shm_doze(struct shm *shm, bool naps)
 {
     bool quiet = true;
-    shm->sleeps += 2;
-    set_asleep(shm, shm->sleeps | 1);
+    shm->sleeps += RING_SLEEPS;
+    set_asleep(shm, shm->sleeps | RING_ASLEEP | (naps ? RING_NAPS : 0));
     for (struct link *link = shm->links; link; link = link->next) {
         if (link->error || !link->greeted)
             continue;
@@ -83,7 +110,7 @@ static void rise(struct shm *shm)
 {
     shm->happened = shm_attend(shm);
     if (atomic_load(&shm->sleeping) || shm->watchers) {
-        if (!shm_doze(shm))
+        if (!shm_doze(shm, false))
             ring_bell(shm);
     } else if (!shm->watched) {
         set_asleep(shm, 0);
@@ -97,13 +124,17 @@ static uint64_t nanoseconds_until(uint64_t deadline)
 }
 
 /* The first of the threads that sleep. */
-static void sleep_first(struct shm *shm, const struct waiting *waiting, struct nap *nap)
+static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *nap)
 {
     shm_lock(shm);
-    bool quiet = shm_doze(shm);
+    bool naps = shm->naps && !waiting->napped && !shm->watched && !shm->watchers;
+    bool quiet = shm_doze(shm, naps);
     shm_unlock(shm);
+    waiting->napped = true;
     if (quiet && atomic_load(&shm->events) == waiting->seen) {
         uint64_t most = nanoseconds_until(nap->deadline);
+        if (naps && most > NAP_NS)
+            most = NAP_NS;
         struct timespec time = {(time_t)(most / 1000000000), (long)(most % 1000000000)};
         nap->fds[0] = (struct pollfd){.fd = shm->epoll, .events = POLLIN};
         ppoll(nap->fds, nap->count, most == UINT64_MAX ? NULL : &time, NULL);
@@ -118,7 +149,12 @@ static void sleep_first(struct shm *shm, const struct waiting *waiting, struct n
 
 bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
 {
-    const struct shm *shm = endpoint->state;
+    struct shm *shm = endpoint->state;
+    if (atomic_load_explicit(&shm->owes, memory_order_relaxed)) {
+        shm_lock(shm);
+        shm_wake_owed(shm);
+        shm_unlock(shm);
+    }
     uint32_t events = atomic_load(&shm->events);
     if (events != waiting->seen) {
         waiting->seen = events;
@@ -155,7 +191,7 @@ int shm_watch(struct endpoint *endpoint)
     struct shm *shm = endpoint->state;
     shm_lock(shm);
     shm->watchers++;
-    shm_doze(shm);
+    shm_doze(shm, false);
     shm_unlock(shm);
     return shm->epoll;
 }
@@ -179,7 +215,7 @@ int shm_fd(struct endpoint *endpoint)
     struct shm *shm = endpoint->state;
     shm_lock(shm);
     shm->watched = true;
-    shm_doze(shm);
+    shm_doze(shm, false);
     shm_unlock(shm);
     return shm->epoll;
 }

@@ -44,6 +44,7 @@
     X(waiting_for_a_send)                                                                                              \
     X(opened_while_asleep)                                                                                             \
     X(sleepers)                                                                                                        \
+    X(naps)                                                                                                            \
     X(descriptor_to_poll)                                                                                              \
     X(short_of_a_receive)                                                                                              \
     X(letters_start_again)                                                                                             \

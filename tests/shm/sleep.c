@@ -231,3 +231,48 @@ void case_sleepers(void)
     children_start(2, sleep_together, child);
     children_end(2, child);
 }
+
+/* ---- more ranks than processors: they nap before they sleep ---- */
+
+enum { NAPS = 100, NAPPERS_MOST = 64 };
+
+static int nappers;
+
+/* A message reaches who naps though its sender does nothing more for it. */
+static void nap(int rank)
+{
+    zc_comm *comm = open_rank(rank, nappers);
+    unsigned seed = 1;
+    int done = 0;
+
+    for (int i = 1; i <= NAPS; i++) {
+        if (rank == 0) {
+            usleep((unsigned)rand_r(&seed) % 300);
+            CHECK_OK(zc_send(&i, sizeof i, 1, 1, comm));
+            await(i);
+        } else if (rank == 1) {
+            CHECK_OK(zc_recv(&done, sizeof done, 0, 1, comm, NULL));
+            CHECK(done == i);
+            tell(i);
+        }
+    }
+    for (int other = 2; other < nappers && rank == 0; other++)
+        CHECK_OK(zc_send(&done, sizeof done, other, 2, comm));
+    if (rank >= 2) {
+        struct rusage before = idle_starts(RUSAGE_SELF);
+        CHECK_OK(zc_recv(&done, sizeof done, 0, 2, comm, NULL));
+        check_idle(RUSAGE_SELF, &before, 50);
+    }
+    CHECK_OK(zc_close(comm));
+}
+
+void case_naps(void)
+{
+    pid_t child[NAPPERS_MOST];
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+    nappers = (int)(processors < NAPPERS_MOST ? processors + 1 : NAPPERS_MOST);
+    nappers = nappers < 3 ? 3 : nappers;
+    children_start(nappers, nap, child);
+    children_end(nappers, child);
+}
