@@ -2,7 +2,8 @@
  *
  * Suite shm: zc between processes of one host. With two ranks, against MPI between the same two:
  *
- *   latency      half a round trip; also against iceoryx, where that is installed
+ *   latency      half a round trip; also against iceoryx, where that is installed, and against the least that copying
+ *                through shared memory takes (bare.h)
  *   view-touch   zc_recv_view, first and last byte read, zc_release; MPI_Recv, first and last byte read
  *   view-flat    the same, 64 KiB against what it takes at other sizes
  *   view-read    the same, each byte read
@@ -23,6 +24,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bench/bare.h"
 #include "bench/lib/bench.h"
 #include "bench/lib/pair.h"
 #include "bench/lib/table.h"
@@ -100,6 +102,7 @@ static const struct pair_case latency = {"shm",
                                          false,
                                          {{"zc", pass_zc},
                                           {"mpich", pair_pass_mpi},
+                                          {"bare", bare_pass},
 #ifdef ZC_BENCH_ICEORYX
                                           {"iceoryx", iceoryx_pass}
 #endif
@@ -125,8 +128,10 @@ static void measure_latency(struct pair *pair, bool quick)
 #ifdef ZC_BENCH_ICEORYX
     iceoryx_open(pair);
 #endif
+    bare_open(pair);
     for (size_t i = 0; i < LENGTH(sizes); i++)
         pair_measure(pair, &latency, sizes[i], quick);
+    bare_close();
 }
 
 /* However large the message is, it should take as long. */
