@@ -35,15 +35,10 @@ static inline bool guarded_already(const struct hold *hold)
     return pages_guarded(hold->slot, hold_first_page(hold), hold_end_page(hold));
 }
 
-static inline bool feeds(const struct hold *hold)
-{
-    return hold->rules->policy == ZC_POLICY_AUTO && policy_feeds(slot_pool(hold->slot), hold->length);
-}
-
 /* Better copied, since that makes a receiver faster that is behind? */
 static inline bool better_copied(const struct hold *hold)
 {
-    return hold->behind && feeds(hold);
+    return hold->behind && hold->rules->policy == ZC_POLICY_AUTO && policy_feeds(slot_pool(hold->slot), hold->length);
 }
 
 static bool worth_holding(const struct hold *hold)
@@ -55,7 +50,8 @@ static bool worth_holding(const struct hold *hold)
         return true;
     default:
         return guarded_already(hold) ? !better_copied(hold)
-                                     : !feeds(hold) && policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
+                                     : !policy_feeds(slot_pool(hold->slot), hold->length) &&
+                                           policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
     }
 }
 
