@@ -103,7 +103,8 @@ struct link {
     uint32_t woken;      /* the number of its sleep that it was woken from */
     unsigned owed;       /* times that it was not woken from its nap */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
-    struct mapping **mappings;              /* by number */
+    struct mapping **mappings;              /* by number, */
+    size_t mapped;                          /* and their bytes */
     struct ids offers;                      /* struct op: told to the peer */
     struct ids pulls;                       /* struct message */
     struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */

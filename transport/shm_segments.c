@@ -245,14 +245,24 @@ static void drop(struct link *link, uint32_t number)
 {
     struct mapping *mapping = link->mappings[number];
     link->mappings[number] = NULL;
-    if (mapping)
-        mapping_put(link->shm, mapping);
+    if (!mapping)
+        return;
+    link->mapped -= mapping->length;
+    mapping_put(link->shm, mapping);
+}
+
+/* Segments may be larger than what they hold, but one that shows far more than this host has is after the address space
+ * of this process. */
+static size_t mapped_most(void)
+{
+    enum { TIMES = 4 };
+    return (size_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES * TIMES;
 }
 
 int segments_shown(struct link *link, const struct packet *packet, int fd)
 {
     if (packet->number >= SHM_SEGMENTS_MOST || !packet->slot_size || packet->slot_size > packet->stride ||
-        packet->stride > packet->length) {
+        packet->stride > packet->length || packet->length > mapped_most() - link->mapped) {
         if (fd >= 0)
             close(fd);
         return -EPROTO;
@@ -279,6 +289,7 @@ int segments_shown(struct link *link, const struct packet *packet, int fd)
     }
     drop(link, packet->number);
     link->mappings[packet->number] = mapping;
+    link->mapped += mapping->length;
     return 0;
 }
 

@@ -147,6 +147,8 @@ void case_lies_about_segments(void)
     lie_by_showing(2 * MIB, SEALS, wrong);
     wrong = right, wrong.slot_size = wrong.stride = 8192; /* the message leaves its slot */
     lie_by_showing(2 * MIB, SEALS, wrong);
+    wrong = right, wrong.length = (size_t)sysconf(_SC_PHYS_PAGES) / 512 * 2 * MIB * 5; /* more than there can be */
+    lie_by_showing(wrong.length, SEALS, wrong);
 
     /* Another generation than was shown, or behind the end. */
     for (int i = 0; i < 2; i++) {
