@@ -74,10 +74,10 @@ static void move_on(struct requests *requests, int tested)
 void mpi_settle(const struct mpi *mpi, unsigned count)
 {
     MPI_Request requests[SETTLED];
-    MPI_Status statuses[SETTLED];
+    MPI_Status *volatile none = MPI_STATUSES_IGNORE; /* in MPICH an address that gcc takes for a mistake */
     for (unsigned i = 0; i < count; i++)
         requests[i] = mpi->sent;
-    MPI_Waitall((int)count, requests, statuses);
+    MPI_Waitall((int)count, requests, none);
 }
 
 static bool has_left(struct mpi *mpi, MPI_Request request)

@@ -13,7 +13,8 @@
 
 enum {
     SPINS = 2000,
-    OTHERS_EVERY = 16,  /* polls of one communicator, then all others are */
+    OTHERS_EVERY = 16,  /* polls of one communicator, then all others are; */
+    OTHERS_SELDOM = 64, /* or so many probes in quick succession */
     SAMPLED_EVERY = 32, /* probes of a thread, SAMPLED of them are timed: */
     SAMPLED = 4,
     SELDOM_NS = 3000 /* between two that have so much time that a look more, of 100 ns, does not count */
@@ -36,11 +37,11 @@ static bool several(void)
     return atomic_load_explicit(&opened, memory_order_relaxed) > 1;
 }
 
-/* Every OTHERS_EVERY-th time that this thread asks. */
-static bool my_turn(void)
+/* Every so many times that this thread asks. */
+static bool my_turn(unsigned every)
 {
     static _Thread_local __attribute__((tls_model("initial-exec"))) unsigned turn;
-    return ++turn % OTHERS_EVERY == 0;
+    return ++turn % every == 0;
 }
 
 /* A thread that must not call MPI leaves what goes over it to others. */
@@ -142,7 +143,7 @@ static bool poll_all_but(const zc_comm *own, bool thorough)
 
 void comm_poll_all(void)
 {
-    poll_all_but(NULL, several() && my_turn());
+    poll_all_but(NULL, several() && my_turn(OTHERS_EVERY));
 }
 
 /* Each communicator counts for itself: by turns of a thread that comes to several, one might always be left out. */
@@ -179,9 +180,10 @@ void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
     comm_poll(comm, NULL);
     const struct transport *transport = comm->transport;
-    if (transport->take_in && comes_seldom() && finding)
+    bool often = transport->take_in && !comes_seldom();
+    if (transport->take_in && !often && finding)
         transport->take_in(&comm->endpoint);
-    if (several() && my_turn())
+    if (several() && my_turn(often ? OTHERS_SELDOM : OTHERS_EVERY))
         poll_all_but(comm, true);
 }
 
