@@ -59,12 +59,18 @@ static int copy(struct op *op, const void *buf, const char **wire)
     return 0;
 }
 
+static void show_copy(struct op *op)
+{
+    if (op->bounce)
+        hold_show_copy(&op->hold, op->bounce);
+}
+
 /* The same for one that is not taken at once. */
 static int copy_and_show(struct op *op, const void *buf, const char **wire)
 {
     int error = copy(op, buf, wire);
-    if (!error && op->bounce)
-        hold_show_copy(&op->hold, op->bounce);
+    if (!error)
+        show_copy(op);
     return error;
 }
 
@@ -116,8 +122,7 @@ static void keep(struct op *op)
     int tentative = OP_TENTATIVE;
     struct waiting waiting = {0};
     set_in_flight(op);
-    if (op->bounce)
-        hold_show_copy(&op->hold, op->bounce);
+    show_copy(op);
     if (op->held && hold_send_keep(&op->hold))
         count_often(sends_protected);
     else if (op->held) /* spares or mappings have run out since: the one send that waits */

@@ -512,10 +512,8 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     shm->size = group->size;
     /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
      * and be woken costs as much as dozens of messages. */
-    bool crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
-    shm->patience = shm->patience_most = crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
-    shm->yields = crowded ? SHM_YIELDS : 0;
-    shm->naps = crowded;
+    shm->crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
+    shm->patience = shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = -1;

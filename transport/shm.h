@@ -33,7 +33,7 @@ enum {
     SHM_PATIENCE_LEAST = 64,  /* polls before one that waits sleeps: fewer where that was in vain */
     SHM_PATIENCE_MOST = 4096,
     SHM_PATIENCE_CROWDED = 16, /* where there are more ranks than processors; then */
-    SHM_YIELDS = 16            /* polls between which others may run */
+    SHM_YIELDS = 16            /* more of them, between which others may run */
 };
 
 #define NO_SEGMENT UINT32_MAX
@@ -128,8 +128,7 @@ struct shm {
     unsigned looks;                   /* polls, and receives that took at once what was there */
     unsigned polls;                   /* that found nothing, since one did */
     unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
-    unsigned yields;                  /* more of them, between which others may run; */
-    bool naps;                        /* and then it naps before it sleeps */
+    bool crowded;                     /* more ranks than processors: others may run, then it naps before it sleeps */
     bool watched;                     /* zc_fd was handed out: always asleep */
     unsigned watchers;                /* threads that sleep at other endpoints, and are to be woken for this one */
     _Atomic bool sleeping;            /* a thread sleeps in epoll, */

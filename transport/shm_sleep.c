@@ -127,7 +127,7 @@ static uint64_t nanoseconds_until(uint64_t deadline)
 static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *nap)
 {
     shm_lock(shm);
-    bool naps = shm->naps && !waiting->napped && !shm->watched && !shm->watchers;
+    bool naps = shm->crowded && !waiting->napped && !shm->watched && !shm->watchers;
     bool quiet = shm_doze(shm, naps);
     shm_unlock(shm);
     waiting->napped = true;
@@ -162,7 +162,7 @@ bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
     }
     if (waiting->polls < shm->patience)
         return false;
-    if (waiting->polls < shm->patience + shm->yields) {
+    if (shm->crowded && waiting->polls < shm->patience + SHM_YIELDS) {
         sched_yield();
         return false;
     }

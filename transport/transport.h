@@ -24,9 +24,9 @@ struct taken {
 /* Of one that waits: zero at first. */
 struct waiting {
     unsigned polls;    /* so far */
-    uint32_t seen;     /* the transport's own */
+    uint32_t seen;     /* the transport's own, */
+    bool napped;       /* as is this */
     uint64_t deadline; /* when to look again in any case, by clock_ns; 0: never */
-    bool napped;       /* the transport's own, too */
     uint64_t quiet;    /* since when nothing has ended its sleep early; 0: it has not slept since */
     bool looks;        /* for a message to come, */
     int source;        /* of this rank or any; else for operations to end */

@@ -2,6 +2,7 @@
 #include "loop.h"
 
 #include "check.h"
+#include "pattern.h"
 
 zc_comm *loop_with(enum zc_conflict conflict, enum zc_policy policy, enum zc_release release)
 {
@@ -19,4 +20,14 @@ zc_comm *loop_with(enum zc_conflict conflict, enum zc_policy policy, enum zc_rel
 zc_comm *loop_renaming(enum zc_release release)
 {
     return loop_with(ZC_CONFLICT_COPY, ZC_POLICY_PROTECT, release);
+}
+
+void loop_resend(zc_comm *comm, char *const bufs[], int n, void *got, size_t size)
+{
+    for (int i = 0; i < n; i++)
+        pattern_fill(bufs[i], size, (unsigned)i);
+    for (int i = 0; i < 2 * n; i++) {
+        CHECK_OK(zc_send(bufs[i % n], size, 0, 0, comm));
+        CHECK_OK(zc_recv(got, size, 0, 0, comm, NULL));
+    }
 }

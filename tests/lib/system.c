@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "system.h"
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "check.h"
 
 unsigned long long system_number(const char *path, const char *label)
 {
@@ -36,6 +39,18 @@ unsigned long long system_lines(const char *path)
     if (file)
         fclose(file);
     return lines;
+}
+
+int system_descriptors(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    int n = 0;
+
+    CHECK(directory);
+    while (readdir(directory))
+        n++;
+    closedir(directory);
+    return n;
 }
 
 long system_smaps_kb(const void *p, const char *field)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
  * Cases: who may meet, and what comes of it. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "system.h"
 
 void case_rank_is_taken(void)
 {
@@ -262,18 +262,6 @@ void case_stale_sockets_of_others(void)
     after_the_killed("shm:another");
 }
 
-static int open_descriptors(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    int n = 0;
-
-    CHECK(directory);
-    while (readdir(directory))
-        n++;
-    closedir(directory);
-    return n;
-}
-
 /* It says what there is too few of, and keeps none. */
 void case_no_descriptors(void)
 {
@@ -281,7 +269,7 @@ void case_no_descriptors(void)
     zc_comm *comm = NULL;
 
     zc_free(ALLOC(1)); /* its segment has one */
-    int before = open_descriptors();
+    int before = system_descriptors();
     CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
     for (rlim_t n = 3; n <= limit.rlim_cur; n++) { /* some may have been inherited */
         few = (struct rlimit){n, limit.rlim_max};
@@ -294,9 +282,9 @@ void case_no_descriptors(void)
         CHECKF(error == -EMFILE || (error == -EPROTO && strstr(zc_errmsg(), "RLIMIT_NOFILE")), "%s: %s",
                zc_strerror(error), zc_errmsg());
         CHECKF(strstr(zc_errmsg(), "RLIMIT_NOFILE") || strstr(zc_errmsg(), strerror(EMFILE)), "%s", zc_errmsg());
-        CHECKF(open_descriptors() == before, "%d descriptors are open, not %d", open_descriptors(), before);
+        CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
     }
     CHECK(comm); /* in the end it fits */
     CHECK_OK(zc_close(comm));
-    CHECKF(open_descriptors() == before, "%d descriptors are open, not %d", open_descriptors(), before);
+    CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
 }

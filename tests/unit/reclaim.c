@@ -225,11 +225,8 @@ Test(reclaim, guards_are_lifted)
     char *p[ONES];
     zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     for (int i = 0; i < ONES; i++)
-        pattern_fill(p[i] = ALLOC(ONE), ONE, (unsigned)i);
-    for (int i = 0; i < 2 * ONES; i++) {
-        CHECK_OK(zc_send(p[i % ONES], ONE, 0, 0, comm));
-        CHECK_OK(zc_recv(got, ONE, 0, 0, comm, NULL));
-    }
+        p[i] = ALLOC(ONE);
+    loop_resend(comm, p, ONES, got, ONE);
     for (int i = 0; i < ONES; i++) {
         CHECK(slot_find(p[i])->guard_pages);
         CHECK_OK(zc_free(p[i]));

@@ -3,7 +3,6 @@
  * The n-th system call of the allocator, or of messages, fails, for every n: an error with a message or a fall-back,
  * with nothing lost and nothing leaked, and all is well again afterwards. */
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +23,7 @@
 #include "loop.h"
 #include "pattern.h"
 #include "ranks.h"
+#include "system.h"
 #include "tests/unit/pools.h"
 #include "transport/loop.h"
 
@@ -89,17 +89,6 @@ int fcntl(int fd, int command, ...)
 // NOLINTEND(readability-inconsistent-declaration-parameter-name)
 
 /* ---- what could leak ---- */
-
-static int open_files(void)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    int n = 0;
-    CHECK(dir);
-    while (readdir(dir))
-        n++;
-    closedir(dir);
-    return n;
-}
 
 /* kB of memfds of zc that are held, in whatever mapping. */
 static long memfd_kb(void)
@@ -169,7 +158,7 @@ static void scene(const void *argument)
     options.slot_size = s->slot_size;
     options.huge = s->huge;
     options.initial = 2;
-    int files = open_files();
+    int files = system_descriptors();
 
     fail_at = s->n;
     int error = zc_pool_open(&options, &pool);
@@ -199,7 +188,7 @@ static void scene(const void *argument)
     CHECK_OK(zc_pool_close(pool));
     CHECKF(memfd_kb() == 0, "after %s: %ld kB are still held", failed, memfd_kb());
     files += live.magic[0] != 0; /* the page that shows the counters */
-    CHECKF(open_files() == files, "after %s: %d files, not %d", failed, open_files(), files);
+    CHECKF(system_descriptors() == files, "after %s: %d files, not %d", failed, system_descriptors(), files);
 }
 
 /* With each call refused, until there is no such call. */
@@ -294,14 +283,11 @@ static void reclaim_scene(const void *argument)
 {
     static char got[IDLE];
     char *p[IDLES];
-    int files = open_files();
+    int files = system_descriptors();
     zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
     for (int i = 0; i < IDLES; i++)
-        pattern_fill(p[i] = ALLOC(IDLE), IDLE, (unsigned)i);
-    for (int i = 0; i < 2 * IDLES; i++) {
-        CHECK_OK(zc_send(p[i % IDLES], IDLE, 0, 0, comm));
-        CHECK_OK(zc_recv(got, IDLE, 0, 0, comm, NULL));
-    }
+        p[i] = ALLOC(IDLE);
+    loop_resend(comm, p, IDLES, got, IDLE);
     for (int i = 0; i < IDLES; i++)
         CHECK_OK(zc_free(p[i])); /* with their guards, to be lifted */
     zc_pool *idle = heap_pool(IDLE, 1);
@@ -326,7 +312,7 @@ static void reclaim_scene(const void *argument)
     }
     CHECKF(memfd_kb() == 0, "after %s: %ld kB are still held", failed, memfd_kb());
     files += live.magic[0] != 0; /* the page that shows the counters */
-    CHECKF(open_files() == files, "after %s: %d files, not %d", failed, open_files(), files);
+    CHECKF(system_descriptors() == files, "after %s: %d files, not %d", failed, system_descriptors(), files);
 }
 
 Test(refusals, pages_between_size_classes)
