@@ -140,17 +140,32 @@ bool hold_send_keep(struct hold *hold)
     return kept;
 }
 
-void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
+/* One copy in sixteen is timed: the clock costs as much as copying a page. */
+static void copy_bytes(struct slot *slot, char *to, const char *from, size_t length)
 {
-    /* Under the lock, so that the backing cannot be renamed away and used again meanwhile. One in sixteen is
-     * timed: the clock costs as much as copying a page. */
     static _Thread_local unsigned turn;
-    struct backing *backing = slot_lock(slot);
     bool timed = turn++ % 16 == 0 && length >= PAGE_BYTES;
     uint64_t before = timed ? clock_ns() : 0;
-    memcpy(to, backing_wire(backing) + offset, length);
+    memcpy(to, from, length);
     if (timed)
         policy_observe(slot_pool(slot), COST_COPY, length, clock_ns() - before);
+}
+
+bool hold_send_copied(struct hold *hold, char *to)
+{
+    const char *from = hold_send_tentative(hold);
+    if (!from)
+        return false;
+    copy_bytes(hold->slot, to, from, hold->length);
+    hold_end(hold);
+    return true;
+}
+
+void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
+{
+    /* Under the lock, so that the backing cannot be renamed away and used again meanwhile. */
+    struct backing *backing = slot_lock(slot);
+    copy_bytes(slot, to, backing_wire(backing) + offset, length);
     slot_unlock(backing);
 }
 

@@ -82,7 +82,7 @@ static inline bool hold_closed(const struct hold *receive)
 /* ---- sends ---- */
 
 /* Decides for `hold`, whose slot, offset, length and rules are set: takes it, and says where to send from; its `resent`
- * says whether that took no system call. NULL: not held, copy the bytes by hold_copy_out and send those. */
+ * says whether that took no system call. NULL: not held, copy the bytes and send those. */
 const char *hold_send(struct hold *hold);
 
 /* Takes a send hold without a guard, for a buffer that the caller gives up, and says where to send from. NULL if
@@ -96,6 +96,10 @@ const char *hold_send_tentative(struct hold *hold);
 /* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. False
  * if neither spares nor mappings are left for that. */
 bool hold_send_keep(struct hold *hold);
+
+/* Copies the bytes of a send instead, which it holds only for so long: without a lock, for which signals would be blocked.
+ * False, where the slot may not be guarded: see that no receive is in the way, and use hold_copy_out. */
+bool hold_send_copied(struct hold *hold, char *to);
 
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);

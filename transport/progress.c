@@ -15,6 +15,7 @@ enum {
     SPINS = 2000,
     OTHERS_EVERY = 16,  /* polls of one communicator, then all others are; */
     OTHERS_SELDOM = 64, /* or so many probes in quick succession */
+    POLLED_EVERY = 16,  /* of those, what is in flight is looked at */
     SAMPLED_EVERY = 32, /* probes of a thread, SAMPLED of them are timed: */
     SAMPLED = 4,
     SELDOM_NS = 3000 /* between two that have so much time that a look more, of 100 ns, does not count */
@@ -158,29 +159,34 @@ void comm_poll_for_helper(void *comm)
     look_in_turn(comm);
 }
 
-/* Does this thread do other things for long between the times that it asks? Seen by a few of them now and then. */
-static bool comes_seldom(void)
+/* Of this thread. Does it do other things for long between them? Seen by a few of them now and then. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
+    unsigned turn;
+    bool seldom;
+    uint64_t since;
+} probes;
+
+static void note_probe(void)
 {
-    static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
-        unsigned turn;
-        bool seldom;
-        uint64_t since;
-    } my;
-    unsigned turn = ++my.turn % SAMPLED_EVERY;
+    unsigned turn = ++probes.turn % SAMPLED_EVERY;
     if (turn == 0)
-        my.since = clock_ns();
+        probes.since = clock_ns();
     else if (turn == SAMPLED)
-        my.seldom = clock_ns() - my.since > SAMPLED * SELDOM_NS;
-    return my.seldom;
+        probes.seldom = clock_ns() - probes.since > SAMPLED * SELDOM_NS;
 }
 
 /* MPI takes a message or two off its peers at a call. Where calls are rare, that leaves some for the next time that would
- * have been found in this one. But to take in what is not asked for yet makes probes slower. */
+ * have been found in this one. But to take in what is not asked for yet makes probes slower, and so does it to look at what
+ * is in flight, which in a loop of them ends soon enough. (A thread that comes to several communicators in turn may do that
+ * for the same one always: the others are looked at with all others.) */
 void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
-    comm_poll(comm, NULL);
     const struct transport *transport = comm->transport;
-    bool often = transport->take_in && !comes_seldom();
+    if (transport->take_in)
+        note_probe();
+    bool often = transport->take_in && !probes.seldom;
+    if (!often || !transport->probe_takes_in || probes.turn % POLLED_EVERY == 0)
+        comm_poll(comm, NULL);
     if (transport->take_in && !often && finding)
         transport->take_in(&comm->endpoint);
     if (several() && my_turn(often ? OTHERS_SELDOM : OTHERS_EVERY))

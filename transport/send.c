@@ -21,35 +21,38 @@ static inline void poll_sometimes(zc_comm *comm)
         comm_poll(comm, NULL);
 }
 
-/* Copies the message to a recycled slot, or to the heap where there is none, and counts it; *wire says where it is.
- * Bytes that are being received are waited for, as a touch would. */
-static int copy(struct op *op, const void *buf, const char **wire)
+/* Memory for a copy of the message, out of a recycled slot, or of the heap where there is none; or NULL. */
+static char *copy_memory(struct op *op)
 {
     size_t length = op->hold.length;
-    struct slot *slot = op->hold.slot;
-    struct backing *backing;
-    int error = slot ? conflict_own(slot, op->hold.offset, length, WITH_RECEIVES, &backing) : 0;
-    if (error)
-        return fail(error, "zc_send: the receive into %p failed", buf);
-    if (slot)
-        slot_unlock(backing);
-    bool small = length <= sizeof op->small;
-    struct zc_pool *pool = small ? NULL : heap_pool(length, 1);
-    char *to;
-    if (small) {
-        to = op->small;
-    } else if (pool && pool_claim(pool) == 0) {
-        op->bounce = pool_pop(pool);
-        to = backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
-    } else {
-        to = op->spill = malloc(length);
-    }
+    if (length <= sizeof op->small)
+        return op->small;
+    struct zc_pool *pool = heap_pool(length, 1);
+    if (!pool || pool_claim(pool) != 0)
+        return op->spill = malloc(length);
+    op->bounce = pool_pop(pool);
+    return backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
+}
+
+/* Copies the message, and counts it; *wire says where it is. Bytes that are being received are waited for, as a touch
+ * would. */
+static int copy(struct op *op, const void *buf, const char **wire)
+{
+    const struct hold *hold = &op->hold;
+    struct slot *slot = hold->slot;
+    char *to = copy_memory(op);
     if (!to)
-        return fail(-ENOMEM, "zc_send: no memory for a copy of %zu bytes", length);
-    if (slot)
-        hold_copy_out(slot, op->hold.offset, length, to);
-    else if (buf)
-        memcpy(to, buf, length);
+        return fail(-ENOMEM, "zc_send: no memory for a copy of %zu bytes", hold->length);
+    if (!slot) {
+        memcpy(to, buf, hold->length);
+    } else if (!hold_send_copied(&op->hold, to)) {
+        struct backing *backing;
+        int error = conflict_own(slot, hold->offset, hold->length, WITH_RECEIVES, &backing);
+        if (error)
+            return fail(error, "zc_send: the receive into %p failed", buf);
+        slot_unlock(backing);
+        hold_copy_out(slot, hold->offset, hold->length, to);
+    }
     struct often *mine = stats_mine();
     count_at(mine, sends);
     count_at(mine, sends_copied);
@@ -219,7 +222,7 @@ int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm)
         op->hold.behind = atomic_load_explicit(&comm->sending, memory_order_relaxed) > 0;
     error = secure(op, buf, eager, &wire);
     if (error) {
-        op_free(op);
+        op_end_send(op);
         return error;
     }
     error = eager ? post_eager(op, wire) : post(op, wire);
@@ -273,7 +276,7 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
     if (!wire)
         error = copy_and_show(op, buf, &wire);
     if (error) {
-        op_free(op);
+        op_end_send(op);
         return error;
     }
     if (op->held) {

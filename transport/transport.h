@@ -110,6 +110,9 @@ struct transport {
      * nobody has received. NULL: poll does, and does not say. */
     bool (*take_in)(struct endpoint *endpoint);
 
+    /* Messages are found by `probe` alone; `poll` only ends what is in flight here. */
+    bool probe_takes_in;
+
     /* Is anything in flight that `poll` would end? For auto. */
     bool (*busy)(const struct endpoint *endpoint);
 
