@@ -326,6 +326,44 @@ void case_flush(struct conf *c)
     CHECK_OK(zc_free(in));
 }
 
+/* A program that only looks for messages makes progress, too, though it looks so often that each time need not. */
+void case_probes_end_sends(struct conf *c)
+{
+    enum { MANY = 1000 };
+    size_t len = MIB;
+    zc_pool *pool;
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool_stats stats = {.size = sizeof stats};
+    int found = 0;
+
+    if (c->rank == 0 && c->size > 1) {
+        options.slot_size = len;
+        CHECK_OK(zc_pool_open(&options, &pool));
+        for (unsigned n = 0; n < 10; n++) {
+            char *out = zc_pool_alloc(pool);
+            CHECK(out != NULL);
+            pattern_fill(out, len, conf_seed(0, n));
+            CHECK_OK(zc_send_free(out, len, 1, 73, c->comm));
+            for (found = 0; !found;)
+                CHECK_OK(zc_iprobe(1, 73, c->comm, &found, NULL));
+            for (int i = 0; i < MANY; i++)
+                CHECK_OK(zc_iprobe(1, 74, c->comm, &found, NULL));
+            CHECK_OK(zc_pool_stats_get(pool, &stats));
+            CHECKF(stats.in_flight == 0, "message %u was received and is still in flight", n);
+            CHECK_OK(zc_recv(NULL, 0, 1, 73, c->comm, NULL));
+        }
+        CHECK_OK(zc_pool_close(pool));
+    } else if (c->rank == 1) {
+        char *in = ALLOC(len);
+        for (unsigned n = 0; n < 10; n++) {
+            CHECK_OK(zc_recv(in, len, 0, 73, c->comm, NULL));
+            CHECK_PATTERN(in, len, conf_seed(0, n));
+            CHECK_OK(zc_send(NULL, 0, 0, 73, c->comm));
+        }
+        CHECK_OK(zc_free(in));
+    }
+}
+
 void case_several_communicators(struct conf *c)
 {
     enum { N = 3 };

@@ -64,6 +64,7 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(cancel)                                                                                                          \
     X(cancel_landed)                                                                                                   \
     X(flush)                                                                                                           \
+    X(probes_end_sends)                                                                                                \
     X(overwrite_at_once)                                                                                               \
     X(overwrite_every_kind)                                                                                            \
     X(free_at_once)                                                                                                    \
