@@ -19,7 +19,8 @@ enum {
 struct client {
     int rank;
     uint64_t random;
-    uint64_t puts; /* so far: versions */
+    uint64_t puts;        /* so far: versions */
+    uint64_t first, told; /* of this round: the first one, and how many the server has told of */
     const struct job *job;
     const struct variant *variant;
     struct plan {
@@ -170,6 +171,40 @@ static void get(struct client *client, uint64_t key)
         MPI_Send(&request, sizeof request, MPI_BYTE, SERVER, GET_REQUEST, job->mpi);
 }
 
+/* Takes what the server tells of PUTs. */
+static bool was_told(struct client *client)
+{
+    const struct job *job = client->job;
+    int found;
+
+    if (client->variant->zc)
+        must(zc_iprobe(SERVER, PUTS_TAKEN, job->zc, &found, NULL), "zc_iprobe");
+    else
+        MPI_Iprobe(SERVER, PUTS_TAKEN, job->mpi, &found, MPI_STATUS_IGNORE);
+    if (!found)
+        return false;
+    if (client->variant->zc)
+        must(zc_recv(NULL, 0, SERVER, PUTS_TAKEN, job->zc, NULL), "zc_recv");
+    else
+        MPI_Recv(NULL, 0, MPI_BYTE, SERVER, PUTS_TAKEN, job->mpi, MPI_STATUS_IGNORE);
+    client->told += PUTS_TOLD;
+    return true;
+}
+
+/* Until the server has told of all PUTs but less than `untold`. Replies are taken meanwhile, because a server that blocks
+ * may be waiting for just that. */
+static void wait_until_told(struct client *client, uint64_t untold, struct verdict *verdict)
+{
+    while (client->puts - client->first - client->told >= untold) {
+        if (was_told(client))
+            continue;
+        if (client->replies < client->requests)
+            take_reply(client, verdict);
+        else if (client->job->yield)
+            sched_yield();
+    }
+}
+
 static bool reply_is_there(const struct client *client)
 {
     int found = 0;
@@ -187,6 +222,7 @@ static void put_zc(struct client *client, uint64_t key, struct verdict *verdict)
 
     while (reply_is_there(client))
         take_reply(client, verdict);
+    wait_until_told(client, PUTS_UNTOLD, verdict);
     struct put_request header = {key, VERSION(client->rank, ++client->puts)};
     void *value = zc_alloc(job->size);
     if (!value)
@@ -206,8 +242,7 @@ static bool put_has_left(struct client *client, size_t slot)
     return left;
 }
 
-/* Without, a buffer must have left before it is used again. Replies are taken meanwhile, because a server that
- * blocks may be waiting for just that. */
+/* Without, a buffer must have left before it is used again. Replies are taken meanwhile, as above. */
 static void put_mpi(struct client *client, uint64_t key, struct verdict *verdict)
 {
     const struct job *job = client->job;
@@ -215,6 +250,7 @@ static void put_mpi(struct client *client, uint64_t key, struct verdict *verdict
     struct put_request *header = &client->headers[slot];
     void *value = client->values + slot * client->stride;
 
+    wait_until_told(client, PUTS_UNTOLD, verdict);
     while (!put_has_left(client, slot)) {
         if (client->replies < client->requests)
             take_reply(client, verdict);
@@ -227,8 +263,9 @@ static void put_mpi(struct client *client, uint64_t key, struct verdict *verdict
     MPI_Isend(value, (int)job->size, MPI_BYTE, SERVER, PUT_VALUE, job->mpi, &client->put_requests[slot][1]);
 }
 
-static void finish_puts(struct client *client)
+static void finish_puts(struct client *client, struct verdict *verdict)
 {
+    wait_until_told(client, PUTS_TOLD, verdict);
     if (client->variant->zc) {
         must(zc_flush(client->job->zc), "zc_flush");
         return;
@@ -265,10 +302,11 @@ static uint64_t misdated(struct client *client)
 void client_round(struct client *client, const struct variant *variant, double seconds, struct verdict *verdict)
 {
     const struct job *job = client->job;
-    uint64_t first_put = client->puts;
 
     client->variant = variant;
     client->requests = client->replies = 0;
+    client->first = client->puts;
+    client->told = 0;
     must(zc_send(NULL, 0, SERVER, READY, job->control), "zc_send");
     must(zc_recv(NULL, 0, SERVER, GO, job->control, NULL), "zc_recv");
     double until = seconds_now() + seconds;
@@ -286,8 +324,8 @@ void client_round(struct client *client, const struct variant *variant, double s
     }
     while (client->replies < client->requests)
         take_reply(client, verdict);
-    finish_puts(client);
-    struct round_done done = {client->requests, client->puts - first_put};
+    finish_puts(client, verdict);
+    struct round_done done = {client->requests, client->puts - client->first};
     must(zc_send(&done, sizeof done, SERVER, DONE, job->control), "zc_send");
     verdict->misdated += misdated(client);
 }

@@ -20,7 +20,8 @@ struct book {
     struct page {
         uint64_t *versions;
         size_t n, room;
-    } * clients; /* [rank - 1] */
+        uint64_t puts; /* taken from it in this round */
+    } * clients;       /* [rank - 1] */
 };
 
 const struct variant *const all_variants[] = {
@@ -213,8 +214,20 @@ bool round_over(struct server *server)
     return server->now.gets == server->expected.gets && server->now.puts == server->expected.puts;
 }
 
+static void tell_of_puts(struct server *server, int client)
+{
+    if (server->variant->zc)
+        must(zc_send(NULL, 0, client, PUTS_TAKEN, server->job->zc), "zc_send");
+    else
+        MPI_Send(NULL, 0, MPI_BYTE, client, PUTS_TAKEN, server->mpi);
+}
+
 void was_put(struct server *server, const struct put_request *put)
 {
+    int client = (int)VERSION_CLIENT(put->version);
+
+    if (++server->book->clients[client - 1].puts % PUTS_TOLD == 0)
+        tell_of_puts(server, client);
     server->held[put->key] = put->version;
     server->now.puts++;
     server->idle = false;
@@ -270,6 +283,8 @@ void server_round(struct server *server)
     server->expected = (struct round_done){0};
     server->clients_done = 0;
     server->idle = true;
+    for (int i = 0; i < server->job->clients; i++)
+        server->book->clients[i].puts = 0;
     if (server->variant->zc)
         count_zc(&server->now, -1);
     begin(server->job);

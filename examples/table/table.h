@@ -24,10 +24,13 @@
 
 /* ---- the protocol: PUT is a request and a value, GET is a request and its response -------------- */
 
-enum { SERVER = 0 };         /* rank */
-enum { PUTS_IN_FLIGHT = 4 }; /* of a client, at most */
+enum { SERVER = 0 }; /* rank */
 
-enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE };
+/* Of a client, at most. A small PUT has left the client long before the server takes it: so that they do not pile up
+ * there, the server tells each time that it has PUTS_TOLD more. */
+enum { PUTS_IN_FLIGHT = 4, PUTS_TOLD = 32, PUTS_UNTOLD = 64 };
+
+enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE, PUTS_TAKEN };
 
 struct put_request {
     uint64_t key;
