@@ -54,6 +54,19 @@ static bool has_room(const struct ring *ring, uint64_t start, size_t length)
     return ring->put - ring->taken < RING_CELLS && start + length - ring->letters_taken <= RING_LETTERS;
 }
 
+/* The lines of a letter are with the peer, which has read it. To ask for all of them at once takes less time than to store
+ * to one after the other. (Compilers say prefetchw only where all processors are known to have it; to others it does
+ * nothing.) */
+static void fetch_for_stores(const char *at, size_t length)
+{
+    for (size_t i = 0; i < length; i += LETTER_UNIT)
+#ifdef __x86_64__
+        __asm__ volatile("prefetchw %0" : : "m"(at[i]));
+#else
+        __builtin_prefetch(at + i, 1);
+#endif
+}
+
 enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to)
 {
     size_t letter = is_tiny(cell, length) ? 0 : (length + LETTER_UNIT - 1) / LETTER_UNIT * LETTER_UNIT;
@@ -71,6 +84,7 @@ enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, cha
         cell->at = start % RING_LETTERS;
         *to = ring->mine->letters + cell->at;
         ring->letters_put = start + letter;
+        fetch_for_stores(*to, letter);
     }
     return RING_PUT;
 }
