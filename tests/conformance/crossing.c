@@ -7,7 +7,7 @@
 #include "conformance.h"
 #include "transport/comm.h"
 
-enum { BIG = 3000000, SMALL = 64, SMALLS = 3000 };
+enum { BIG = 300000, SMALL = 64, SMALLS = 600 };
 
 enum { TAG_TRAFFIC = 500, TAG_END, TAG_LARGE };
 
