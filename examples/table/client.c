@@ -100,20 +100,22 @@ static void pause_for(const struct client *client, int us)
             sched_yield();
 }
 
+static bool is_there(const struct client *client, int tag)
+{
+    int found;
+
+    if (client->variant->zc)
+        must(zc_iprobe(SERVER, tag, client->job->zc, &found, NULL), "zc_iprobe");
+    else
+        MPI_Iprobe(SERVER, tag, client->job->mpi, &found, MPI_STATUS_IGNORE);
+    return found;
+}
+
 /* MPI polls while it waits. Where there are more ranks than processors, let the others run. */
 static void let_others_run_until_reply(const struct client *client)
 {
-    int found = 0;
-
-    while (client->job->yield) {
-        if (client->variant->zc)
-            must(zc_iprobe(SERVER, GET_RESPONSE, client->job->zc, &found, NULL), "zc_iprobe");
-        else
-            MPI_Iprobe(SERVER, GET_RESPONSE, client->job->mpi, &found, MPI_STATUS_IGNORE);
-        if (found)
-            return;
+    while (client->job->yield && !is_there(client, GET_RESPONSE))
         sched_yield();
-    }
 }
 
 /* Where it is. */
@@ -175,13 +177,8 @@ static void get(struct client *client, uint64_t key)
 static bool was_told(struct client *client)
 {
     const struct job *job = client->job;
-    int found;
 
-    if (client->variant->zc)
-        must(zc_iprobe(SERVER, PUTS_TAKEN, job->zc, &found, NULL), "zc_iprobe");
-    else
-        MPI_Iprobe(SERVER, PUTS_TAKEN, job->mpi, &found, MPI_STATUS_IGNORE);
-    if (!found)
+    if (!is_there(client, PUTS_TAKEN))
         return false;
     if (client->variant->zc)
         must(zc_recv(NULL, 0, SERVER, PUTS_TAKEN, job->zc, NULL), "zc_recv");
@@ -205,22 +202,13 @@ static void wait_until_told(struct client *client, uint64_t untold, struct verdi
     }
 }
 
-static bool reply_is_there(const struct client *client)
-{
-    int found = 0;
-
-    if (client->replies < client->requests)
-        must(zc_iprobe(SERVER, GET_RESPONSE, client->job->zc, &found, NULL), "zc_iprobe");
-    return found;
-}
-
 /* With zc the value is filled in a fresh buffer, sent and given up: nobody need wait for anything, but for the bound on
  * what is in flight. That zc_send_free may wait for, so what can be done meanwhile is done before. */
 static void put_zc(struct client *client, uint64_t key, struct verdict *verdict)
 {
     const struct job *job = client->job;
 
-    while (reply_is_there(client))
+    while (client->replies < client->requests && is_there(client, GET_RESPONSE))
         take_reply(client, verdict);
     wait_until_told(client, PUTS_UNTOLD, verdict);
     struct put_request header = {key, VERSION(client->rank, ++client->puts)};

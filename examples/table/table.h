@@ -27,7 +27,7 @@
 enum { SERVER = 0 }; /* rank */
 
 /* Of a client, at most. A small PUT has left the client long before the server takes it: so that they do not pile up
- * there, the server tells each time that it has PUTS_TOLD more. */
+ * there, the server tells each time that it has taken PUTS_TOLD more. */
 enum { PUTS_IN_FLIGHT = 4, PUTS_TOLD = 32, PUTS_UNTOLD = 64 };
 
 enum tag { PUT_REQUEST = 1, PUT_VALUE, GET_REQUEST, GET_RESPONSE, PUTS_TAKEN };
