@@ -158,6 +158,7 @@ bool hold_send_copied(struct hold *hold, char *to)
         return false;
     copy_bytes(hold->slot, to, from, hold->length);
     hold_end(hold);
+    hold->link = NULL; /* in no list, which hold_hide_copy asks */
     return true;
 }
 

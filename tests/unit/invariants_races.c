@@ -256,6 +256,20 @@ Test(races, a_send_kept_late_is_guarded)
     CHECK_REST(slot_pool(slot_at(b)));
 }
 
+/* One that was copied held its pages only for so long: nothing of it is left to be taken out of a list. */
+Test(races, a_send_that_was_copied_is_in_no_list)
+{
+    char *b = buffer(2, 1), to[2 * PAGE];
+    struct hold copied = {.slot = slot_at(b), .length = 2 * PAGE, .rules = &plain}, sent = copied;
+    CHECK(hold_send_copied(&copied, to));
+    CHECK(memcmp(to, b, 2 * PAGE) == 0);
+    CHECK(hold_send_tentative(&sent));
+    hold_hide_copy(&copied, slot_at(b)); /* as for a copy that was never shown */
+    CHECK(sent.backing->sends == &sent);
+    hold_end(&sent);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
 /* ---- zc_cancel beside zc_wait ---- */
 
 static struct transport late; /* the loop transport, whose cancel comes late */
