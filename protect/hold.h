@@ -39,6 +39,7 @@ struct hold_rules {
     enum zc_release release;
     uint64_t timeout_ns;
     bool helper; /* somebody can make progress while a thread waits in a fault */
+    bool comm;   /* a communicator's: its holds begin operations (transport/op.h) */
     bool lent;   /* loans (protect/lend.h): who touches the same pages beside their bytes never waits for a receive */
     /* Describes the operation, for reports. Signal-safe. */
     void (*describe)(const struct hold *hold, struct text *text);

@@ -184,6 +184,7 @@ static int set_options(struct zc_comm *comm, const zc_options *options, bool *po
                             .policy = options->policy ? options->policy : defaults->policy,
                             .release = options->release ? options->release : defaults->release,
                             .timeout_ns = timeout_ms * 1000000,
+                            .comm = true,
                             .describe = describe,
                             .touched = touched,
                             .dropped = dropped};

@@ -2,6 +2,7 @@
  *
  * Completion by buffer. */
 #include <sched.h>
+#include <time.h>
 
 #include "core/stats.h"
 #include "protect/conflict.h"
@@ -9,12 +10,18 @@
 #include "protect/range.h"
 #include "transport/comm.h"
 
+enum {
+    SPINS = 2000, /* polls where nothing tells of what is waited for, before it is looked at now and then only: */
+    NAP_NS = 20000
+};
+
 enum found { FOUND_DONE, FOUND_RECEIVE, FOUND_SEND };
 
-/* The communicator that the send is over, unless that is being closed; `leave` it afterwards. NULL for a loan. */
+/* The communicator that the send is over, unless that is being closed; `leave` it afterwards. NULL for what is no
+ * message: a loan or a guard. */
 static zc_comm *enter(const struct hold *send)
 {
-    zc_comm *comm = send->rules->lent ? NULL : ((const struct op *)send)->comm;
+    zc_comm *comm = send->rules->comm ? ((const struct op *)send)->comm : NULL;
     return comm && comm_callable(comm) && comm_enter(comm) ? comm : NULL;
 }
 
@@ -55,6 +62,16 @@ static int report(const zc_status *result, const char *call, zc_status *status)
     return 0;
 }
 
+/* There is no communicator to wait at. */
+static void wait_anywhere(struct waiting *waiting)
+{
+    conflict_progress();
+    if (++waiting->polls <= SPINS)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+}
+
 int zc_wait(const void *buf, zc_status *status)
 {
     struct range range;
@@ -78,8 +95,7 @@ int zc_wait(const void *buf, zc_status *status)
                 comm_poll_waiting(comm, NULL, &waiting);
                 comm_leave(comm);
             } else {
-                conflict_progress();
-                sched_yield();
+                wait_anywhere(&waiting);
             }
             break;
         }
@@ -136,12 +152,10 @@ static void consider(struct place *place, zc_comm *comm, bool entered, bool fit,
 
 static void wait_at(struct place *place, struct waiting *waiting)
 {
-    if (place->comm && !place->restless) {
+    if (place->comm && !place->restless)
         comm_poll_waiting(place->comm, NULL, waiting);
-    } else {
-        conflict_progress();
-        sched_yield();
-    }
+    else
+        wait_anywhere(waiting);
     leave(place);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Rules 7 to 9 of the state machine, and how conflicts end (docs/design.md). */
+#include <malloc.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/ucontext.h>
@@ -455,6 +456,43 @@ Test(guard, deny_all)
     CHECK_PATTERN(b + PAGE, PAGE, 9);
     CHECK(access.value == load(b + PAGE));
     CHECK_REST(slot_pool(slot_at(b)));
+}
+
+struct ending {
+    struct zc_guard guard;
+    _Atomic bool begun;
+};
+
+static void *unguard_later(void *argument)
+{
+    struct ending *ending = argument;
+    usleep(50000); /* lets the waiting thread get past its spins, most of the time; right either way */
+    atomic_store(&ending->begun, true);
+    CHECK_OK(zc_unguard(&ending->guard));
+    return NULL;
+}
+
+/* Where a guard is what a wait finds, it waits for that to end. */
+Test(guard, a_wait_lasts_until_it_ends)
+{
+    for (int any = 0; any < 2; any++) {
+        char *b = buffer(2, 1);
+        const void *bufs[] = {b + PAGE, b};
+        struct ending ending = {.begun = false};
+        int done, index;
+        CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_STORES, &ending.guard));
+        struct hold *hold = ending.guard.hold; /* of which nothing is an operation's */
+        memset(hold + 1, 'A', malloc_usable_size(hold) - sizeof *hold);
+        CHECK_OK(zc_test(b, &done, NULL));
+        CHECK(!done);
+        pthread_t other = thread_start(unguard_later, &ending);
+        CHECK_OK(any ? zc_wait_any(2, bufs, &index, NULL) : zc_wait(b, NULL));
+        CHECK(atomic_load(&ending.begun));
+        thread_join(other);
+        CHECK_OK(zc_test(b, &done, NULL));
+        CHECK(done);
+        CHECK_REST(slot_pool(slot_at(b)));
+    }
 }
 
 /* Guards and messages exclude one another as messages do. */

@@ -128,12 +128,15 @@ static void add_message(struct holders *holders, int peer, int tag, uint64_t byt
         holder->since = since;
 }
 
-/* Adds the sends of a backing's list of holds. Guards are holds, too, but not of an operation. */
+/* Adds the sends of a backing's list of holds. Guards and loans are holds, too, but not of an operation. */
 static void add_sends(const struct process *process, const struct hold *at, struct view *view)
 {
+    struct hold hold;
+    struct hold_rules rules;
     struct op op;
-    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &op, sizeof op) == 0; i++, at = op.hold.next)
-        if ((const void *)op.hold.rules == (const void *)op.comm)
+    for (int i = 0; at && i < LIST_MOST && fetch(process, at, &hold, sizeof hold) == 0; i++, at = hold.next)
+        if (fetch(process, hold.rules, &rules, sizeof rules) == 0 && rules.comm &&
+            fetch(process, at, &op, sizeof op) == 0)
             add_message(&view->sends, op.peer, op.tag, op.hold.length, op.since);
 }
 
