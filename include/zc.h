@@ -53,7 +53,8 @@
  * - Pages are the unit: bytes that share a page with a receive in flight wait with it.
  * - Below MPI_THREAD_MULTIPLE nobody may call MPI on behalf of a thread that waits in a fault: a
  *   bare touch of a receive in flight is then an error (zc_wait() first), and a conflict with a
- *   send renames at once.
+ *   send renames at once, whatever ZC_CONFLICT says. For the same reason ZC_PROGRESS=thread is
+ *   without effect there.
  */
 #ifndef ZC_H
 #define ZC_H

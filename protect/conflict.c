@@ -199,7 +199,7 @@ static void step(struct slot *slot, struct backing *backing, struct hold *hold, 
         }
         count(waits);
     }
-    bool rename = !receive && slot_can_rename(slot) && rules->conflict != ZC_CONFLICT_WAIT;
+    bool rename = !receive && slot_can_rename(slot) && (rules->conflict != ZC_CONFLICT_WAIT || alone);
     bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= c->deadline;
     if (rename && late) {
         slot_rename(slot, backing);

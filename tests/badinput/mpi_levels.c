@@ -39,6 +39,8 @@ static void start(int level)
     MPI_Init_thread(NULL, NULL, level, &provided);
     CHECKF(provided == level, "asked for level %d, got %d", level, provided);
     options.policy = ZC_POLICY_PROTECT;
+    if (level < MPI_THREAD_MULTIPLE)
+        options.conflict = ZC_CONFLICT_WAIT; /* which cannot be had there: stores go on all the same */
     CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
     rank = zc_rank(comm);
     size = zc_size(comm);
