@@ -209,7 +209,9 @@ ZC_API int zc_pool_close(zc_pool *pool);
 
 typedef struct zc_comm zc_comm;
 
-#define ZC_ANY_SOURCE (-1)
+/* Of receives and probes. MPI's constants are not zc's: MPI_ANY_SOURCE, MPI_PROC_NULL and the like are no ranks here
+ * (-EINVAL), and there is no null rank. */
+#define ZC_ANY_SOURCE (-31331)
 #define ZC_ANY_TAG (-1)
 
 /* In every enum of options, 0 is "as the ZC_... variable says, else the library's default". */

@@ -16,7 +16,7 @@ extern "C" {
  * must be initialised; zc looks at the thread level: MPI_THREAD_MULTIPLE gives all of the promise, for
  * less see the caveats of zc.h. MPI_Finalize ends what is still open. What the processes talk over is said by
  * options->transport, the same for all. Errors as zc_open(); -EINVAL also: shm, and some are of different hosts; `mpi`
- * is an intercommunicator. */
+ * is an intercommunicator. Ranks are those of `mpi`; constants of MPI are no arguments of zc (see ZC_ANY_SOURCE). */
 ZC_API int zc_open_mpi(MPI_Comm mpi, const zc_options *options, zc_comm **comm);
 
 #ifdef __cplusplus

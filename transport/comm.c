@@ -94,26 +94,20 @@ static int check_tag(const zc_comm *comm, const char *call, int tag)
     return 0;
 }
 
-static int check_peer(const zc_comm *comm, const char *call, int peer)
-{
-    if (!comm_has_peer(comm, peer))
-        return fail(-EINVAL, "%s: rank %d, expected 0..%d", call, peer, comm->endpoint.size - 1);
-    return 0;
-}
-
 int comm_examine_send(const zc_comm *comm, const char *call, int dst, int tag)
 {
     int error = comm_check(comm, call);
-    if (!error)
-        error = check_peer(comm, call, dst);
+    if (!error && !comm_has_peer(comm, dst))
+        error = fail(-EINVAL, "%s: rank %d, expected 0..%d", call, dst, comm->endpoint.size - 1);
     return error ? error : check_tag(comm, call, tag);
 }
 
 int comm_examine_receive(const zc_comm *comm, const char *call, int src, int tag)
 {
     int error = comm_check(comm, call);
-    if (!error && src != ZC_ANY_SOURCE)
-        error = check_peer(comm, call, src);
+    if (!error && src != ZC_ANY_SOURCE && !comm_has_peer(comm, src))
+        error = fail(-EINVAL, "%s: rank %d, expected 0..%d or ZC_ANY_SOURCE (MPI's constants are others)", call, src,
+                     comm->endpoint.size - 1);
     return error || tag == ZC_ANY_TAG ? error : check_tag(comm, call, tag);
 }
 

@@ -2,6 +2,7 @@
  *
  * Completion by buffer. */
 #include <sched.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "core/stats.h"
@@ -52,12 +53,25 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     return found;
 }
 
+struct number {
+    char text[16];
+};
+
+static struct number number(int value, int any)
+{
+    struct number number = {"any"};
+    if (value != any)
+        snprintf(number.text, sizeof number.text, "%d", value);
+    return number;
+}
+
 static int report(const zc_status *result, const char *call, zc_status *status)
 {
     if (status)
         *status = *result;
     if (result->error)
-        return fail(result->error, "%s: the receive from rank %d with tag %d: %s", call, result->source, result->tag,
+        return fail(result->error, "%s: the receive from rank %s with tag %s: %s", call,
+                    number(result->source, ZC_ANY_SOURCE).text, number(result->tag, ZC_ANY_TAG).text,
                     zc_strerror(result->error));
     return 0;
 }

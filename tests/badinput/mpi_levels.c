@@ -202,6 +202,10 @@ static void arguments(void)
     CHECK_FAILS(zc_send(p, 10, 0, INT_MAX, comm), -EINVAL, "2147483647");
     p[0] = 'p';
     CHECK_OK(zc_send(p, 10, rank, *most, comm));
+    /* What MPI says of ranks is nobody here. */
+    const int others[] = {MPI_PROC_NULL, MPI_ANY_SOURCE, MPI_ROOT, MPI_UNDEFINED, -1};
+    for (size_t i = 0; i < COUNT(others); i++)
+        CHECK_FAILS(zc_recv(p, 10, others[i], *most, comm, NULL), -EINVAL, "or ZC_ANY_SOURCE (MPI's constants");
     CHECK_OK(zc_recv(p, 10, rank, *most, comm, NULL));
     CHECK(p[0] == 'p');
     exchange();

@@ -114,8 +114,8 @@ struct arrival {
 
 static bool goes_with(const struct match *receive, const struct match *message)
 {
-    return (receive->source < 0 || receive->source == message->source) &&
-           (receive->tag < 0 || receive->tag == message->tag);
+    return (receive->source == ZC_ANY_SOURCE || receive->source == message->source) &&
+           (receive->tag == ZC_ANY_TAG || receive->tag == message->tag);
 }
 
 static struct match *expected(struct arrival all[], int n, struct arrival *now)
@@ -144,8 +144,12 @@ Test(match, agrees_with_a_search_in_order_of_arrival)
             struct arrival *now = &all[i];
             now->receives = random_below(&random, 2);
             now->there = true;
-            int least = now->receives ? -1 : 0; /* ZC_ANY_... is for receives */
-            now->match = entry(least + (int)random_below(&random, 3), least + (int)random_below(&random, 3));
+            int source = (int)random_below(&random, 3), tag = (int)random_below(&random, 3);
+            if (now->receives) { /* ZC_ANY_... is for these */
+                source = source ? source - 1 : ZC_ANY_SOURCE;
+                tag = tag ? tag - 1 : ZC_ANY_TAG;
+            }
+            now->match = entry(source, tag);
             struct match *want = expected(all, i, now);
             struct match *got = now->receives ? match_receive(&queue, &now->match) : match_message(&queue, &now->match);
             CHECKF(got == want, "seed %d, arrival %d", (int)seed, i);
