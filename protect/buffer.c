@@ -27,26 +27,26 @@ int zc_pool_open(const zc_pool_options *given, zc_pool **pool)
 }
 
 /* At the cap of a pool that does not grow. */
-static void *alloc_past(struct zc_pool *pool, size_t size)
+static void *alloc_past(struct zc_pool *pool, size_t alignment, size_t size)
 {
     if (pool->full != ZC_FULL_FALLBACK)
         return fail_null(-ENOMEM, "zc_alloc: the pool of %zu-byte slots is at its cap of %zu live slots",
                          pool->slot_size, pool->cap);
-    void *ptr = fallback_alloc(size);
+    void *ptr = fallback_alloc(alignment, size);
     atomic_fetch_add(&pool->fallbacks, ptr != NULL);
     atomic_fetch_add(&live.counters.fallbacks, ptr != NULL);
     return ptr;
 }
 
 /* Where the thread's cache has none. */
-static void *alloc_slowly(struct zc_pool *pool, size_t size)
+static void *alloc_slowly(struct zc_pool *pool, size_t alignment, size_t size)
 {
     struct slot *slot;
     int error = fault_open();
     if (!error)
         error = cache_refill(pool, &slot);
     if (error > 0)
-        return alloc_past(pool, size);
+        return alloc_past(pool, alignment, size);
     if (error) {
         errno = -error;
         return NULL;
@@ -59,11 +59,11 @@ static void *alloc_slowly(struct zc_pool *pool, size_t size)
     return slot_user(slot);
 }
 
-static void *alloc_from(struct zc_pool *pool, size_t size)
+static void *alloc_from(struct zc_pool *pool, size_t alignment, size_t size)
 {
     struct slot *slot = cache_pop(pool->index); /* a thread that has a cache has opened what there is to open */
     if (!slot)
-        return alloc_slowly(pool, size);
+        return alloc_slowly(pool, alignment, size);
     slot_acquire(slot);
     return slot_user(slot);
 }
@@ -79,7 +79,7 @@ static void *alloc_aligned(size_t alignment, size_t size)
         return NULL;
     }
     struct zc_pool *pool = heap_pool(size, alignment);
-    void *ptr = pool ? alloc_from(pool, size) : NULL;
+    void *ptr = pool ? alloc_from(pool, alignment, size) : NULL;
     if (ptr)
         trace(TRACE_ALLOC, ptr, size);
     return ptr;
@@ -121,7 +121,7 @@ void *zc_pool_alloc(zc_pool *pool)
 {
     if (!pool || !pool->open)
         return fail_null(-EINVAL, "zc_pool_alloc: %s", pool ? "the pool is closed" : "pool is NULL");
-    return alloc_from(pool, pool->slot_size);
+    return alloc_from(pool, 1, pool->slot_size);
 }
 
 void *zc_calloc(size_t n, size_t size)

@@ -40,7 +40,7 @@ static void load(void)
     *(void **)&mimalloc.alloc = dlsym(library, "mi_malloc_aligned");
 }
 
-void *fallback_alloc(size_t size)
+void *fallback_alloc(size_t alignment, size_t size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, load);
@@ -49,7 +49,7 @@ void *fallback_alloc(size_t size)
                          "zc_alloc: the pool is full, and its fall-back %s cannot be loaded (install "
                          "libmimalloc2.0)",
                          ZC_MIMALLOC_SONAME);
-    void *ptr = mimalloc.alloc(size, PAGE_BYTES);
+    void *ptr = mimalloc.alloc(size, alignment > PAGE_BYTES ? alignment : PAGE_BYTES);
     if (ptr) {
         pthread_mutex_lock(&lock_of_set);
         bool kept = tsearch(ptr, &set, by_address) != NULL;

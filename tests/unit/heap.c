@@ -366,6 +366,22 @@ Test(heap, configured_pools_take_smaller_requests)
     with_pools("256K:0:from=20K,64K:2:from=10000", uses_cached, NULL);
 }
 
+static void falls_back_aligned(const char *argument)
+{
+    (void)argument;
+    for (int i = 0; i < 4; i++) {
+        char *p = zc_aligned_alloc(HUGE_BYTES, HUGE_BYTES);
+        CHECKF(p && (uintptr_t)p % HUGE_BYTES == 0, "%p", (void *)p);
+        CHECK(zc_owns(p) == (i == 0));
+    }
+}
+
+/* What a full pool gives instead is aligned as its slots would be. */
+Test(heap, configured_pools_fall_back_to_aligned_memory)
+{
+    with_pools("2M:0:cap=1:small:fallback", falls_back_aligned, NULL);
+}
+
 Test(heap, configured_pools)
 {
     with_pools("1M:2:huge,60K:20:cap=30:fail:small,3M:0:cap=1:fallback", uses_configured, NULL);
