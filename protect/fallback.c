@@ -63,19 +63,31 @@ void *fallback_alloc(size_t alignment, size_t size)
     return fail_null(-ENOMEM, "zc_alloc: the pool is full, and its fall-back has no %zu bytes", size);
 }
 
-static bool find(const void *ptr, bool take)
+/* Of an address and a block, one of several that do not overlap. */
+static int by_place(const void *at, const void *block)
+{
+    size_t past = (uintptr_t)at - (uintptr_t)block;
+    return at < block ? -1 : past >= mimalloc.usable_size(block);
+}
+
+static bool find(const void *ptr, int (*compare)(const void *, const void *), bool take)
 {
     if (atomic_load(&handed_out) == 0)
         return false;
     pthread_mutex_lock(&lock_of_set);
-    bool found = (take ? tdelete(ptr, &set, by_address) : tfind(ptr, &set, by_address)) != NULL;
+    bool found = (take ? tdelete(ptr, &set, compare) : tfind(ptr, &set, compare)) != NULL;
     pthread_mutex_unlock(&lock_of_set);
     return found;
 }
 
+bool fallback_has(const void *ptr)
+{
+    return find(ptr, by_place, false);
+}
+
 bool fallback_free(void *ptr)
 {
-    if (!find(ptr, true))
+    if (!find(ptr, by_address, true))
         return false;
     atomic_fetch_sub(&handed_out, 1);
     mimalloc.free(ptr);
@@ -84,5 +96,5 @@ bool fallback_free(void *ptr)
 
 size_t fallback_size(const void *ptr)
 {
-    return find(ptr, false) ? mimalloc.usable_size(ptr) : 0;
+    return find(ptr, by_address, false) ? mimalloc.usable_size(ptr) : 0;
 }

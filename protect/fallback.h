@@ -14,6 +14,9 @@ void *fallback_alloc(size_t alignment, size_t size);
 /* Frees it and returns true; false if it is none of ours. */
 bool fallback_free(void *ptr);
 
+/* Does one that was not freed contain it? */
+bool fallback_has(const void *ptr);
+
 /* Its usable size; 0 if it is none of ours. */
 size_t fallback_size(const void *ptr);
 

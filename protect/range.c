@@ -2,6 +2,7 @@
 #include "protect/range.h"
 
 #include "core/error.h"
+#include "protect/fallback.h"
 
 /* Whose start is not `ptr`. */
 static int find_inside(const void *ptr, size_t length, const char *call, struct range *range)
@@ -35,7 +36,12 @@ int range_find_own(const void *ptr, size_t length, const char *call, struct rang
     if (arena.forked)
         return fail(-EPERM, "%s: a forked child cannot use its parent's buffer at %p", call, ptr);
     int error = range_find(ptr, length, call, range);
-    if (!error && !range->slot)
-        return fail(-EINVAL, "%s: %p is not zc memory (see zc_alloc)", call, ptr);
-    return error;
+    if (error || range->slot)
+        return error;
+    if (fallback_has(ptr))
+        return fail(-EINVAL,
+                    "%s: %p is a full pool's fall-back, which zc_send, zc_recv, zc_realloc and zc_free take, but which "
+                    "cannot be protected (see ZC_FULL_FALLBACK)",
+                    call, ptr);
+    return fail(-EINVAL, "%s: %p is not zc memory (see zc_alloc)", call, ptr);
 }

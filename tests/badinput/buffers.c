@@ -312,7 +312,16 @@ Test(buffers, pool_full_falls_back)
     memset(p[5], 0xff, 10000);
     CHECK_OK(zc_recv(in, 10000, 0, 1, comm, NULL));
     CHECK_BYTES(in, 10000, 5);
-    CHECK_IS(zc_irecv(p[5], 10000, 0, 1, comm), -EINVAL);
+    /* There is nothing to protect. */
+    struct zc_guard guard;
+    CHECK_FAILS(zc_irecv(p[5], 10000, 0, 1, comm), -EINVAL, "is a full pool's fall-back");
+    CHECK_FAILS(zc_wait(p[5] + 1, NULL), -EINVAL, "fall-back");
+    CHECK_FAILS(zc_writable(p[5] + zc_usable_size(p[5]) - 1), -EINVAL, "fall-back");
+    CHECK_FAILS(zc_write(p[5], in, 1), -EINVAL, "fall-back");
+    CHECK_FAILS(zc_guard(p[3], 1, ZC_DENY_ALL, &guard), -EINVAL, "fall-back");
+    CHECK_FAILS(zc_pin(p[4], NULL), -EINVAL, "fall-back");
+    CHECK_FAILS(zc_wait(p[5] + zc_usable_size(p[5]), NULL), -EINVAL, "not zc memory");
+    CHECK_OK(zc_write(in, p[5], 10000));
     /* Given up in flight. */
     memset(p[4], 4, 10000);
     CHECK_OK(zc_send_free(p[4], 10000, 0, 1, comm));
