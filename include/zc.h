@@ -362,7 +362,8 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight
- *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator
+ *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator, or of ZC_ANY_SOURCE, all other ranks have
+ *              (where there are any; transport auto does not see that)
  *   -EINVAL    src, tag or range; NULL with cap > 0
  *   -EIO, -ECONNRESET, -EPROTO, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);

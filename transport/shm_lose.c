@@ -62,8 +62,8 @@ int shm_hopeless(const struct shm *shm, int src)
         const struct link *link = shm->peers[src];
         return !link->error ? 0 : link->why ? link->error : -ECANCELED;
     }
-    /* A message from this rank itself could still come, but who waits for any waits for others. */
-    int error = 0;
+    /* A message from this rank itself could still come, but who waits for any waits for others, if there are any. */
+    int error = shm->size > 1 ? -ECANCELED : 0;
     for (int i = 0; i < shm->size; i++) {
         const struct link *link = shm->peers[i];
         if (i != shm->rank && !link->error)

@@ -61,8 +61,8 @@ int verbs_hopeless(const struct verbs *verbs, int src)
         const struct peer *peer = &verbs->peers[src];
         return !peer->error ? 0 : peer->why ? peer->error : -ECANCELED;
     }
-    /* A message from this rank itself could still come, but who waits for any waits for others. */
-    int error = 0;
+    /* A message from this rank itself could still come, but who waits for any waits for others, if there are any. */
+    int error = verbs->size > 1 ? -ECANCELED : 0;
     for (int i = 0; i < verbs->size; i++) {
         if (i != verbs->rank && !verbs->peers[i].error)
             return 0;

@@ -55,6 +55,7 @@
     X(killed_at_each_system_call)                                                                                      \
     X(killed_between_instructions)                                                                                     \
     X(replaced)                                                                                                        \
+    X(all_others_closed)                                                                                               \
     X(forked_child_hides_nothing)                                                                                      \
     X(lies_about_cells)                                                                                                \
     X(answers_unasked)                                                                                                 \

@@ -261,6 +261,65 @@ void case_replaced(void)
     children_end(2, child);
 }
 
+/* ---- nobody is left ---- */
+
+static void *wait_for_any(void *argument)
+{
+    char byte;
+
+    CHECK_IS(zc_recv(&byte, 1, ZC_ANY_SOURCE, 9, argument, NULL), -ECANCELED);
+    return NULL;
+}
+
+static void leaves(int rank)
+{
+    zc_comm *comm = open_rank(rank, 3);
+    char byte = (char)rank;
+
+    if (rank != 0) {
+        CHECK_OK(zc_send(&byte, 1, 0, 7, comm));
+        await(rank);
+        CHECK_OK(zc_close(comm));
+        return;
+    }
+    char *in = ALLOC(10);
+    int done;
+    CHECK_OK(zc_irecv(in, 10, ZC_ANY_SOURCE, 8, comm));
+    pthread_t waiter = thread_start(wait_for_any, comm);
+    tell(1);
+    CHECK_IS(zc_recv(&byte, 1, 1, 8, comm, NULL), -ECANCELED);
+    CHECK_OK(zc_test(in, &done, NULL));
+    CHECK(!done); /* rank 2 is still there */
+    tell(2);
+    CHECK_IS(zc_wait(in, NULL), -ECANCELED);
+    thread_join(waiter);
+    for (int i = 0; i < 2; i++) /* what they had sent is still there, */
+        CHECK_OK(zc_recv(&byte, 1, ZC_ANY_SOURCE, 7, comm, NULL));
+    CHECK_FAILS(zc_probe(ZC_ANY_SOURCE, 7, comm, NULL), -ECANCELED, "all other ranks"); /* and no more will come */
+    CHECK_OK(zc_irecv(in, 10, ZC_ANY_SOURCE, 7, comm));
+    CHECK_IS(zc_wait(in, NULL), -ECANCELED);
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+}
+
+/* A receive from any rank ends when all others have closed in order. A rank that is alone from the start may send to
+ * itself. */
+void case_all_others_closed(void)
+{
+    pid_t child[3];
+
+    children_start(3, leaves, child);
+    children_end(3, child);
+
+    zc_comm *comm = open_rank(0, 1);
+    char *in = ALLOC(10);
+    CHECK_OK(zc_irecv(in, 10, ZC_ANY_SOURCE, 1, comm));
+    CHECK_OK(zc_send("self", 5, 0, 1, comm));
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- a child of the victim keeps nothing alive ---- */
 
 static void forks(int rank)
