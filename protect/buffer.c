@@ -51,11 +51,7 @@ static void *alloc_slowly(struct zc_pool *pool, size_t alignment, size_t size)
         errno = -error;
         return NULL;
     }
-    slot_acquire(slot);
-    if (pool->debug) {
-        debug_taken(slot, size);
-        slot_share(slot); /* so that zc_free takes the long way */
-    }
+    slot_acquire_from(pool, slot, size);
     return slot_user(slot);
 }
 
@@ -209,7 +205,8 @@ size_t zc_usable_size(const void *ptr)
         return fallback_size(ptr);
     if (!slot_is(slot, SLOT_LIVE) || slot_user(slot) != ptr)
         return 0;
-    return slot_pool(slot)->debug ? debug_size(slot) : slot_segment(slot)->slot_size;
+    bool known = slot_pool(slot)->debug && !arena.forked; /* a child has no copy of that */
+    return known ? debug_size(slot) : slot_segment(slot)->slot_size;
 }
 
 int zc_owns(const void *ptr)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "alloc/cache.h"
+#include "alloc/debug.h"
 #include "core/clock.h"
 #include "core/stats.h"
 #include "protect/exchange.h"
@@ -308,4 +309,13 @@ void slot_acquire(struct slot *slot)
     if (slot->guard_pages)
         slot_settle_popped(slot);
     slot_acquire_bare(slot);
+}
+
+void slot_acquire_from(const struct zc_pool *pool, struct slot *slot, size_t size)
+{
+    slot_acquire(slot);
+    if (pool->debug) {
+        debug_taken(slot, size);
+        slot_share(slot); /* so that zc_free takes the long way */
+    }
 }

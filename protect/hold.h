@@ -168,7 +168,10 @@ void slot_release(struct slot *slot, struct backing *backing);
 /* Makes a slot just taken, which nobody else knows, the application's: everything read-write, no history. */
 void slot_acquire(struct slot *slot);
 
-/* The same for one that has no guard, as most. */
+/* The same of one that comes from the pool, not from a cache, and is to hold `size` bytes: ZC_DEBUG watches them. */
+void slot_acquire_from(const struct zc_pool *pool, struct slot *slot, size_t size);
+
+/* The same of one from a cache that has no guard, as most. */
 static inline void slot_acquire_bare(struct slot *slot)
 {
     slot_become(slot, SLOT_LIVE);

@@ -62,7 +62,10 @@ static void *alloc(size_t size, size_t alignment)
         heap_trim(IDLE_MOST);
     if (!slot && (!pool || cache_refill(pool, &slot)))
         return NULL;
-    slot_acquire(slot);
+    if (pool)
+        slot_acquire_from(pool, slot, size);
+    else
+        slot_acquire(slot);
     return slot_user(slot);
 }
 

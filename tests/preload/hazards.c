@@ -376,6 +376,26 @@ static void bad_pools(void)
     free(p);
 }
 
+static void overrunning(void)
+{
+    enum { SIZE = 100000 };
+    char *volatile p = allocate(SIZE);
+
+    CHECK(pooled(p) && malloc_usable_size(p) == SIZE);
+    p[SIZE] = 1;
+    free(p);
+}
+
+/* With ZC_DEBUG, a buffer ends where the program asked, and free says who wrote past that. */
+static void overrun(void)
+{
+    struct outcome outcome;
+
+    child_run(&outcome, (const char *const[]){"/proc/self/exe", "overrunning", NULL}, NULL);
+    expect_signal(&outcome, SIGABRT);
+    expect_output(&outcome, "byte 100000 was written of a buffer of 100000 bytes");
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -398,6 +418,8 @@ static const struct {
                {"address_space_of_child", address_space_of_child},
                {"bad_variable", bad_variable},
                {"bad_pools", bad_pools},
+               {"overrun", overrun},
+               {"overrunning", overrunning},
                {"fork_both_store", fork_both_store},
                {"fork_child_frees", fork_child_frees},
                {"fork_child_gives_back", fork_child_gives_back},
