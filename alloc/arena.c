@@ -15,9 +15,9 @@ static _Atomic size_t taken;
 static int status;
 
 /* MADV_DONTFORK keeps the pages out of a child but leaves holes where a later mmap could land unseen. */
-static void seal_off_child(void)
+void arena_seal_off(void)
 {
-    if (arena.forked) /* by an ancestor; what it got since then is its own */
+    if (arena.forked) /* by an ancestor, or done already; what it got since then is its own */
         return;
     arena.forked = true;
     sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -58,7 +58,7 @@ static void open_once(void)
     /* 1 TiB by default; less under RLIMIT_AS, valgrind or a small address space. */
     for (size_t span = (size_t)1 << 40; span >= (size_t)1 << 28; span >>= 1) {
         if (reserve(span)) {
-            pthread_atfork(NULL, NULL, seal_off_child);
+            pthread_atfork(NULL, NULL, arena_seal_off);
             live_open();
             atomic_store(&live.arena, &arena);
             return;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/inherit.h"
 
-#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "protect/hold.h"
 
-/* One fork at a time: from `prepare` to `parent` or `child`. */
+static _Atomic bool opened;
+
+/* One fork at a time: from inherit_prepare to inherit_parent or inherit_child. */
 static lock forking;
 
 /* A range like the taken part of the arena's user half, with the copies where their buffers are there. */
@@ -77,12 +79,12 @@ static bool copy_segment(const struct segment *segment)
     return true;
 }
 
-static void prepare(void)
+void inherit_prepare(void)
 {
     lock_take(&forking);
     copy.closed = NONE;
     copy.failed = false;
-    if (arena.forked)
+    if (!atomic_load(&opened) || arena.forked)
         return;
     struct segment *segment;
     for (size_t i = 0; !copy.failed && (segment = segment_next(&i));)
@@ -91,16 +93,17 @@ static void prepare(void)
         unmap_copy();
 }
 
-static void parent(void)
+void inherit_parent(void)
 {
     unmap_copy();
     lock_drop(&forking);
 }
 
-/* After the arena has sealed itself off. */
-static void child(void)
+void inherit_child(void)
 {
     struct segment *segment;
+    if (atomic_load(&opened))
+        arena_seal_off();
     for (size_t i = 0; copy.start && !copy.failed && (segment = segment_next(&i));)
         if (segment->user + segment->length <= arena.user + copy.length)
             copy.failed = sys_move(copy_of(segment->user), segment->user, segment->length) != 0;
@@ -122,5 +125,5 @@ static void child(void)
 
 void inherit_open(void)
 {
-    pthread_atfork(prepare, parent, child); /* after the arena's own: so `child` is called after it */
+    atomic_store(&opened, true);
 }

@@ -89,6 +89,9 @@ static void free_buffer(void *ptr)
 const struct preload preload = {.size = sizeof preload,
                                 .sizes = sizes,
                                 .open = open_pools,
+                                .prepare = inherit_prepare,
+                                .parent = inherit_parent,
+                                .child = inherit_child,
                                 .alloc = alloc,
                                 .free = free_buffer,
                                 .usable_size = zc_usable_size};

@@ -26,6 +26,11 @@ struct preload {
      * program might see. 0 or -errno. */
     int (*open)(bool hidden, char **start, size_t *length);
 
+    /* For pthread_atfork, to be registered before all other handlers (inherit.h). */
+    void (*prepare)(void);
+    void (*parent)(void);
+    void (*child)(void);
+
     /* At least `size` bytes, aligned to `alignment`, a power of two up to 2 MiB. NULL where the
      * pools have none, and in a forked child. */
     void *(*alloc)(size_t size, size_t alignment);

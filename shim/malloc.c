@@ -5,10 +5,12 @@
  * where zc can protect them; all others are mimalloc's.
  *
  * mimalloc is linked. Its library replaces malloc too, but it is loaded after this one, so these names are found first.
- * There is no constructor and no other moment of start-up that must come before the first call: the sizes are read
- * by the first allocation, the pools are opened by the first large one. */
+ * No moment of start-up must come before the first call: the sizes are read by the first allocation, the pools are
+ * opened by the first large one. The constructor registers handlers of fork, and is run before those of all other
+ * libraries (-z initfirst). */
 #include <errno.h>
 #include <mimalloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,6 +44,19 @@ static bool pooled(const void *ptr)
     return (size_t)((const char *)ptr - start) < bytes;
 }
 
+/* Other code may call before the constructor; libzc.so has been linked by then. */
+static void choose_pools(void)
+{
+    if (&zc_preload && zc_preload->size == sizeof *zc_preload)
+        pools = zc_preload;
+}
+
+__attribute__((constructor)) static void load(void)
+{
+    choose_pools();
+    pthread_atfork(pools->prepare, pools->parent, pools->child);
+}
+
 static bool small(size_t size)
 {
     return size < atomic_load_explicit(&threshold, memory_order_acquire);
@@ -56,8 +71,7 @@ static bool read_sizes(void)
         return true;
     if (!environ || !atomic_compare_exchange_strong(&threshold, &unread, SIZE_MAX))
         return false;
-    if (&zc_preload && zc_preload->size == sizeof *zc_preload)
-        pools = zc_preload;
+    choose_pools();
     if (pools->sizes(&bytes, &most) == 0)
         atomic_store(&threshold, bytes > PAGE ? bytes : PAGE);
     return true;

@@ -258,6 +258,49 @@ void fork_among_threads(void)
     CHECK(pthread_join(thread[0], NULL) == 0 && pthread_join(thread[1], NULL) == 0);
 }
 
+/* ---- handlers of fork ---- */
+
+/* What a handler stores before the fork, registered before any other but the preload's. */
+static struct {
+    char *buffer;
+    int prepared, seen;
+} handled;
+
+static void before_fork(void)
+{
+    if (handled.buffer)
+        memset(handled.buffer, ++handled.prepared, MIB);
+}
+
+static void in_child(void)
+{
+    handled.seen = handled.buffer ? handled.buffer[MIB - 1] : 0;
+}
+
+void register_handlers(void)
+{
+    CHECK(pthread_atfork(before_fork, NULL, in_child) == 0);
+}
+
+/* A program's handlers bring its memory into order, or take the locks that keep it so: the child gets what there is after
+ * that, and its own handlers find it. */
+void fork_after_handlers(void)
+{
+    handled.buffer = calloc(1, MIB);
+    CHECK(pooled(handled.buffer));
+    for (int i = 1; i <= 3; i++) {
+        memset(handled.buffer, 'a', MIB);
+        pid_t child = fork();
+        if (child == 0) {
+            CHECKF(handled.seen == i, "the handler in the child saw %d, not %d", handled.seen, i);
+            CHECK_BYTES(handled.buffer, MIB, i);
+            _exit(0);
+        }
+        child_passes(child);
+    }
+    free(handled.buffer);
+}
+
 /* Without a copy the child says so; a touch would end it. */
 void fork_without_memory(void)
 {

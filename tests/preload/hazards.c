@@ -233,6 +233,7 @@ static char *earliest, *early;
 
 static void before_all(void)
 {
+    register_handlers();
     earliest = allocate(200 * KIB);
     pattern_fill(earliest, 200 * KIB, 1);
 }
@@ -426,6 +427,7 @@ static const struct {
                {"fork_grandchild", fork_grandchild},
                {"fork_exec", fork_exec},
                {"fork_among_threads", fork_among_threads},
+               {"fork_after_handlers", fork_after_handlers},
                {"fork_without_memory", fork_without_memory}};
 
 int main(int argc, char **argv)

@@ -18,12 +18,14 @@ bool pooled(const void *ptr);
 void child_passes(pid_t child);
 
 /* forks.c */
+void register_handlers(void); /* before all constructors */
 void fork_both_store(void);
 void fork_child_frees(void);
 void fork_child_gives_back(void);
 void fork_grandchild(void);
 void fork_exec(void);
 void fork_among_threads(void);
+void fork_after_handlers(void);
 void fork_without_memory(void);
 
 #endif
