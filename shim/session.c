@@ -19,11 +19,19 @@ static bool inside(void)
     return call_depth > 0;
 }
 
+/* Before MPI_Init and after MPI_Finalize, hardly any call of MPI is allowed. */
+static bool running(void)
+{
+    int initialized, finalized;
+    PMPI_Initialized(&initialized);
+    PMPI_Finalized(&finalized);
+    return initialized && !finalized;
+}
+
 static bool threads(void)
 {
-    int initialized, level = MPI_THREAD_SINGLE;
-    PMPI_Initialized(&initialized);
-    if (initialized)
+    int level = MPI_THREAD_SINGLE;
+    if (running())
         PMPI_Query_thread(&level);
     return level == MPI_THREAD_MULTIPLE;
 }
@@ -31,7 +39,9 @@ static bool threads(void)
 /* May this thread call MPI? */
 static bool callable(void)
 {
-    static _Thread_local int known; /* 1: yes, -1: no */
+    static _Thread_local int known; /* 1: yes, -1: no; while MPI runs */
+    if (!running())
+        return false;
     if (!known) {
         int main_thread = 0;
         if (!threads())
