@@ -147,8 +147,8 @@ function forms(name, list, suffix,    status) {
         emit(with_letter("R", name) suffix, list ", MPI_Request *request")
     if (section != "files") return
     sub(/, MPI_Status \*status/, "", list)
-    if (name !~ /ordered/) emit(with_letter("i", name), list ", MPI_Request *request")
-    if (name ~ /_(all|ordered)$/) emit(name "_begin", list, "split")
+    if (name !~ /ordered/) emit(with_letter("i", name) suffix, list ", MPI_Request *request")
+    if (name ~ /_(all|ordered)$/) emit(name "_begin" suffix, list, "split")
 }
 
 function flush(    called, given, of_mpi) {
@@ -158,7 +158,7 @@ function flush(    called, given, of_mpi) {
     type = trim(substr(prototype, 1, RSTART - 1))
     given = substr(prototype, RSTART + RLENGTH, length(prototype) - RSTART - RLENGTH)
     prototype = ""
-    of_mpi = called ~ /^MPI_/ && called !~ /^MPI_File_/ && lines[1] !~ /^completes/
+    of_mpi = called ~ /^MPI_/ && lines[1] !~ /^completes/
     if (new) print "\n#if MPI_VERSION >= 4"
     forms(called, given, "")
     if (!new && of_mpi) print "\n#if MPI_VERSION >= 4"

@@ -280,6 +280,30 @@ static MPI_File open_file(char name[32])
     return file;
 }
 
+#if MPI_VERSION >= 4
+static void use_large_counts(MPI_File file)
+{
+    pattern_fill(buf, N, 11);
+    MPI_File_iwrite_at_c(file, 0, buf, N, MPI_BYTE, &request);
+    memset(buf, 0, N);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+
+    left_protected(3);
+    MPI_File_read_at_c(file, 0, buf, N, MPI_BYTE, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 11);
+
+    left_protected(4);
+    MPI_File_iread_at_c(file, 0, buf, N, MPI_BYTE, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 11);
+
+    left_protected(5);
+    MPI_File_read_at_all_begin_c(file, 0, buf, N, MPI_BYTE);
+    MPI_File_read_at_all_end(file, buf, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 11);
+}
+#endif
+
 void files(void)
 {
     char name[32];
@@ -305,6 +329,9 @@ void files(void)
     MPI_File_read_at(file, 0, buf, N, MPI_BYTE, MPI_STATUS_IGNORE);
     CHECK_PATTERN(buf, N, 10);
 
+#if MPI_VERSION >= 4
+    use_large_counts(file);
+#endif
     MPI_File_close(&file);
     unlink(name);
     deallocate();
