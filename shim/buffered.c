@@ -85,16 +85,21 @@ void adrift_drain(void)
 static int pack(struct call *call, const void **buf, int *count, MPI_Datatype *type, MPI_Comm comm)
 {
     struct span span = span_of(*count, *type);
-    int size = (int)span.length, position = 0;
-    if (!span.full)
-        PMPI_Pack_size(*count, *type, comm, &size);
+    MPI_Aint length = span.length;
+    int size = 0, position = 0;
+    if (!span.full) {
+        int code = PMPI_Pack_size(*count, *type, comm, &size);
+        if (code != MPI_SUCCESS || size < 0) /* MPI_UNDEFINED: more than an int counts */
+            return code != MPI_SUCCESS ? code : MPI_ERR_COUNT;
+        length = size;
+    }
     struct loans *loans = call_loans(call);
-    void *packed = loans ? zc_alloc((size_t)size) : NULL;
+    void *packed = loans ? zc_alloc((size_t)length) : NULL;
     if (!packed)
         return MPI_ERR_NO_MEM;
     loans->packed = packed;
     if (span.full) {
-        memcpy(packed, (const char *)*buf + span.low, (size_t)span.length);
+        memcpy(packed, (const char *)*buf + span.low, (size_t)length);
         *buf = (const char *)packed - span.low;
         return MPI_SUCCESS;
     }

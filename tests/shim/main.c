@@ -26,7 +26,7 @@ static const struct {
     CASE(recv_into_send),  CASE(sendrecv),     CASE(collectives),
     CASE(system_calls),    CASE(streams),      CASE(nonblocking_collectives),
     CASE(bsend_init),      CASE(one_sided),    CASE(windows),
-    CASE(files),           CASE(irecv_beside),
+    CASE(files),           CASE(irecv_beside), CASE(bsend_too_large),
 #if MPI_VERSION >= 4
     CASE(isendrecv),       CASE(large_counts), CASE(persistent_collectives),
     CASE(partitioned),

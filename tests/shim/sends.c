@@ -3,6 +3,7 @@
  * Sends, whose buffers are overwritten at once. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cases.h"
 
@@ -200,6 +201,30 @@ void ibsend(void)
             receive(sizes[i], 1);
         }
     }
+}
+
+/* n blocks of 4 KiB, one to each `stride` of them, of which there is no copy to be had: an error, and not a part of it. */
+static void expect_no_copy(const void *buf, int n, int stride)
+{
+    MPI_Datatype block, all;
+    MPI_Type_contiguous(4096, MPI_BYTE, &block);
+    MPI_Type_vector(n, 1, stride, block, &all);
+    MPI_Type_commit(&all);
+    CHECK(MPI_Bsend(buf, 1, all, MPI_PROC_NULL, 7, MPI_COMM_WORLD) != MPI_SUCCESS);
+    MPI_Type_free(&block);
+    MPI_Type_free(&all);
+}
+
+/* Sizes that an int would make small ones of. */
+void bsend_too_large(void)
+{
+    size_t size = ((size_t)1 << 40) + 4096;
+    void *buf = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(buf != MAP_FAILED);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    expect_no_copy(buf, (1 << 28) + 1, 1);
+    expect_no_copy(buf, (1 << 20) + 1, 2);
+    munmap(buf, size);
 }
 
 void persistent(void)
