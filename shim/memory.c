@@ -21,6 +21,10 @@ int MPI_Alloc_mem(MPI_Aint size, MPI_Info info, void *baseptr)
     void *buf = size > 0 ? zc_alloc((size_t)size) : NULL;
     if (!buf && size > 0)
         say_why();
+    if (buf && !zc_owns(buf)) { /* a fall-back's, which MPI_Free_mem would not know */
+        zc_free(buf);
+        buf = NULL;
+    }
     if (!buf)
         return PMPI_Alloc_mem(size, info, baseptr);
     memcpy(baseptr, &buf, sizeof buf);

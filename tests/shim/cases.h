@@ -41,7 +41,7 @@ void collectives(void), nonblocking_collectives(void);
 /* system.c */
 void system_calls(void), streams(void);
 /* others.c */
-void bsend_init(void), one_sided(void), windows(void), files(void);
+void bsend_init(void), one_sided(void), windows(void), alloc_mem_full(void), files(void);
 #if MPI_VERSION >= 4
 void isendrecv(void), large_counts(void), persistent_collectives(void), partitioned(void);
 #endif

@@ -27,6 +27,7 @@ static const struct {
     CASE(system_calls),    CASE(streams),      CASE(nonblocking_collectives),
     CASE(bsend_init),      CASE(one_sided),    CASE(windows),
     CASE(files),           CASE(irecv_beside), CASE(bsend_too_large),
+    CASE(alloc_mem_full),
 #if MPI_VERSION >= 4
     CASE(isendrecv),       CASE(large_counts), CASE(persistent_collectives),
     CASE(partitioned),

@@ -268,6 +268,22 @@ void windows(void)
     deallocate();
 }
 
+/* ZC_POOLS has room for two of these, with a fall-back for more: MPI's own memory is better, since MPI knows it. */
+void alloc_mem_full(void)
+{
+    enum { COUNT = 5, SIZE = 1 << 20 };
+    char *all[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        CHECK(MPI_Alloc_mem(SIZE, MPI_INFO_NULL, &all[i]) == MPI_SUCCESS);
+        memset(all[i], i, SIZE);
+        CHECK(zc_owns(all[i]) == (i < 2));
+    }
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_BYTES(all[i], SIZE, i);
+        CHECK(MPI_Free_mem(all[i]) == MPI_SUCCESS);
+    }
+}
+
 static MPI_File open_file(char name[32])
 {
     MPI_File file;
