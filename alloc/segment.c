@@ -190,6 +190,9 @@ static int map_hugetlb(struct segment *segment)
 int segment_map(struct segment *segment)
 {
     segment->hugetlb = false;
+    if (sys_may_grow(segment->length))
+        return fail(-ENOMEM, "zc: a segment of %zu bytes is larger than RLIMIT_FSIZE allows (ulimit -f)",
+                    segment->length);
     int error = segment->pool->hugetlb ? map_hugetlb(segment) : -ENOMEM;
     if (error && segment->pool->hugetlb_only)
         return error;

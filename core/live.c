@@ -38,7 +38,7 @@ void live_open(void)
 {
     enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL };
     struct stat stat;
-    if (file >= 0 || hidden)
+    if (file >= 0 || hidden || sys_may_grow(sizeof live))
         return;
     file = memfd_create(LIVE_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (file < 0)

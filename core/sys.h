@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -62,6 +63,14 @@ static inline int sys_madvise(void *addr, size_t len, int advice)
 static inline int sys_move(void *from, void *to, size_t len)
 {
     return sys_result(syscall(SYS_mremap, from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to));
+}
+
+/* To be asked before a file, a memfd as well, is made so large: past RLIMIT_FSIZE the kernel ends the process by SIGXFSZ.
+ * 0 or -EFBIG. */
+static inline int sys_may_grow(size_t size)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur ? -EFBIG : 0;
 }
 
 static inline int sys_tid(void)

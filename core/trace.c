@@ -30,14 +30,21 @@ static uint64_t start;
 static int map_window(void)
 {
     /* Blocks are reserved now: a store to a full disk would be a SIGBUS. */
-    int error = posix_fallocate(file, mapped, WINDOW);
+    int error = sys_may_grow((size_t)mapped + WINDOW);
+    if (!error)
+        error = -posix_fallocate(file, mapped, WINDOW);
     char *window = error ? NULL : sys_mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, file, mapped);
     if (!window)
-        return error ? -error : -errno;
+        return error ? error : -errno;
     mapped += WINDOW;
     next = (struct trace_record *)window;
     last = (struct trace_record *)(window + WINDOW) - 1;
     return 0;
+}
+
+static const char *why(int error)
+{
+    return error == -EFBIG ? "it is larger than RLIMIT_FSIZE allows (ulimit -f)" : strerror(-error);
 }
 
 static void stop_in_child(void)
@@ -64,7 +71,7 @@ static int open_file(const char *name)
     file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     int error = file < 0 ? -errno : map_window();
     if (error)
-        return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, strerror(-error));
+        return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, why(error));
     struct trace_header *header = (struct trace_header *)next;
     describe(header);
     next = (struct trace_record *)(header + 1);
@@ -98,7 +105,7 @@ void trace_write(enum trace_kind kind, const void *address, size_t size)
     if (error) {
         next = record;
         if (atomic_exchange(&trace_on, false)) {
-            error_say("ZC_TRACE: the trace ends here: %s", strerror(-error));
+            error_say("ZC_TRACE: the trace ends here: %s", why(error));
             error_print();
         }
     } else {

@@ -58,14 +58,18 @@ static size_t board_bytes(void)
 
 struct board *board_create(int *fd)
 {
-    *fd = memfd_create("zc board", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     struct board *board = NULL;
+    int error = sys_may_grow(board_bytes());
+    if (error)
+        return fail_null(error, "zc_open: shm: a board of %zu bytes is larger than RLIMIT_FSIZE allows (ulimit -f)",
+                         board_bytes());
+    *fd = memfd_create("zc board", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd >= 0 && ftruncate(*fd, (off_t)board_bytes()) == 0)
         board = sys_mmap(NULL, board_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
     if (board && !fcntl(*fd, F_ADD_SEALS, SEALS) && !sys_madvise(board, board_bytes(), MADV_DONTFORK) &&
         !sys_madvise(board, board_bytes(), MADV_POPULATE_WRITE))
         return board;
-    int error = errno;
+    error = errno;
     if (board)
         sys_munmap(board, board_bytes());
     if (*fd >= 0)

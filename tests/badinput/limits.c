@@ -312,6 +312,37 @@ static void no_files(const void *argument)
     CHECKF(strstr(zc_errmsg(), "memfd"), "%s", zc_errmsg());
 }
 
+/* RLIMIT_FSIZE counts for memfds, too, and ends a process that does not look at it. */
+static void small_files(const void *argument)
+{
+    limit(RLIMIT_FSIZE, *(const rlim_t *)argument);
+    for (int i = 0; i < 3; i++) {
+        errno = 0;
+        CHECK(zc_alloc(100) == NULL && errno == ENOMEM);
+        CHECKF(strstr(zc_errmsg(), "ulimit -f"), "%s", zc_errmsg());
+    }
+}
+
+static void small_files_later(const void *argument)
+{
+    (void)argument;
+    many_in_flight(20, 64 * KIB, true);
+    limit(RLIMIT_FSIZE, 0);
+    many_in_flight(20, 64 * KIB, true); /* in what is there */
+    errno = 0;
+    CHECK(zc_alloc(64 * MIB) == NULL && errno == ENOMEM);
+    CHECKF(strstr(zc_errmsg(), "ulimit -f"), "%s", zc_errmsg());
+}
+
+Test(limits, file_size)
+{
+    static const rlim_t most[] = {0, 4095, 1000000}; /* without and with a page that zc top sees */
+
+    for (size_t i = 0; i < sizeof most / sizeof most[0]; i++)
+        apart(small_files, &most[i]);
+    apart(small_files_later, NULL);
+}
+
 Test(limits, memfd)
 {
     static const int errors[] = {EPERM, ENOMEM, ENOSYS};

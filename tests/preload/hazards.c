@@ -355,6 +355,24 @@ static void address_space(void)
     expect_exit(&outcome, 0);
 }
 
+static void file_size_of_child(void)
+{
+    char *p = allocate(MIB);
+    CHECK(p && !pooled(p));
+    memset(p, 1, MIB);
+    free(p);
+}
+
+/* Nor are there pools where no file may be as large as their memory. */
+static void file_size(void)
+{
+    static const char command[] = "ulimit -f 900; exec /proc/$PPID/exe file_size_of_child";
+    struct outcome outcome;
+
+    child_run(&outcome, (const char *const[]){"/bin/sh", "-c", command, NULL}, NULL);
+    expect_exit(&outcome, 0);
+}
+
 static void bad_variable(void)
 {
     struct outcome outcome;
@@ -417,6 +435,8 @@ static const struct {
                {"capped", capped},
                {"address_space", address_space},
                {"address_space_of_child", address_space_of_child},
+               {"file_size", file_size},
+               {"file_size_of_child", file_size_of_child},
                {"bad_variable", bad_variable},
                {"bad_pools", bad_pools},
                {"overrun", overrun},

@@ -27,6 +27,7 @@
     X(stale_sockets)                                                                                                   \
     X(stale_sockets_of_others)                                                                                         \
     X(no_descriptors)                                                                                                  \
+    X(file_size)                                                                                                       \
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \
     X(few_descriptors)                                                                                                 \

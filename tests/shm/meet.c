@@ -288,3 +288,20 @@ void case_no_descriptors(void)
     CHECK_OK(zc_close(comm));
     CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
 }
+
+/* A board is a file. */
+void case_file_size(void)
+{
+    struct rlimit limit;
+    zc_comm *comm = NULL;
+
+    zc_free(ALLOC(1));
+    CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK(setrlimit(RLIMIT_FSIZE, &(struct rlimit){64 << 10, limit.rlim_max}) == 0);
+    int error = zc_open("shm:few", NULL, &comm);
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK_FAILS(error, -EFBIG, "ulimit -f");
+    CHECK(!comm);
+    CHECK_OK(zc_open("shm:few", NULL, &comm));
+    CHECK_OK(zc_close(comm));
+}

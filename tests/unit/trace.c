@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -115,6 +116,38 @@ static void goes_on(const void *argument)
 Test(trace, long)
 {
     apart(goes_on, NULL);
+}
+
+/* Where a file may not be larger the trace ends, and not the process. */
+static void ends_at_limit(const void *argument)
+{
+    enum { ROUNDS = 70000 };
+    struct rlimit limit = {2000000, 2000000};
+    struct stat file;
+    (void)argument;
+    start_trace();
+    CHECK_OK(zc_free(ALLOC(100)));
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    for (int i = 0; i < ROUNDS; i++)
+        CHECK_OK(zc_free(ALLOC(100)));
+    CHECK(!trace_on && stat(path(), &file) == 0 && file.st_size <= 2000000 && unlink(path()) == 0);
+}
+
+static void does_not_begin_beyond_limit(const void *argument)
+{
+    struct rlimit limit = {1000000, 1000000};
+    (void)argument;
+    start_trace();
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK(!zc_alloc(100));
+    CHECKF(strstr(zc_errmsg(), "ZC_TRACE=") && strstr(zc_errmsg(), "ulimit -f"), "%s", zc_errmsg());
+    CHECK(!trace_on && unlink(path()) == 0);
+}
+
+Test(trace, file_size)
+{
+    apart(ends_at_limit, NULL);
+    apart(does_not_begin_beyond_limit, NULL);
 }
 
 static void is_its_own_process(const void *argument)

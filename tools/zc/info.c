@@ -183,7 +183,9 @@ static bool collapses(void)
 
 static void huge_pages(void)
 {
-    if (collapses())
+    if (sys_may_grow(2 * HUGE_BYTES))
+        fact("huge pages", NULL, "not tried: no file may be so large");
+    else if (collapses())
         fact("huge pages", NULL, "yes, by MADV_COLLAPSE");
     else
         fact("huge pages",
@@ -205,10 +207,11 @@ static const char *limit_text(rlim_t limit)
 
 static void limits(void)
 {
-    struct rlimit lock, space, files;
+    struct rlimit lock, space, files, file;
     getrlimit(RLIMIT_MEMLOCK, &lock);
     getrlimit(RLIMIT_AS, &space);
     getrlimit(RLIMIT_NOFILE, &files);
+    getrlimit(RLIMIT_FSIZE, &file);
     long maps = number_of("/proc/sys/vm/max_map_count", 65530);
     fact("vm.max_map_count",
          maps < 1 << 20 ? "for many buffers in flight at once: sysctl vm.max_map_count=1048576" : NULL,
@@ -221,6 +224,8 @@ static void limits(void)
          limit_text(space.rlim_cur));
     fact("open files", files.rlim_cur < 1024 ? "each 64 MiB of a pool is a file: ulimit -n 1024 or more" : NULL, "%llu",
          (unsigned long long)files.rlim_cur);
+    fact("file size", file.rlim_cur == RLIM_INFINITY ? NULL : "the memory of pools is files: ulimit -f unlimited", "%s",
+         limit_text(file.rlim_cur));
     long scope = number_of("/proc/sys/kernel/yama/ptrace_scope", 0);
     fact("ptrace scope", scope ? "zc top sees a program's pools only as root: sysctl kernel.yama.ptrace_scope=0" : NULL,
          "%ld", scope);
@@ -337,7 +342,8 @@ static int run(int argc, char **argv)
     for (int i = 0; i < SIZES && !quick; i++) {
         int error = measure(sizes[i], &costs[i]);
         if (error)
-            return failed("measuring with %s failed: %s", size_text(4 * sizes[i]), strerror(-error));
+            return failed("measuring with %s failed: %s (limits: memory, ulimit -f)", size_text(4 * sizes[i]),
+                          strerror(-error));
     }
     (json ? print_json : print_table)(quick ? NULL : costs);
     return 0;

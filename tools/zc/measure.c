@@ -74,7 +74,9 @@ int measure(size_t size, struct costs *costs)
     int fd = memfd_create("zc-measure", MFD_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int error = ftruncate(fd, (off_t)(2 * size)) ? -errno : 0;
+    int error = sys_may_grow(2 * size);
+    if (!error && ftruncate(fd, (off_t)(2 * size)))
+        error = -errno;
     char *wire = error ? NULL : sys_mmap(NULL, 2 * size, RW, MAP_SHARED, fd, 0);
     char *user = wire ? sys_mmap(NULL, size, RW, MAP_SHARED, fd, 0) : NULL;
     if (user) {
