@@ -26,7 +26,8 @@ static const char help[] =
     "to the buffer is then made good as zc does it, and the program goes on.\n"
     "\n"
     "  --abort        the process ends (abort) after the first\n"
-    "  --output FILE  of JSON lines, instead of zc-race.jsonl; what was there is lost\n"
+    "  --output FILE  of JSON lines, instead of zc-race.jsonl; what was there is lost; if nothing\n"
+    "                 was watched, there is none\n"
     "\n"
     "Buffers of a page and more that come from malloc or MPI_Alloc_mem are watched. Those on the stack, in\n"
     "static memory or in small allocations cannot be; how many messages that were is told at the end. Nor can\n"
@@ -61,6 +62,8 @@ static int set_preloads(void)
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (find_preload(names[i], path))
             return STATUS_FAILED;
+        if (strpbrk(path, " :"))
+            return failed("%s: LD_PRELOAD takes no name with a space or a colon", path);
         used += (size_t)snprintf(all + used, sizeof all - used, "%s%s", i ? ":" : "", path);
     }
     const char *others = getenv("LD_PRELOAD");
@@ -157,6 +160,14 @@ static int move(int to, int from)
     return ftruncate(from, 0);
 }
 
+/* Where nobody has written to it. */
+static void remove_empty(int file, const char *path)
+{
+    struct stat stat;
+    if (fstat(file, &stat) == 0 && S_ISREG(stat.st_mode) && !stat.st_size)
+        unlink(path);
+}
+
 static int race(int argc, char **argv)
 {
     int fatal = 0;
@@ -169,6 +180,8 @@ static int race(int argc, char **argv)
         return misused("expected a command to run");
     if (!*output)
         return misused("--output: expected a name that is not empty");
+    if (set_preloads())
+        return STATUS_FAILED;
     char path[PATH_MAX];
     int before = memfd_create("zc-race", MFD_CLOEXEC), file = open(output, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (before < 0 || file < 0 || !realpath(output, path) || move(before, file))
@@ -177,17 +190,14 @@ static int race(int argc, char **argv)
     setenv("ZC_RACE_ABORT", fatal ? "on" : "off", 1);
     setenv("ZC_POLICY", "protect", 1); /* what is copied is not seen */
     setenv("ZC_MALLOC_THRESHOLD", "4096", 0);
-    if (set_preloads())
-        return STATUS_FAILED;
     int status = run_program(argv + at);
     if (status < 0 && move(file, before)) /* what was there is not lost to a slip of the pen */
         failed("%s: %s", output, strerror(errno));
+    struct sum sum = {0};
+    int error = status < 0 ? STATUS_NOT_RUN : add_up(path, &sum);
+    remove_empty(file, path);
     close(before);
     close(file);
-    if (status < 0)
-        return STATUS_NOT_RUN;
-    struct sum sum = {0};
-    int error = add_up(path, &sum);
     return error ? error : summarise(&sum, output, status);
 }
 
