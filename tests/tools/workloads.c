@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: workloads multigrid|server|pencils|wait
+ * usage: workloads multigrid|server|pencils|wait|view|become|decoy
  *
  * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
  * that the process ended up with, and the seconds that it took.
  *
- * `wait` has sends in flight, says "ready", and waits for the end of its standard input. */
+ * `wait` has sends in flight, says "ready", and waits for the end of its standard input. `become` says so and becomes
+ * `wait` at the first byte; `decoy` has an empty file of the name of the page that zc top looks at. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "core/clock.h"
+#include "core/stats.h"
 #include "loop.h"
 
 static void *filled(size_t size)
@@ -108,6 +112,22 @@ static void view(void)
     CHECK_OK(zc_close(comm));
 }
 
+static void become(void)
+{
+    char byte;
+    CHECK_OK(zc_free(ALLOC(100)));
+    puts("ready");
+    fflush(stdout);
+    CHECK(read(STDIN_FILENO, &byte, 1) == 1);
+    execl("/proc/self/exe", "workloads", "wait", NULL);
+}
+
+static void decoy(void)
+{
+    CHECK(memfd_create(LIVE_NAME, 0) >= 0);
+    await_input();
+}
+
 /* A page counts once, however often it is mapped. */
 static unsigned long long resident_bytes(void)
 {
@@ -128,8 +148,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } workloads[] = {
-        {"multigrid", multigrid}, {"server", server}, {"pencils", pencils}, {"wait", send_and_wait}, {"view", view}};
+    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"pencils", pencils}, {"wait", send_and_wait},
+                     {"view", view},           {"become", become}, {"decoy", decoy}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();
@@ -139,6 +159,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|pencils|wait|view\n", stderr);
+    fputs("usage: workloads multigrid|server|pencils|wait|view|become|decoy\n", stderr);
     return 2;
 }

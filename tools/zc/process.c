@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 #include "alloc/arena.h"
@@ -25,8 +26,18 @@ enum {
 
 /* ---- the page ---- */
 
-/* A descriptor of the page that process `pid` shows, or -errno: -ENOENT, there is none. */
-static int open_page(pid_t pid)
+/* Anybody may call a file so; one that could be cut short is not to be mapped. */
+static bool is_page(int fd, ino_t inode)
+{
+    struct stat stat;
+    int seals = fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && seals & F_SEAL_SHRINK && fstat(fd, &stat) == 0 && stat.st_size >= (off_t)sizeof(struct live) &&
+           (!inode || stat.st_ino == inode);
+}
+
+/* A descriptor of the page that process `pid` shows, the one with that inode unless it is 0; or -errno: -ENOENT, there
+ * is none. */
+static int open_page(pid_t pid, ino_t inode)
 {
     char folder[64], path[512], name[64];
     snprintf(folder, sizeof folder, "/proc/%d/fd", (int)pid);
@@ -38,8 +49,15 @@ static int open_page(pid_t pid)
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
         ssize_t length = readlink(path, name, sizeof name - 1);
         name[length > 0 ? length : 0] = 0;
-        if (strncmp(name, "/memfd:" LIVE_NAME " ", sizeof "/memfd:" LIVE_NAME) == 0)
-            fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (strncmp(name, "/memfd:" LIVE_NAME " ", sizeof "/memfd:" LIVE_NAME) != 0)
+            continue;
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) {
+            fd = -errno;
+        } else if (!is_page(fd, inode)) {
+            close(fd);
+            fd = -ENOENT;
+        }
     }
     closedir(fds);
     return fd;
@@ -61,14 +79,15 @@ int process_open(pid_t pid, struct process *process)
 {
     if (kill(pid, 0) && errno == ESRCH)
         return failed("%d: there is no such process", (int)pid);
-    int fd = open_page(pid);
+    int fd = open_page(pid, 0);
     if (fd == -EACCES || fd == -EPERM)
         return failed("%d: it belongs to another user: try as that user or as root", (int)pid);
     if (fd == -ENOENT)
         return failed("%d: it does not use zc, or has not allocated anything yet", (int)pid);
     if (fd < 0)
         return failed("%d: it cannot be looked at: %s", (int)pid, strerror(-fd));
-    *process = (struct process){.pid = pid};
+    struct stat stat;
+    *process = (struct process){.pid = pid, .page = fstat(fd, &stat) ? 0 : stat.st_ino};
     process->live = sys_mmap(NULL, sizeof *process->live, PROT_READ, MAP_SHARED, fd, 0);
     close(fd);
     if (!process->live)
@@ -83,7 +102,7 @@ int process_open(pid_t pid, struct process *process)
 
 bool process_there(const struct process *process)
 {
-    int fd = open_page(process->pid);
+    int fd = open_page(process->pid, process->page);
     if (fd >= 0)
         close(fd);
     return fd >= 0;

@@ -17,6 +17,7 @@ enum { POOLS_MOST = 512, HOLDERS_MOST = 64 };
 struct process {
     pid_t pid;
     char command[64];
+    ino_t page; /* that `live` shows */
     const struct live *live;
 };
 
