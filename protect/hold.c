@@ -273,7 +273,7 @@ void slot_rename(struct slot *slot, struct backing *backing)
     slot->awaited = slot->awaited && slot_receiving(slot);
     slot_announce(slot);
     futex_wake(&slot->event);
-    slot_unlock(fresh);
+    lock_drop(&fresh->lock); /* and not slot_unlock: see hold.h */
     slot_unlock(backing);
     count(renames);
     atomic_fetch_add_explicit(&pool->renamed, 1, memory_order_relaxed);

@@ -123,7 +123,7 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         slot_unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
         bool push = slot_over(bounce, backing);
-        slot_unlock(backing);
+        lock_drop(&backing->lock); /* and not slot_unlock: see hold.h */
         if (push)
             pool_push(bounce);
         return fresh;

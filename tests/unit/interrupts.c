@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Signals that come in the middle of a call, at the worst instant: just as it calls the kernel. */
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdarg.h>
+
+#include "invariants.h"
+
+TestSuite(interrupts, .timeout = 60);
+
+static long when = -1; /* this system call is made: once, that thread */
+static void (*then)(void);
+
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
+__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == when) {
+        when = -1;
+        then();
+    }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* ---- a handler of the application's ---- */
+
+static struct backing *before, *after;
+static volatile int calls, held;
+
+static void look(int number)
+{
+    (void)number;
+    calls++;
+    held += lock_mine(&before->lock) + lock_mine(&after->lock);
+}
+
+static void interrupt(void)
+{
+    CHECK(raise(SIGUSR1) == 0);
+    CHECK(calls == 0); /* not yet */
+}
+
+/* Interrupts the next exchange of pages with those of the spare slot on top of the free list. */
+static void interrupt_exchange(const char *b)
+{
+    cache_drain(slot_pool(slot_at(b)));
+    before = backing_of(b);
+    after = atomic_load(&slot_by_id((uint32_t)atomic_load(&slot_pool(slot_at(b))->head))->backing);
+    CHECK(signal(SIGUSR1, look) != SIG_ERR);
+    when = SYS_mremap;
+    then = interrupt;
+}
+
+static void check_interrupted(const char *b)
+{
+    CHECK(calls == 1 && held == 0);
+    CHECK(backing_of(b) == after);
+    CHECK_SIGNALS();
+}
+
+Test(interrupts, no_lock_is_held_by_what_a_rename_lets_in)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1);
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
+    interrupt_exchange(b);
+    CHECK_OK(zc_writable(b));
+    check_interrupted(b);
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK_OK(zc_close(comm));
+}
+
+Test(interrupts, no_lock_is_held_by_what_a_landing_lets_in)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1);
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b, 2 * PAGE, 0, 2, comm));
+    struct slot *bounce = slot_at(b)->receives->bounce;
+    post_pattern(comm, 2, 2 * PAGE, 2);
+    interrupt_exchange(b);
+    after = atomic_load(&bounce->backing);
+    CHECK_OK(zc_wait(b, NULL));
+    check_interrupted(b);
+    CHECK_PATTERN(b, 2 * PAGE, 2);
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK_OK(zc_close(comm));
+}
