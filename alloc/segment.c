@@ -11,7 +11,9 @@
 #include "core/error.h"
 #include "core/stats.h"
 
-/* Registrars and the list of mapped segments change together. */
+/* Registrars and the list of mapped segments change together. Who takes pages from a segment's wire mapping first takes
+ * the segment off the list: so whoever has this sees the bytes of every segment that is on it, although slots are freed
+ * without a lock. Locks of slots are taken under it (segments_visit), and never it under them. */
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
 static struct registrar *registrars;
 
@@ -55,6 +57,21 @@ struct segment *segment_next(size_t *i)
         }
     }
     return NULL;
+}
+
+bool segments_visit(bool (*visit)(struct segment *))
+{
+    struct segment *segment;
+    bool on = true;
+    for (size_t i = 0; on;) {
+        pthread_mutex_lock(&registry); /* for one at a time: to visit it may take long, and others grow */
+        segment = segment_next(&i);
+        on = segment && visit(segment);
+        pthread_mutex_unlock(&registry);
+        if (!segment)
+            return true;
+    }
+    return false;
 }
 
 /* From all segments before `end`, in the order in which they were added. */

@@ -83,6 +83,10 @@ static inline uint32_t segment_index(const struct segment *segment, const struct
 /* The next mapped segment from granule *i of the arena on, with *i behind it; NULL if there is none. */
 struct segment *segment_next(size_t *i);
 
+/* Calls `visit` for one mapped segment after the other, none of which is unmapped meanwhile, while it returns true.
+ * False if it did not for one. */
+bool segments_visit(bool (*visit)(struct segment *segment));
+
 /* The segment of the application's address `p`, or NULL. */
 static inline struct segment *segment_find(const void *p)
 {

@@ -64,7 +64,7 @@ static bool copy_slot(struct slot *slot, const struct segment *segment)
     return done;
 }
 
-static bool copy_segment(const struct segment *segment)
+static bool copy_segment(struct segment *segment)
 {
     if (!copy.start && !map_copy())
         return false;
@@ -86,9 +86,7 @@ void inherit_prepare(void)
     copy.failed = false;
     if (!atomic_load(&opened) || arena.forked)
         return;
-    struct segment *segment;
-    for (size_t i = 0; !copy.failed && (segment = segment_next(&i));)
-        copy.failed = !copy_segment(segment);
+    copy.failed = !segments_visit(copy_segment);
     if (copy.failed)
         unmap_copy();
 }

@@ -10,14 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
+#include "alloc/cache.h"
 #include "alloc/pool.h"
 #include "loop.h"
 #include "pattern.h"
+#include "protect/inherit.h"
+#include "ranks.h"
 #include "tests/unit/pools.h"
 
 /* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails. */
 static int fail_at;
+
+/* Called once, before pages are populated. */
+static void (*_Atomic populating)(void);
 
 // NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 long syscall(long number, ...)
@@ -35,6 +42,9 @@ long syscall(long number, ...)
         errno = ENOMEM;
         return -1;
     }
+    void (*call)(void) = NULL;
+    if (number == SYS_madvise && a[2] == MADV_POPULATE_WRITE && (call = atomic_exchange(&populating, NULL)))
+        call();
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
@@ -246,4 +256,63 @@ Test(trim, can_fail_and_be_repeated, .timeout = 60)
     }
     CHECKF(failures > 5, "%d", failures);
     CHECK_OK(zc_close(comm));
+}
+
+/* ---- beside a fork ---- */
+
+static struct {
+    zc_pool *pool;
+    char *buffer;
+    _Atomic int tid;
+    _Atomic bool copying, trimmed;
+} forked;
+
+static void *free_and_trim(void *unused)
+{
+    size_t released = 0;
+    atomic_store(&forked.tid, sys_tid());
+    while (!atomic_load(&forked.copying))
+        sched_yield();
+    CHECK_OK(zc_free(forked.buffer));
+    CHECK_OK(zc_pool_trim(forked.pool, &released));
+    CHECK(released > 0);
+    atomic_store(&forked.trimmed, true);
+    return unused;
+}
+
+/* Returns when the other thread has trimmed, or sleeps. */
+static void let_trim(void)
+{
+    char path[64], state = 'R';
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", forked.tid);
+    atomic_store(&forked.copying, true);
+    while (!atomic_load(&forked.trimmed) && state != 'S') {
+        sched_yield();
+        FILE *file = fopen(path, "r");
+        CHECK(!file || fscanf(file, "%*d (%*[^)]) %c", &state) == 1 || atomic_load(&forked.trimmed));
+        if (file)
+            fclose(file);
+    }
+}
+
+/* Live buffers are freed by other threads while they are copied for a child: their pages stay until that is done. */
+Test(trim, takes_no_pages_that_a_fork_copies)
+{
+    zc_pool_options options = small_slots(HUGE_BYTES);
+    forked.pool = open_with(&options);
+    forked.buffer = alloc_in(forked.pool);
+    cache_drain(forked.pool);
+    memset(forked.buffer, 1, HUGE_BYTES);
+    inherit_open();
+    pthread_t thread = thread_start(free_and_trim, NULL);
+    while (!atomic_load(&forked.tid))
+        sched_yield();
+    atomic_store(&populating, let_trim);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    thread_join(thread);
+    CHECK(atomic_load(&forked.copying) && atomic_load(&forked.trimmed));
 }
