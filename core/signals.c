@@ -15,9 +15,9 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
     uint64_t before;
 } state;
 
-static void set_mask(const void *mask, void *before)
+static void set_mask(int how, const void *mask, void *before)
 {
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, before, sizeof state.before);
+    syscall(SYS_rt_sigprocmask, how, mask, before, sizeof state.before);
 }
 
 void signals_fill(void *set)
@@ -39,7 +39,7 @@ void signals_close(void)
         return;
     sigset_t set;
     signals_fill(&set);
-    set_mask(&set, &state.before);
+    set_mask(SIG_BLOCK, &set, &state.before); /* added to what the program has blocked */
     state.closed = true;
 }
 
@@ -49,7 +49,7 @@ void signals_open(void)
         return;
     uint64_t before = state.before;
     state.closed = false;
-    set_mask(&before, NULL);
+    set_mask(SIG_SETMASK, &before, NULL);
 }
 
 void signals_enter(void)
@@ -67,11 +67,11 @@ void signals_leave(void)
 void signals_pause(const void *interrupted, uint64_t *closed)
 {
     signals_leave(); /* whoever comes in may not come back */
-    set_mask(interrupted, closed);
+    set_mask(SIG_SETMASK, interrupted, closed);
 }
 
 void signals_resume(const uint64_t *closed)
 {
-    set_mask(closed, NULL);
+    set_mask(SIG_SETMASK, closed, NULL);
     signals_enter();
 }

@@ -95,3 +95,19 @@ Test(interrupts, no_lock_is_held_by_what_a_landing_lets_in)
     CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
     CHECK_OK(zc_close(comm));
 }
+
+/* A program may block even the signals that zc lets through, and take them by sigwait(3). */
+Test(interrupts, what_is_blocked_stays_blocked)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1);
+    sigset_t set;
+    int number = 0;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTRAP);
+    CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 && raise(SIGTRAP) == 0);
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm)); /* with signals closed, since it protects */
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK(sigwait(&set, &number) == 0 && number == SIGTRAP);
+    CHECK_OK(zc_close(comm));
+}
