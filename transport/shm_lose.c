@@ -14,10 +14,17 @@ static void fail_receive(struct shm *shm, struct op *receive, int error)
     shm_over(shm, receive, error);
 }
 
-/* What the peer has passed on is looked at by others, whose word for having done it would have passed on, too. */
+/* May what was offered still be looked at, without anybody who would tell when that is over? By a peer that lives, and by
+ * those to whom it has passed that on. But one that has closed its communicator looks at nothing. */
+static bool is_looked_at(const struct link *link)
+{
+    const struct board *theirs = link->ring.theirs;
+    return theirs && (!link->ended || atomic_load(&theirs->left) == LEFT_ONE || atomic_load(&theirs->passed));
+}
+
 static void lose_sends(struct link *link)
 {
-    bool passed = link->ring.theirs && atomic_load(&link->ring.theirs->passed);
+    bool looked_at = is_looked_at(link);
     for (struct op *op = link->sends, *next; op; op = next) {
         next = op->in.next;
         if (!op->in.asked) /* others have been offered */
@@ -29,7 +36,7 @@ static void lose_sends(struct link *link)
         struct op *op = ids_find(&link->offers, id);
         if (op) {
             ids_drop(&link->offers, id);
-            if (passed)
+            if (looked_at)
                 op_abandon(op, link->error);
             else
                 shm_over(link->shm, op, link->error);

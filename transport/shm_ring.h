@@ -57,7 +57,8 @@ struct board {
     _Alignas(64) _Atomic uint64_t taken;  /* cells of the peer's board */
     _Alignas(64) _Atomic uint32_t asleep; /* RING_ASLEEP: wants to be woken, each time with another number; RING_NAPS */
     _Atomic uint32_t waits;               /* for room on this board */
-    _Atomic uint32_t left;                /* enum left: nothing comes after what is here */
+    _Atomic uint32_t left;                /* enum left: nothing comes after what is here. Stored before the socket is
+                                           * closed, so that who sees the end of it sees this; LEFT_NOBODY is a death */
     _Atomic uint32_t views;               /* of the peer's messages, with the program, */
     _Atomic uint32_t passed;              /* and that others were shown, who may look at them when this one is gone */
     _Alignas(128) _Atomic uint64_t cells[RING_CELLS][CELL_WORDS];

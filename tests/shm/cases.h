@@ -36,6 +36,7 @@
     X(view_outlives_copier)                                                                                            \
     X(view_outlives_waiter)                                                                                            \
     X(view_outlives_giver)                                                                                             \
+    X(view_outlives_link)                                                                                              \
     X(flush_waits_for_receiver)                                                                                        \
     X(view_outlives_passer)                                                                                            \
     X(view_passed_on_ends)                                                                                             \

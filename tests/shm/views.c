@@ -74,6 +74,38 @@ void case_view_outlives_giver(void)
     outlive(ZC_POLICY_PROTECT, ZC_CONFLICT_AUTO, true);
 }
 
+/* One of the two, who both live, turns the other away. */
+static void outlive_link(int liar)
+{
+    zc_comm *comm[2];
+    zc_options options = hasty;
+    struct cell lie = {.kind = 77};
+    char *out = ALLOC(BIG);
+    zc_view view;
+
+    options.policy = ZC_POLICY_PROTECT;
+    ranks_open(comm, 2, &options);
+    pattern_fill(out, BIG, 5);
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm[0]));
+    CHECK_OK(zc_recv_view(&view, 0, 1, comm[1]));
+    CHECK(ring_put(&shm_of(comm[liar])->peers[1 - liar]->ring, &lie, NULL, 0) == RING_PUT);
+    while (!shm_of(comm[0])->peers[1]->error)
+        for (int i = 0; i < 2; i++)
+            CHECK_OK(zc_progress(comm[i]));
+    memset(out, 2, BIG);
+    CHECK_PATTERN(view.data, BIG, 5);
+    CHECK_IS(zc_flush(comm[0]), -ECONNRESET);
+    CHECK_OK(zc_release(&view));
+    CHECK_OK(zc_free(out));
+    ranks_close(comm, 2);
+}
+
+void case_view_outlives_link(void)
+{
+    outlive_link(0);
+    outlive_link(1);
+}
+
 /* A receiver that has not received is waited for. */
 static void *receive_late(void *argument)
 {
