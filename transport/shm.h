@@ -241,7 +241,7 @@ void shm_part(struct shm *shm);
 /* Deals with what sockets tell. True if there was anything. */
 bool shm_attend(struct shm *shm);
 
-/* The same for one link, as far as a cell may refer to it. */
+/* The same for one link, as far as a cell may refer to it: all that is on the socket by now. */
 void link_hear(struct link *link);
 
 /* ---- shm_packet.c ---- */
@@ -264,6 +264,9 @@ int packet_send(int sock, const struct packet *packet, int fd);
 
 /* 1 and *fd, perhaps -1; 0: nothing there; -ECONNRESET: the end; -EPROTO: something else. */
 int packet_receive(int sock, struct packet *packet, int *fd);
+
+/* How many are there to receive. */
+int packets_there(int sock);
 
 /* ---- shm_segments.c ---- */
 

@@ -191,12 +191,13 @@ static int hear(struct link *link, const struct packet *packet, int fd, const ch
     return error;
 }
 
-void link_hear(struct link *link)
+/* So many packets at most. */
+static void hear_some(struct link *link, int most)
 {
     struct packet packet;
     int fd, got = 1;
     const char *why = "it has sent a packet that cannot be";
-    for (int i = 0; i < PACKETS_MOST && got == 1; i++) {
+    for (int i = 0; i < most && got == 1; i++) {
         got = packet_receive(link->answers_on, &packet, &fd);
         if (got == 1)
             got = (got = hear(link, &packet, fd, &why)) ? got : 1;
@@ -205,6 +206,11 @@ void link_hear(struct link *link)
         else if (got < 0)
             link_break(link, got, why);
     }
+}
+
+void link_hear(struct link *link)
+{
+    hear_some(link, packets_there(link->answers_on));
 }
 
 /* What the peer put on its board before it went is still there. */
@@ -227,7 +233,7 @@ static void attend_link(struct link *link)
 {
     if (link->error)
         return;
-    link_hear(link);
+    hear_some(link, PACKETS_MOST);
     if (link->broken)
         link_lose(link, link->broken, link->why);
     else if (link->ended)

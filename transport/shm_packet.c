@@ -3,6 +3,7 @@
  * Packets on the socket of a link, and descriptors with them. */
 #include <errno.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -53,4 +54,10 @@ int packet_receive(int sock, struct packet *packet, int *fd)
     if (*fd >= 0)
         close(*fd);
     return -EPROTO;
+}
+
+int packets_there(int sock)
+{
+    int bytes;
+    return ioctl(sock, FIONREAD, &bytes) ? 0 : (bytes + (int)sizeof(struct packet) - 1) / (int)sizeof(struct packet);
 }

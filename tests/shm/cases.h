@@ -30,6 +30,7 @@
     X(file_size)                                                                                                       \
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \
+    X(many_segments_are_forgotten)                                                                                     \
     X(few_descriptors)                                                                                                 \
     X(no_dev_shm)                                                                                                      \
     X(view_outlives_sender)                                                                                            \

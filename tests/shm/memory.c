@@ -90,6 +90,43 @@ void case_segments_are_forgotten(void)
     ranks_close(comm, 2);
 }
 
+/* All at once, and then another one is shown and sent from: whatever else there is to hear first. */
+void case_many_segments_are_forgotten(void)
+{
+    enum { POOLS = 200, LENGTH = 20000 };
+    zc_comm *comm[2];
+    zc_pool *pool[POOLS];
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_options protect = ZC_OPTIONS_INIT;
+    char *out[POOLS], *in = ALLOC(LENGTH);
+
+    options.slot_size = LENGTH;
+    protect.policy = ZC_POLICY_PROTECT; /* copies would be of one segment */
+    ranks_open(comm, 2, &protect);
+    for (unsigned i = 0; i < POOLS; i++) {
+        CHECK_OK(zc_pool_open(&options, &pool[i]));
+        out[i] = zc_pool_alloc(pool[i]);
+        pattern_fill(out[i], LENGTH, i);
+        if (i == POOLS - 1)
+            break;
+        CHECK_OK(zc_send(out[i], LENGTH, 1, 1, comm[0]));
+        CHECK_OK(zc_recv(in, LENGTH, 0, 1, comm[1], NULL));
+    }
+    CHECK_OK(zc_flush(comm[0]));
+    for (unsigned i = 0; i < POOLS - 1; i++) {
+        CHECK_OK(zc_free(out[i]));
+        CHECK_OK(zc_pool_close(pool[i]));
+    }
+    CHECK_OK(zc_send(out[POOLS - 1], LENGTH, 1, 1, comm[0]));
+    CHECK_OK(zc_recv(in, LENGTH, 0, 1, comm[1], NULL));
+    CHECK_PATTERN(in, LENGTH, POOLS - 1);
+    CHECK_OK(zc_flush(comm[0]));
+    CHECK_OK(zc_free(out[POOLS - 1]));
+    CHECK_OK(zc_pool_close(pool[POOLS - 1]));
+    CHECK_OK(zc_free(in));
+    ranks_close(comm, 2);
+}
+
 static void send_from_new_segment(int rank)
 {
     zc_comm *comm = open_rank(rank, 2);
