@@ -304,6 +304,7 @@ Test(trim, takes_no_pages_that_a_fork_copies)
     cache_drain(forked.pool);
     memset(forked.buffer, 1, HUGE_BYTES);
     inherit_open();
+    pthread_atfork(inherit_prepare, inherit_parent, inherit_child); /* as the preload does */
     pthread_t thread = thread_start(free_and_trim, NULL);
     while (!atomic_load(&forked.tid))
         sched_yield();
