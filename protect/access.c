@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * Access without faults: explicit forms of what a fault does, and the application's own holds. */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/options.h"
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
@@ -18,14 +20,31 @@ static void describe_own(const struct hold *hold, struct text *text)
 }
 
 /* For holds of the program itself: another thread may end them at any time, so waiting makes sense. */
-static const struct hold_rules own_rules = {.conflict = ZC_CONFLICT_AUTO,
-                                            .on_conflict = ZC_ON_CONFLICT_QUIET,
-                                            .on_timeout = ZC_ON_TIMEOUT_WAIT,
-                                            .policy = ZC_POLICY_PROTECT,
-                                            .release = ZC_RELEASE_EAGER,
-                                            .timeout_ns = 10000000000,
-                                            .helper = true,
-                                            .describe = describe_own};
+static struct hold_rules rules = {
+    .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_EAGER, .helper = true, .describe = describe_own};
+
+static int open_error;
+
+/* The rest, which variables say. */
+
+static void open_once(void)
+{
+    const struct options *options;
+    open_error = options_get(&options);
+    if (open_error)
+        return;
+    rules.conflict = options->conflict;
+    rules.on_conflict = options->on_conflict;
+    rules.on_timeout = options->on_timeout;
+    rules.timeout_ns = options->fault_timeout_ms * 1000000;
+}
+
+static int open_rules(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_once);
+    return open_error;
+}
 
 int zc_writable(void *buf)
 {
@@ -67,6 +86,9 @@ int zc_write(void *dst, const void *src, size_t n)
     int error = range_find_own(dst, n, "zc_write", &to);
     if (!error)
         error = range_find(src, n, "zc_write", &from);
+    bool between = !error && from.slot && from.slot != to.slot;
+    if (between)
+        error = open_rules();
     if (error)
         return error;
     if (from.slot) {
@@ -75,7 +97,6 @@ int zc_write(void *dst, const void *src, size_t n)
             return fail(error, "zc_write: a receive into the source at %p failed", src);
         slot_unlock(backing);
     }
-    bool between = from.slot && from.slot != to.slot;
     error = between ? own_alone(&to, n, &backing) : conflict_own(to.slot, to.offset, n, WITH_BOTH, &backing);
     if (error)
         return fail(error, "zc_write: a receive into the buffer at %p failed", dst);
@@ -83,7 +104,7 @@ int zc_write(void *dst, const void *src, size_t n)
     if (between) {
         /* One lock at a time: a hold keeps the destination's pages while the source is locked. It writes, so no send
          * may be in flight from them: a store would rename them away. */
-        struct hold own = {.slot = to.slot, .offset = to.offset, .length = n, .rules = &own_rules};
+        struct hold own = {.slot = to.slot, .offset = to.offset, .length = n, .rules = &rules};
         hold_own(&own);
         slot_unlock(backing);
         hold_copy_out(from.slot, from.offset, n, wire + to.offset);
@@ -151,12 +172,14 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     int error = range_find_own(buf, len, "zc_guard", &range);
     if (!error)
         error = fault_open(); /* memory of the malloc preload needs no handler until it is protected */
+    if (!error)
+        error = open_rules();
     if (error)
         return error;
     struct hold *hold = calloc(1, sizeof *hold);
     if (!hold)
         return fail(-ENOMEM, "zc_guard: no memory");
-    *hold = (struct hold){.slot = range.slot, .offset = range.offset, .length = len, .rules = &own_rules};
+    *hold = (struct hold){.slot = range.slot, .offset = range.offset, .length = len, .rules = &rules};
     const char *reads = NULL;
     char *writes = NULL;
     size_t size = range.offset + range.left;

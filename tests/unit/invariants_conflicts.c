@@ -472,6 +472,43 @@ static void *unguard_later(void *argument)
     return NULL;
 }
 
+/* The variables that say what a touch does hold for guards as for messages. */
+Test(guard, conflict_by_variable)
+{
+    CHECK(setenv("ZC_CONFLICT", "wait", 1) == 0);
+    char *b = buffer(2, 1);
+    struct zc_guard guard;
+    struct access access = {.at = b, .value = 5};
+    zc_stats before = stats_now();
+    CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_STORES, &guard));
+    pthread_t writer = thread_start(store_there, &access);
+    until_awaited(b);
+    usleep(50000); /* long after a rename would have been the better choice */
+    CHECK(!atomic_load(&access.done));
+    CHECK_OK(zc_unguard(&guard));
+    thread_join(writer);
+    CHECK(stats_now().renames == before.renames && load(b) == 5);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
+Test(guard, on_conflict_by_variable, .signal = SIGABRT)
+{
+    CHECK(setenv("ZC_ON_CONFLICT", "abort", 1) == 0);
+    char *b = buffer(2, 1);
+    struct zc_guard guard;
+    CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_STORES, &guard));
+    store(b, 5);
+}
+
+Test(guard, on_timeout_by_variable, .signal = SIGABRT, .timeout = 60)
+{
+    CHECK(setenv("ZC_FAULT_TIMEOUT", "50", 1) == 0 && setenv("ZC_ON_TIMEOUT", "abort", 1) == 0);
+    char *b = buffer(2, 1);
+    struct zc_guard guard;
+    CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_ALL, &guard));
+    load(b);
+}
+
 /* Where a guard is what a wait finds, it waits for that to end. */
 Test(guard, a_wait_lasts_until_it_ends)
 {
