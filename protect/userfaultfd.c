@@ -7,31 +7,14 @@
  * in the memfd when they are touched, and asks (a *minor* fault). Mappings keep their registration where a rename
  * moves them, for which the kernel waits until its message has been read. */
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "core/error.h"
 #include "protect/backend.h"
 #include "protect/park.h"
-
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
-#ifndef UFFD_FEATURE_EXACT_ADDRESS
-#define UFFD_FEATURE_EXACT_ADDRESS (1 << 11)
-#endif
-#ifndef UFFDIO_CONTINUE_MODE_WP
-#define UFFDIO_CONTINUE_MODE_WP 2
-#endif
-#ifndef UFFD_FEATURE_WP_UNPOPULATED
-#define UFFD_FEATURE_WP_UNPOPULATED (1 << 13) /* came with UFFDIO_CONTINUE_MODE_WP, in Linux 6.4 */
-#endif
+#include "protect/userfaultfd.h"
 
 static int fd = -1;
 static bool user_mode_only;
@@ -61,14 +44,10 @@ static int acquire(void)
 
 static int set_up(void)
 {
-    enum {
-        KEEPS = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS,
-        NEEDS = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED | KEEPS
-    };
     fd = acquire();
     if (fd < 0)
         return fail(-ENOTSUP, "userfaultfd cannot be had: %s", strerror(-fd));
-    struct uffdio_api api = {.api = UFFD_API, .features = NEEDS};
+    struct uffdio_api api = {.api = UFFD_API, .features = USERFAULTFD_NEEDS};
     int error = control(UFFDIO_API, &api);
     if (error)
         error = fail(-ENOTSUP, "userfaultfd lacks features that zc needs: Linux 6.4 has them");

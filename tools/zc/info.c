@@ -4,31 +4,20 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 
 #include "core/options.h"
 #include "core/sys.h"
+#include "protect/userfaultfd.h"
 #include "tools/zc/command.h"
 #include "tools/zc/measure.h"
 #include "zc.h"
-
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY 1
-#endif
-#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
-#endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
 
 /* One line of the answer. */
 struct fact {
@@ -149,11 +138,11 @@ static void protection(void)
         fact("userfaultfd", "build the kernel with CONFIG_USERFAULTFD", "none: %s", strerror(-fd));
         return;
     }
-    struct uffdio_api api = {.api = UFFD_API};
-    bool known = ioctl(fd, UFFDIO_API, &api) == 0;
+    struct uffdio_api api = {.api = UFFD_API, .features = USERFAULTFD_NEEDS};
+    bool serves = ioctl(fd, UFFDIO_API, &api) == 0;
     close(fd);
-    if (!known || !(api.features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM))
-        fact("userfaultfd", "write protection of shared memory needs Linux 5.19", "too old");
+    if (!serves)
+        fact("userfaultfd", "zc needs features of Linux 6.4", "too old");
     else if (kernel_faults)
         fact("userfaultfd", NULL, "yes, for system calls too");
     else
