@@ -11,7 +11,7 @@
 
 static struct {
     lock lock;
-    int count, room, cursor;
+    int count, room, cursor, buffered;
     MPI_Request *requests;
     struct loans **loans;
 } adrift;
@@ -43,6 +43,7 @@ void adrift_add(MPI_Request request, struct loans *loans)
     if (kept) {
         adrift.requests[adrift.count] = request;
         adrift.loans[adrift.count++] = loans;
+        adrift.buffered += loans->buffered;
     }
     lock_drop(&adrift.lock);
     if (!kept) {
@@ -65,6 +66,7 @@ void adrift_progress(void)
         if (adrift.requests[at] != MPI_REQUEST_NULL)
             PMPI_Request_free(&adrift.requests[at]); /* a persistent one */
         over[n++] = adrift.loans[at];
+        adrift.buffered -= adrift.loans[at]->buffered;
         adrift.requests[at] = adrift.requests[--adrift.count];
         adrift.loans[at] = adrift.loans[adrift.count];
     }
@@ -76,6 +78,12 @@ void adrift_progress(void)
 void adrift_drain(void)
 {
     while (adrift.count > 0)
+        adrift_progress();
+}
+
+void adrift_drain_buffered(void)
+{
+    while (adrift.buffered > 0)
         adrift_progress();
 }
 
@@ -119,6 +127,8 @@ int buffered_send(struct call *call, const void *buf, int count, MPI_Datatype ty
         buf = call_reads(call, buf, span_of(count, type), dest, tag);
     if (!call->loans || call->loans->count == 0)
         code = pack(call, &buf, &count, &type, comm);
+    if (call->loans)
+        call->loans->buffered = true;
     call_enter();
     if (code == MPI_SUCCESS)
         code = PMPI_Isend(buf, count, type, dest, tag, comm, request);
@@ -161,14 +171,14 @@ int MPI_Ibsend(const void *buf, int count, MPI_Datatype datatype, int dest, int 
 /* No message is in the buffer that the program attached, if it did: they are on their way from where they were. */
 int MPI_Buffer_detach(void *buffer_addr, int *size)
 {
-    adrift_drain();
+    adrift_drain_buffered();
     return PMPI_Buffer_detach(buffer_addr, size);
 }
 
 #if MPI_VERSION >= 4
 int MPI_Buffer_detach_c(void *buffer_addr, MPI_Count *size)
 {
-    adrift_drain();
+    adrift_drain_buffered();
     return PMPI_Buffer_detach_c(buffer_addr, size);
 }
 #endif

@@ -15,8 +15,9 @@ int buffered_send(struct call *call, const void *buf, int count, MPI_Datatype ty
 /* The operation goes on without a request of the program's: its loans end with it. */
 void adrift_add(MPI_Request request, struct loans *loans);
 
-/* Looks for what is over; or waits for all of it. */
+/* Looks for what is over; or waits for all of it, or all buffered sends. */
 void adrift_progress(void);
 void adrift_drain(void);
+void adrift_drain_buffered(void);
 
 #endif

@@ -16,6 +16,7 @@ enum { LOANS_MOST = 2 }; /* of a call: one that it reads, one that it writes */
 struct loans {
     struct zc_loan loan[LOANS_MOST];
     int count;
+    bool buffered;  /* of a buffered send, for which MPI_Buffer_detach waits */
     void *packed;   /* a message copied from foreign memory, or NULL */
     void *origin[]; /* where it was called, if somebody wants to know (observer.h) */
 };

@@ -203,6 +203,30 @@ void ibsend(void)
     }
 }
 
+/* Waits for buffered messages alone: another one that nobody asks for any more is not received before. */
+void buffer_detach(void)
+{
+    enum { SIZE = 4 << 20 };
+    if (rank == 0) {
+        MPI_Request request;
+        char attached[100 + MPI_BSEND_OVERHEAD];
+        void *buf = buffer(SIZE, 1), *detached;
+        int size;
+        MPI_Buffer_attach(attached, sizeof attached);
+        MPI_Isend(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+        MPI_Request_free(&request);
+        MPI_Bsend(buf, 100, MPI_BYTE, peer, 8, MPI_COMM_WORLD);
+        MPI_Buffer_detach(&detached, &size);
+        CHECK(detached == attached && size == sizeof attached);
+        meet();
+        MPI_Free_mem(buf);
+    } else {
+        MPI_Recv(buffer(100, 0), 100, MPI_BYTE, peer, 8, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        meet();
+        receive(SIZE, 1);
+    }
+}
+
 /* n blocks of 4 KiB, one to each `stride` of them, of which there is no copy to be had: an error, and not a part of it. */
 static void expect_no_copy(const void *buf, int n, int stride)
 {
