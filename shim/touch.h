@@ -30,11 +30,10 @@ static inline void touch_stores(const void *buf, size_t length)
     touch(buf, length, true);
 }
 
-static inline void touch_each(const struct iovec *iov, size_t n, bool store)
-{
-    for (size_t i = 0; i < n; i++)
-        touch(iov[i].iov_base, iov[i].iov_len, store);
-}
+/* The same of all that lists of the program name. As far as the kernel will refuse a list, nothing is done. */
+void touch_each(const struct iovec *iov, size_t n, bool store);
+void touch_message(const struct msghdr *message, bool store);
+void touch_messages(const struct mmsghdr *messages, unsigned n, bool store);
 
 static inline void touch_loads_each(const struct iovec *iov, int n)
 {
@@ -46,10 +45,14 @@ static inline void touch_stores_each(const struct iovec *iov, int n)
     touch_each(iov, n > 0 ? (size_t)n : 0, true);
 }
 
-static inline void touch_messages(const struct mmsghdr *messages, unsigned n, bool store)
+static inline void touch_loads_message(const struct msghdr *message)
 {
-    for (unsigned i = 0; i < n; i++)
-        touch_each(messages[i].msg_hdr.msg_iov, messages[i].msg_hdr.msg_iovlen, store);
+    touch_message(message, false);
+}
+
+static inline void touch_stores_message(const struct msghdr *message)
+{
+    touch_message(message, true);
 }
 
 static inline void touch_loads_messages(const struct mmsghdr *messages, unsigned n)

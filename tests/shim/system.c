@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * System calls on buffers in flight, which would fail with EFAULT. */
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -107,4 +110,66 @@ void streams(void)
     CHECK_PATTERN(buf, SIZE, 100);
     done(buf, 1);
     fclose(file);
+}
+
+#define CHECK_REFUSED(call, why) (errno = 0, CHECK((call) == -1 && errno == (why)))
+
+/* A list that the kernel refuses is its to refuse. */
+void refused_lists(void)
+{
+    enum { PAGE = 4096 };
+    int ends[2], packets[2];
+    CHECK(pipe(ends) == 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, packets) == 0 && write(ends[1], "x", 1) == 1);
+    char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED && mprotect(pages + PAGE, PAGE, PROT_NONE) == 0);
+    struct iovec *last = (struct iovec *)(void *)(pages + PAGE) - 1;
+    void *volatile nowhere = pages + PAGE;
+    char byte;
+    *last = (struct iovec){&byte, 1};
+
+    CHECK_REFUSED(readv(ends[0], nowhere, 1), EFAULT);
+    CHECK_REFUSED(writev(ends[1], nowhere, 1), EFAULT);
+    CHECK_REFUSED(readv(ends[0], last, 2), EFAULT);
+    CHECK_REFUSED(readv(ends[0], last, IOV_MAX + 1), EINVAL);
+    CHECK_REFUSED(readv(ends[0], last, -1), EINVAL);
+    CHECK(readv(ends[0], last, 1) == 1 && byte == 'x');
+
+    struct mmsghdr messages[] = {{.msg_hdr = {.msg_iov = last, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = nowhere}}};
+    messages[1].msg_hdr.msg_iovlen = 1;
+    CHECK_REFUSED(sendmsg(packets[0], nowhere, 0), EFAULT);
+    CHECK_REFUSED(sendmsg(packets[0], &messages[1].msg_hdr, 0), EFAULT);
+    CHECK_REFUSED(sendmmsg(packets[0], nowhere, 1, 0), EFAULT);
+    CHECK(sendmmsg(packets[0], messages, 2, 0) == 1);
+    CHECK_REFUSED(recvmsg(packets[1], nowhere, 0), EFAULT);
+    CHECK_REFUSED(recvmmsg(packets[1], nowhere, 1, 0, NULL), EFAULT);
+    CHECK(recvmsg(packets[1], &messages[0].msg_hdr, 0) == 1);
+    munmap(pages, 2 * PAGE);
+}
+
+/* Of many buffers; and one that is being received itself. */
+void long_lists(void)
+{
+    enum { PARTS = 1000 };
+    struct iovec parts[PARTS];
+    FILE *file = tmpfile();
+    char *out = buffer(SIZE, 100), *buf = guarded(1);
+    CHECK(pwrite(fileno(file), out, SIZE, 0) == SIZE);
+    for (int i = 0; i < PARTS; i++)
+        parts[i] = (struct iovec){buf + (PARTS - 1 - i) * (SIZE / PARTS), SIZE / PARTS};
+    CHECK(preadv(fileno(file), parts, PARTS, 0) == SIZE);
+    for (int i = 0; i < PARTS; i++)
+        CHECK(memcmp(parts[i].iov_base, out + i * (SIZE / PARTS), SIZE / PARTS) == 0);
+    done(buf, 1);
+    fclose(file);
+    if (!threads)
+        return;
+
+    int ends[2];
+    struct iovec *list = buffer(SIZE, 0);
+    CHECK(pipe(ends) == 0);
+    MPI_Irecv(list, SIZE, MPI_BYTE, 0, 7, MPI_COMM_SELF, &request);
+    MPI_Send(parts, sizeof parts, MPI_BYTE, 0, 7, MPI_COMM_SELF);
+    CHECK(writev(ends[1], list, 3) == 3 * (SIZE / PARTS));
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Free_mem(list);
 }
