@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "apart.h"
@@ -15,6 +16,7 @@
 #include "pattern.h"
 #include "system.h"
 #include "transport/loop.h"
+#include "userfaultfd.h"
 
 TestSuite(limits, .timeout = 120);
 
@@ -480,6 +482,34 @@ Test(limits, userfaultfd_refused)
 
     for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; i++)
         apart(without_userfaultfd, &refusals[i]);
+}
+
+/* And the tests of it do not take mprotect for it. */
+static void skipped(const void *argument)
+{
+    const char *ci = argument;
+    int status;
+
+    deny_system_call(SYS_ioctl, 1, 0xAA00, EACCES);
+    deny_system_call(SYS_userfaultfd, -1, 0, EPERM);
+    CHECK(setenv("CI", ci, 1) == 0);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(unsetenv("ZC_PROTECT") == 0);
+        userfaultfd_or_skip();
+        CHECK(setenv("ZC_PROTECT", "userfaultfd", 1) == 0);
+        userfaultfd_or_skip();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == (*ci ? 1 : 77), "status 0x%x", (unsigned)status);
+}
+
+Test(limits, userfaultfd_tests_skipped)
+{
+    apart(skipped, "");
+    apart(skipped, "true");
 }
 
 /* Of user mode only: conflicts end as ever, system calls on a guarded buffer fail, and that is said. */

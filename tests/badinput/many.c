@@ -9,17 +9,18 @@
 
 #include "check.h"
 #include "transport/loop.h"
+#include "userfaultfd.h"
 
 enum { PAGE = 4096 };
 
 int main(int argc, char *argv[])
 {
+    userfaultfd_or_skip();
     size_t n = argc == 2 ? strtoul(argv[1], NULL, 10) : 0;
-    const char *protect = getenv("ZC_PROTECT");
     zc_options options = ZC_OPTIONS_INIT;
     zc_comm *comm = NULL;
     /* Each of these that is in flight on userfaultfd keeps mappings, of which there are no more than for some 16,000. */
-    bool userfaultfd = protect && strcmp(protect, "userfaultfd") == 0;
+    bool userfaultfd = on_userfaultfd();
     size_t stored_each = userfaultfd ? 20 : 2;
     char **buffer = calloc(n ? n : 1, sizeof *buffer), *in = ALLOC(PAGE);
 

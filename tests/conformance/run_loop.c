@@ -3,10 +3,12 @@
  * Runs the suite over the loop transport: each rank is a thread of this process. The policy is taken from
  * ZC_POLICY, ZC_CONFLICT and ZC_RELEASE, which CTest sets. */
 #include <criterion/criterion.h>
+#include <criterion/hooks.h>
 #include <stdio.h>
 
 #include "conformance.h"
 #include "ranks.h"
+#include "userfaultfd.h"
 
 static zc_comm *another(struct conf *c, int n)
 {
@@ -49,4 +51,10 @@ Test(loop_big, past_2_gib)
     if (!big_fits(2))
         cr_skip_test("needs 13 GiB of memory, and TEST_BIG not 0");
     ranks_run(2, NULL, run_rank, &which);
+}
+
+ReportHook(PRE_ALL)(struct criterion_test_set *tests)
+{
+    (void)tests;
+    userfaultfd_or_skip();
 }

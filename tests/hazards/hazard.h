@@ -13,6 +13,7 @@
 #include "pattern.h"
 #include "ranks.h"
 #include "transport/loop.h"
+#include "userfaultfd.h"
 #include "zc.h"
 
 /* Each ends well: exit code 0. */
@@ -115,14 +116,6 @@ enum { CORE_WORDS = 8192 };
 /* "loop", to oneself, with each send protected. How conflicts end and what completion does are taken from
  * ZC_CONFLICT and ZC_RELEASE, so that hazards.c can run a hazard over all of them. */
 zc_comm *open_self(void);
-
-/* Does ZC_PROTECT ask for userfaultfd? */
-static inline bool on_userfaultfd(void)
-{
-    const char *protect = getenv("ZC_PROTECT");
-
-    return protect && strcmp(protect, "userfaultfd") == 0;
-}
 
 /* One message that has been sent, matched, and is held on the wire. */
 struct flight {

@@ -3,6 +3,7 @@
  * Starts each hazard over the loop transport in a process of its own and checks how it ended. Those that are
  * about ending conflicts run once for each way to end them, and for each way to release a protection. */
 #include <criterion/criterion.h>
+#include <criterion/hooks.h>
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
@@ -203,4 +204,10 @@ Test(deadly, fork_child_is_told)
     run(&outcome, "fork_child_loads", NULL);
     expect_exit(&outcome, 0);
     expect_output(&outcome, "fork");
+}
+
+ReportHook(PRE_ALL)(struct criterion_test_set *tests)
+{
+    (void)tests;
+    userfaultfd_or_skip();
 }

@@ -15,6 +15,7 @@
 #include "pattern.h"
 #include "ranks.h"
 #include "transport/loop.h"
+#include "userfaultfd.h"
 #include "zc_mpi.h"
 
 static const char usage[] =
@@ -376,6 +377,7 @@ int main(int argc, char *argv[])
 {
     zc_comm *comm[RANKS] = {0};
 
+    userfaultfd_or_skip();
     parse(argc, argv);
     check_last_words = actor_last_words;
     if (plan.mpi)

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "userfaultfd.h"
 
 int rank, peer;
 bool threads;
@@ -59,6 +60,7 @@ int main(int argc, char **argv)
     int level;
     if (argc != 3)
         return 2;
+    userfaultfd_or_skip();
     threads = strcmp(argv[2], "multiple") == 0;
     MPI_Init_thread(&argc, &argv, threads ? MPI_THREAD_MULTIPLE : MPI_THREAD_SINGLE, &level);
     CHECK(!threads || level == MPI_THREAD_MULTIPLE);
