@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: workloads multigrid|server|pencils|wait|view|become|decoy
+ * usage: workloads multigrid|server|pencils|wait|view|become|decoy|refused
  *
  * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
  * that the process ended up with, and the seconds that it took.
  *
  * `wait` has sends in flight, says "ready", and waits for the end of its standard input. `become` says so and becomes
- * `wait` at the first byte; `decoy` has an empty file of the name of the page that zc top looks at. */
+ * `wait` at the first byte; `decoy` has an empty file of the name of the page that zc top looks at. `refused` becomes
+ * what the variable ZC names, with `info --quick`, where userfaultfd is refused as in a container. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "apart.h"
 #include "check.h"
 #include "core/clock.h"
 #include "core/stats.h"
@@ -128,6 +132,13 @@ static void decoy(void)
     await_input();
 }
 
+static void refused(void)
+{
+    deny_system_call(SYS_ioctl, 1, 0xAA00, EACCES); /* USERFAULTFD_IOC_NEW */
+    deny_system_call(SYS_userfaultfd, -1, 0, EPERM);
+    execl(getenv("ZC"), "zc", "info", "--quick", NULL);
+}
+
 /* A page counts once, however often it is mapped. */
 static unsigned long long resident_bytes(void)
 {
@@ -149,7 +160,7 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"pencils", pencils}, {"wait", send_and_wait},
-                     {"view", view},           {"become", become}, {"decoy", decoy}};
+                     {"view", view},           {"become", become}, {"decoy", decoy},     {"refused", refused}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();
@@ -159,6 +170,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|pencils|wait|view|become|decoy\n", stderr);
+    fputs("usage: workloads multigrid|server|pencils|wait|view|become|decoy|refused\n", stderr);
     return 2;
 }

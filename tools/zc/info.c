@@ -135,7 +135,10 @@ static void protection(void)
     bool kernel_faults;
     int fd = open_userfaultfd(&kernel_faults);
     if (fd < 0) {
-        fact("userfaultfd", "build the kernel with CONFIG_USERFAULTFD", "none: %s", strerror(-fd));
+        fact("userfaultfd",
+             fd == -ENOSYS ? "build the kernel with CONFIG_USERFAULTFD"
+                           : "userfaultfd in the container's seccomp profile, or access to /dev/userfaultfd",
+             "none: %s", strerror(-fd));
         return;
     }
     struct uffdio_api api = {.api = UFFD_API, .features = USERFAULTFD_NEEDS};
