@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@
 #include "tools/zc/command.h"
 #include "tools/zc/process.h"
 
-enum { HOLDERS_SHOWN = 5 };
+enum { HOLDERS_SHOWN = 5, COLUMN = 10 /* characters */ };
 
 /* All that is shown, at one time. */
 struct moment {
@@ -45,19 +46,31 @@ static const char *why_no_pools(int error)
 static void print_count(uint64_t count)
 {
     if (count == ZC_UNLIMITED)
-        printf("%10s", "-");
+        printf("%*s", COLUMN, "-");
     else
-        printf("%10llu", (unsigned long long)count);
+        printf("%*llu", COLUMN, (unsigned long long)count);
+}
+
+/* Characters that fit on a line. */
+static size_t line_width(void)
+{
+    struct winsize window;
+    const char *columns = getenv("COLUMNS");
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col)
+        return window.ws_col;
+    size_t width = columns ? strtoul(columns, NULL, 10) : 0;
+    return width ? width : SIZE_MAX;
 }
 
 static void print_pools(const struct view *view)
 {
     static const char *const titles[] = {"slots", "live",    "peak",    "cap",      "in flight", "idle prot",
                                          "waste", "renamed", "refills", "fallback", "allocs"};
-    size_t used = 0;
-    printf("%10s", "slot");
-    for (size_t i = 0; i < sizeof titles / sizeof titles[0]; i++)
-        printf("%10s", titles[i]);
+    size_t used = 0, shown = line_width() / COLUMN, most = sizeof titles / sizeof titles[0];
+    shown = shown > most ? most : shown > 1 ? shown - 1 : 1;
+    printf("%*s", COLUMN, "slot");
+    for (size_t i = 0; i < shown; i++)
+        printf("%*s", COLUMN, titles[i]);
     putchar('\n');
     for (size_t i = 0; i < view->pools; i++) {
         const struct pool_view *pool = &view->pool[i];
@@ -65,8 +78,8 @@ static void print_pools(const struct view *view)
                                    pool->in_flight, pool->idle_protected, pool->waste, pool->renamed,
                                    pool->refills,   pool->fallbacks,      pool->allocs};
         used += pool->slots * pool->slot_size;
-        printf("%10s", size_text(pool->slot_size));
-        for (size_t j = 0; j < sizeof counts / sizeof counts[0]; j++)
+        printf("%*s", COLUMN, size_text(pool->slot_size));
+        for (size_t j = 0; j < shown; j++)
             print_count(counts[j]);
         putchar('\n');
     }
@@ -255,6 +268,7 @@ const struct command command_top = {
         "  renamed    stores that met a send and got fresh pages\n"
         "  refills    times that a thread's cache was empty\n"
         "  fallback   allocations that went to ordinary memory, because the pool was at its cap\n\n"
+        "Columns that a line has no room for are left out.\n\n"
         "The process must be one's own, and use zc; it is not stopped and pays nothing.\n\n"
         "  --once              print once, totals since the start\n"
         "  --json              as JSON\n"
