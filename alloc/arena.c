@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/stats.h"
+#include "core/thread.h"
 
 _Static_assert(sizeof(struct entry) == 64, "metadata is 64 bytes a page");
 
@@ -70,7 +71,7 @@ static void open_once(void)
 int arena_open(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, open_once);
+    thread_once(&once, open_once);
     if (arena.forked)
         return fail(-EPERM, "zc: a forked child cannot use its parent's zc (exec first)");
     if (status == -ENOTSUP)

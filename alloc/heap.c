@@ -9,6 +9,7 @@
 #include "alloc/reclaim.h"
 #include "core/error.h"
 #include "core/options.h"
+#include "core/thread.h"
 
 /* Classes 0..3 are 1..4 pages, then (4 + i) << k pages: 5 6 7 8, 10 12 14 16, 20 24 28 32 ... */
 enum { CLASSES = 4 * 28, CONFIGURED_MOST = 64 };
@@ -119,7 +120,7 @@ int heap_open(void)
     int error = arena_open();
     if (error)
         return error;
-    pthread_once(&once, configure_once);
+    thread_once(&once, configure_once);
     if (configured_error)
         return fail(configured_error, "%s", configured_message);
     atomic_store_explicit(&opened, true, memory_order_release);

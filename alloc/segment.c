@@ -158,7 +158,7 @@ bool segment_hidden(void)
 static void close_fd(struct segment *segment)
 {
     if (segment->fd >= 0)
-        close(segment->fd);
+        sys_close(segment->fd);
     segment->fd = -1;
 }
 

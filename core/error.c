@@ -5,8 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "core/sys.h"
 #include "zc.h"
 
 static _Thread_local char message[512];
@@ -21,7 +21,11 @@ void error_say(const char *format, ...)
 
 void error_print(void)
 {
-    fprintf(stderr, "zc: %s\n", message);
+    struct text text = {0};
+    text_add(&text, "zc: ");
+    text_add(&text, message);
+    text_add(&text, "\n");
+    text_print(&text);
 }
 
 void text_add(struct text *t, const char *s)
@@ -45,8 +49,7 @@ void text_add_number(struct text *t, uint64_t n, unsigned base)
 
 void text_print(const struct text *t)
 {
-    ssize_t written = write(STDERR_FILENO, t->bytes, t->length);
-    (void)written; /* nobody is left to be told */
+    syscall(SYS_write, STDERR_FILENO, t->bytes, t->length); /* nobody is left to be told of an error */
 }
 
 const char *zc_errmsg(void)

@@ -23,7 +23,7 @@ void error_print(void);
 /* Text for a signal handler: no stdio, no heap, cut where it is full. */
 struct text {
     size_t length;
-    char bytes[512];
+    char bytes[520]; /* a whole message of zc_errmsg(), and its frame */
 };
 
 void text_add(struct text *t, const char *s);

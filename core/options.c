@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/thread.h"
 
 extern char **environ;
 
@@ -204,7 +205,7 @@ static void load(void)
 int options_get(const struct options **out)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, load);
+    thread_once(&once, load);
     if (status)
         return fail(status, "%s", status_message);
     *out = &options;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Raw system calls, returning a value or -errno. UCX patches libc's mmap, munmap, mremap and madvise,
- * and a fault handler may call nothing that takes a lock, so zc goes to the kernel directly. */
+ * and a fault handler may call nothing that takes a lock, so zc goes to the kernel directly. Nor are they cancellation
+ * points, at which a thread would leave its locks taken. */
 #ifndef ZC_CORE_SYS_H
 #define ZC_CORE_SYS_H
 
@@ -71,6 +72,11 @@ static inline int sys_may_grow(size_t size)
 {
     struct rlimit limit;
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur ? -EFBIG : 0;
+}
+
+static inline void sys_close(int fd)
+{
+    syscall(SYS_close, fd);
 }
 
 static inline int sys_tid(void)

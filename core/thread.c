@@ -21,6 +21,14 @@ int thread_spawn(void *(*body)(void *), const char *what)
     return 0;
 }
 
+void thread_once(pthread_once_t *done, void (*body)(void))
+{
+    int cancel;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    pthread_once(done, body);
+    pthread_setcancelstate(cancel, NULL);
+}
+
 /* ---- what a thread keeps ---- */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

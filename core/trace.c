@@ -99,8 +99,11 @@ void trace_write(enum trace_kind kind, const void *address, size_t size)
     struct trace_record *record = next++;
     char *full = NULL;
     if (record == last) { /* which is the end, until there is another */
+        int cancel;       /* while it has the lock, it is not to be cancelled in posix_fallocate(3) */
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
         full = (char *)(last + 1) - WINDOW;
         error = map_window();
+        pthread_setcancelstate(cancel, NULL);
     }
     if (error) {
         next = record;

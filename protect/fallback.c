@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/sys.h"
+#include "core/thread.h"
 
 #ifndef ZC_MIMALLOC_SONAME
 #define ZC_MIMALLOC_SONAME "libmimalloc.so.2"
@@ -43,7 +44,7 @@ static void load(void)
 void *fallback_alloc(size_t alignment, size_t size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, load);
+    thread_once(&once, load);
     if (!mimalloc.alloc)
         return fail_null(-ENOMEM,
                          "zc_alloc: the pool is full, and its fall-back %s cannot be loaded (install "

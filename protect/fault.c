@@ -13,6 +13,7 @@
 #include "core/options.h"
 #include "core/signals.h"
 #include "core/stats.h"
+#include "core/thread.h"
 #include "protect/backend.h"
 #include "protect/conflict.h"
 #include "protect/maps.h"
@@ -249,7 +250,7 @@ static void open_once(void)
 int fault_open(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, open_once);
+    thread_once(&once, open_once);
     if (open_error)
         return fail(open_error, "%s", open_message);
     return arena_open(); /* refuses in a forked child */

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/thread.h"
 #include "protect/backend.h"
 #include "protect/park.h"
 #include "protect/userfaultfd.h"
@@ -73,7 +74,7 @@ static void open_once(void)
 static int open_backend(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, open_once);
+    thread_once(&once, open_once);
     if (open_error)
         return fail(open_error, "%s", open_message);
     if (user_mode_only)

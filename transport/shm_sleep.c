@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/sys.h"
 #include "transport/comm.h"
 #include "transport/shm.h"
 
@@ -137,7 +138,8 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
             most = NAP_NS;
         struct timespec time = {(time_t)(most / 1000000000), (long)(most % 1000000000)};
         nap->fds[0] = (struct pollfd){.fd = shm->epoll, .events = POLLIN};
-        ppoll(nap->fds, nap->count, most == UINT64_MAX ? NULL : &time, NULL);
+        /* Not libc's, in which the thread could be cancelled: others point to what it waits for, on its stack. */
+        syscall(SYS_ppoll, nap->fds, nap->count, most == UINT64_MAX ? NULL : &time, NULL, 0);
     }
     shm_lock(shm);
     atomic_store(&shm->sleeping, false);

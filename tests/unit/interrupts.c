@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Signals that come in the middle of a call, at the worst instant: just as it calls the kernel. */
+ * What comes in the middle of a call, at the worst instant, just as it calls the kernel: signals, and cancellation. */
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/stat.h>
 
+#include "apart.h"
+#include "core/trace.h"
 #include "invariants.h"
 
 TestSuite(interrupts, .timeout = 60);
@@ -110,4 +113,81 @@ Test(interrupts, what_is_blocked_stays_blocked)
     CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
     CHECK(sigwait(&set, &number) == 0 && number == SIGTRAP);
     CHECK_OK(zc_close(comm));
+}
+
+/* ---- cancellation ---- */
+
+static void *with_pending(void *body)
+{
+    CHECK(pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL) == 0);
+    CHECK(pthread_cancel(pthread_self()) == 0);
+    CHECK(pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL) == 0);
+    (*(void (**)(void))body)();
+    CHECK_SIGNALS();
+    return NULL;
+}
+
+/* The body is called by a thread that is cancelled at the first cancellation point. */
+static void check_no_cancellation_point(void (*body)(void))
+{
+    pthread_t thread = thread_start(with_pending, &body);
+    void *result;
+    CHECK(pthread_join(thread, &result) == 0);
+    CHECK(result != PTHREAD_CANCELED);
+}
+
+static void grow_and_trim(void)
+{
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool;
+    size_t released;
+    options.slot_size = HUGE_BYTES;
+    CHECK_OK(zc_pool_open(&options, &pool)); /* the first: of the process's files as well */
+    CHECK_OK(zc_free(slot_in(pool)));
+    CHECK_OK(zc_pool_trim(pool, &released));
+    CHECK(released > 0);
+    CHECK_OK(zc_free(slot_in(pool)));
+    CHECK_OK(zc_pool_close(pool));
+}
+
+Test(interrupts, pools_are_no_cancellation_points)
+{
+    check_no_cancellation_point(grow_and_trim);
+}
+
+Test(interrupts, hidden_pools_are_no_cancellation_points)
+{
+    segment_hide();
+    check_no_cancellation_point(grow_and_trim);
+}
+
+static void print(void)
+{
+    error_say("nothing is the matter");
+    error_print();
+}
+
+Test(interrupts, messages_are_no_cancellation_points)
+{
+    check_no_cancellation_point(print);
+}
+
+static void trace_often(void)
+{
+    enum { RECORDS = 1 << 16 }; /* more than are mapped at a time */
+    for (int i = 0; i < RECORDS; i++)
+        trace_write(TRACE_ALLOC, NULL, 1);
+}
+
+Test(interrupts, traces_are_no_cancellation_points)
+{
+    char name[64], path[96];
+    snprintf(name, sizeof name, "/tmp/zc-interrupts-test");
+    snprintf(path, sizeof path, "%s.%d", name, (int)getpid());
+    CHECK_OK(trace_open(name));
+    deny_system_call(SYS_fallocate, -1, 0, EOPNOTSUPP); /* as on some file systems: libc writes instead */
+    struct stat before, after;
+    CHECK(stat(path, &before) == 0);
+    check_no_cancellation_point(trace_often);
+    CHECK(stat(path, &after) == 0 && unlink(path) == 0 && after.st_size > before.st_size);
 }
