@@ -90,6 +90,8 @@ static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool
 
 bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 {
+    if (pages == 0) /* of no bytes: nothing would be found again, and given back */
+        return true;
     uint32_t unit = slot_pool(slot)->unit, end = (first + pages + unit - 1) & -unit;
     first &= -unit;
     pages = end - first;

@@ -527,6 +527,22 @@ Test(rule5, renames_give_everything_back)
     CHECK_OK(zc_close(comm));
 }
 
+/* A guard of no bytes needs no protection, so no mapping either. */
+Test(rule5, guards_of_nothing_take_nothing)
+{
+    setenv("ZC_MAPS", "1000", 1);
+    char *b = buffer(3, 1);
+    int maps = maps_left();
+    struct zc_guard guard;
+    for (int i = 0; i < 10; i++) {
+        CHECK_OK(zc_guard(b + PAGE + 1, 0, i % 2 ? ZC_DENY_STORES : ZC_DENY_ALL, &guard));
+        CHECK_PAGES(b, "www");
+        CHECK_OK(zc_unguard(&guard));
+        CHECKF(maps_left() == maps, "%d of %d maps left", maps_left(), maps);
+    }
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
 /* ---- rule 6: nothing waits for a slot; what cannot be reserved is copied ---- */
 
 Test(rule6, without_mappings_sends_are_copied)
