@@ -80,10 +80,11 @@ enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, cha
             return RING_FULL;
     }
     *to = (char *)&ring->mine->cells[ring->put % RING_CELLS][BYTES_FROM];
+    ring->letters_next = ring->letters_put;
     if (letter) {
         cell->at = start % RING_LETTERS;
         *to = ring->mine->letters + cell->at;
-        ring->letters_put = start + letter;
+        ring->letters_next = start + letter;
         fetch_for_stores(*to, letter);
     }
     return RING_PUT;
@@ -93,7 +94,7 @@ void ring_close(struct ring *ring, struct cell *cell)
 {
     uint64_t index = ring->put % RING_CELLS, words[SAYS_WORDS];
     int says = is_tiny(cell, cell->length) ? BYTES_FROM : SAYS_WORDS;
-    ring->letters_end[index] = ring->letters_put;
+    ring->letters_end[index] = ring->letters_put = ring->letters_next;
     cell->stamp = ++ring->put;
     cell->taken = ring->got;
     memcpy(words, cell, sizeof words);

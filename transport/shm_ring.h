@@ -71,6 +71,7 @@ struct ring {
     const struct board *theirs;
     uint64_t put, taken;                 /* cells on mine, and of these those that the peer is known to have taken */
     uint64_t letters_put, letters_taken; /* bytes */
+    uint64_t letters_next;               /* letters_put, once the cell that is open is put */
     uint64_t letters_end[RING_CELLS];    /* with each cell */
     uint64_t got;                        /* cells of theirs */
 };

@@ -51,6 +51,7 @@
     X(descriptor_to_poll)                                                                                              \
     X(short_of_a_receive)                                                                                              \
     X(letters_start_again)                                                                                             \
+    X(letters_not_sent)                                                                                                \
     X(bursts)                                                                                                          \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \

@@ -62,6 +62,32 @@ void case_letters_start_again(void)
     ranks_close(comm, 2);
 }
 
+/* One that is not copied after all, as pages of its buffer are guarded, takes no room from those that are sent. */
+void case_letters_not_sent(void)
+{
+    enum { SEVERAL = 4 };
+    zc_comm *comm[2];
+    struct zc_guard guard;
+    char *out = ALLOC(RING_EAGER), *back = ALLOC(RING_EAGER);
+
+    ranks_open(comm, 2, NULL);
+    const struct ring *ring = &shm_of(comm[0])->peers[1]->ring;
+    pattern_fill(out, RING_EAGER, 1);
+    CHECK_OK(zc_guard(out, RING_EAGER, ZC_DENY_STORES, &guard));
+    for (int i = 0; i < SEVERAL; i++)
+        CHECK_OK(zc_send(out, RING_EAGER, 1, 1, comm[0]));
+    CHECK_IS((long)ring->put, SEVERAL);
+    CHECK_IS((long)ring->letters_put, SEVERAL * (long)RING_EAGER);
+    for (int i = 0; i < SEVERAL; i++) {
+        CHECK_OK(zc_recv(back, RING_EAGER, 0, 1, comm[1], NULL));
+        CHECK_PATTERN(back, RING_EAGER, 1);
+    }
+    CHECK_OK(zc_unguard(&guard));
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_free(back));
+    ranks_close(comm, 2);
+}
+
 /* ---- more than a ring holds, from several ---- */
 
 enum { SENDERS = 3, TAGS = 2, BURST = 10 * RING_CELLS };
