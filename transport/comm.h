@@ -35,11 +35,15 @@ struct zc_comm {
     uint32_t max_views; /* 0: no bound */
     _Atomic long views; /* of others' memory, with the program */
     struct progressor progressor;
-    _Atomic unsigned looks;  /* by the helper thread and zc_progress */
-    _Atomic unsigned waits;  /* polls of threads that wait on it, and */
-    unsigned waits_seen;     /* how many there were when somebody asked */
-    _Atomic unsigned inside; /* threads that it may not end under */
-    struct zc_comm *next;    /* of all communicators ever; none is freed, so that a closed one is known */
+    _Atomic unsigned looks; /* by the helper thread and zc_progress */
+    _Atomic unsigned waits; /* polls of threads that wait on it, and */
+    unsigned waits_seen;    /* how many there were when somebody asked */
+    /* Threads that it may not end under: of zc_wait and the like, who found an operation of it at a buffer, sends and
+     * receives alike. Each counts itself before it looks whether this is open; who closes stores that it is not before
+     * it looks for others. So one of the two sees the other. They count themselves under the lock of the buffer's slot,
+     * where the operation is not over yet, and look again under it when they were refused, or have left. */
+    _Atomic unsigned inside;
+    struct zc_comm *next; /* of all communicators ever; none is freed, so that a closed one is known */
 };
 
 /* A caller's options, which may be NULL or of another version. */

@@ -16,7 +16,7 @@ enum {
     NAP_NS = 20000
 };
 
-enum found { FOUND_DONE, FOUND_RECEIVE, FOUND_SEND };
+enum found { FOUND_DONE, FOUND_BUSY, FOUND_REFUSED };
 
 /* The communicator that the send is over, unless that is being closed; `leave` it afterwards. NULL for what is no
  * message: a loan or a guard. */
@@ -26,8 +26,8 @@ static zc_comm *enter(const struct hold *send)
     return comm && comm_callable(comm) && comm_enter(comm) ? comm : NULL;
 }
 
-/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. Otherwise *comm is where to
- * wait: a receive's, which stays open while it has receives; or a send's, to be left by comm_leave; or NULL. */
+/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. FOUND_BUSY: *comm is where to
+ * wait, to be left by comm_leave; or NULL. FOUND_REFUSED: *comm is a receive's, and not for this thread. */
 static enum found look(const struct range *range, zc_status *status, zc_comm **comm)
 {
     struct slot *slot = range->slot;
@@ -37,13 +37,15 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     enum found found = FOUND_DONE;
     *status = (zc_status){.source = -1, .tag = -1};
     if (hold && !hold->landed) {
-        found = FOUND_RECEIVE;
         *comm = op_of(hold)->comm;
+        found = comm_callable(*comm) ? FOUND_BUSY : FOUND_REFUSED;
+        if (found == FOUND_BUSY && !comm_enter(*comm))
+            *comm = NULL;
     } else if (hold) {
         hold_report(hold, backing);
         *status = op_of(hold)->status;
     } else if ((send = backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT)))) {
-        found = FOUND_SEND;
+        found = FOUND_BUSY;
         *comm = enter(send);
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
@@ -99,12 +101,9 @@ int zc_wait(const void *buf, zc_status *status)
         switch (look(&range, &result, &comm)) {
         case FOUND_DONE:
             return report(&result, "zc_wait", status);
-        case FOUND_RECEIVE:
-            if (comm_check(comm, "zc_wait") == -EPERM)
-                return -EPERM;
-            comm_poll_waiting(comm, NULL, &waiting);
-            break;
-        case FOUND_SEND:
+        case FOUND_REFUSED:
+            return comm_examine(comm, "zc_wait");
+        case FOUND_BUSY:
             if (comm) {
                 comm_poll_waiting(comm, NULL, &waiting);
                 comm_leave(comm);
@@ -130,7 +129,7 @@ int zc_test(const void *buf, int *done, zc_status *status)
         return error;
     conflict_progress();
     enum found found = look(&range, &result, &comm);
-    if (found == FOUND_SEND && comm)
+    if (found == FOUND_BUSY && comm)
         comm_leave(comm);
     *done = found == FOUND_DONE;
     return *done ? report(&result, "zc_test", status) : 0;
@@ -138,28 +137,27 @@ int zc_test(const void *buf, int *done, zc_status *status)
 
 /* Where one waits who waits for several. */
 struct place {
-    zc_comm *comm;
-    bool entered;  /* it is to be left */
+    zc_comm *comm; /* to be left */
     bool restless; /* something else may come, of which nothing tells */
 };
 
 static void leave(struct place *place)
 {
-    if (place->entered)
+    if (place->comm)
         comm_leave(place->comm);
     *place = (struct place){0};
 }
 
-/* Waiting at one is waiting at all; but where only polling helps, that has to be the one. `fit`: one can wait there. */
-static void consider(struct place *place, zc_comm *comm, bool entered, bool fit, const struct waiting *waiting)
+/* Waiting at one is waiting at all; but where only polling helps, that has to be the one. NULL: one cannot. */
+static void consider(struct place *place, zc_comm *comm, const struct waiting *waiting)
 {
-    if (fit && (!place->comm || !comm_sleeps(comm, waiting))) {
+    if (comm && (!place->comm || !comm_sleeps(comm, waiting))) {
         bool restless = place->restless;
         leave(place);
-        *place = (struct place){comm, entered, restless};
+        *place = (struct place){comm, restless};
     } else {
-        place->restless |= !fit;
-        if (entered && comm)
+        place->restless |= !comm;
+        if (comm)
             comm_leave(comm);
     }
 }
@@ -187,17 +185,18 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
     }
     for (;;) {
         struct place place = {0};
-        bool refused = false;
+        int refused = 0;
         for (int i = 0; i < n; i++) {
             zc_status result;
             zc_comm *comm;
             int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
             enum found found = error ? FOUND_DONE : look(&range, &result, &comm);
-            if (found != FOUND_DONE) {
-                bool entered = found == FOUND_SEND;
-                int unfit = !entered ? comm_check(comm, "zc_wait_any") : 0;
-                refused |= unfit == -EPERM;
-                consider(&place, comm, entered, comm && !unfit, &waiting);
+            if (found == FOUND_BUSY) {
+                consider(&place, comm, &waiting);
+                continue;
+            }
+            if (found == FOUND_REFUSED) {
+                refused = comm_examine(comm, "zc_wait_any");
                 continue;
             }
             leave(&place);
@@ -206,9 +205,26 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
         }
         if (refused) {
             leave(&place);
-            return -EPERM;
+            return refused;
         }
         wait_at(&place, &waiting);
+    }
+}
+
+/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and reported. */
+static bool cancel(zc_comm *comm, const struct range *range, struct op *op)
+{
+    comm->transport->cancel(&comm->endpoint, op);
+    for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {
+        struct backing *backing = slot_lock(range->slot);
+        struct hold *hold = hold_receive_at(range->slot, range->offset);
+        bool landed = !hold || op_of(hold) != op || hold->landed;
+        bool cancelled = landed && hold && op_of(hold) == op && hold->error == -ECANCELED;
+        if (cancelled)
+            hold_report(hold, backing);
+        slot_unlock(backing);
+        if (landed)
+            return cancelled;
     }
 }
 
@@ -222,36 +238,25 @@ int zc_cancel(const void *buf)
     struct hold *hold = hold_receive_at(range.slot, range.offset);
     struct op *op = hold ? op_of(hold) : NULL;
     zc_comm *comm = op ? op->comm : NULL;
-    bool landed = hold && hold->landed;
+    bool landed = hold && hold->landed, entered = false;
     /* Another thread may report the receive and post the next one meanwhile, which must not be taken for it. */
-    if (op && !landed)
+    if (op && !landed) {
         atomic_fetch_add(&op->users, 1);
+        entered = comm_enter(comm);
+    }
     slot_unlock(backing);
     if (!op)
         return fail(-ENOENT, "zc_cancel: no receive into %p (sends cannot be cancelled)", buf);
     if (landed)
         return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
     error = comm_check(comm, "zc_cancel");
-    if (error) {
-        op_free(op);
-        return error;
-    }
-    comm->transport->cancel(&comm->endpoint, op);
-    /* It ends one way or the other, soon. */
-    for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {
-        backing = slot_lock(range.slot);
-        hold = hold_receive_at(range.slot, range.offset);
-        landed = !hold || op_of(hold) != op || hold->landed;
-        bool cancelled = landed && hold && op_of(hold) == op && hold->error == -ECANCELED;
-        if (cancelled)
-            hold_report(hold, backing);
-        slot_unlock(backing);
-        if (!landed)
-            continue;
-        op_free(op);
-        if (!cancelled)
-            return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+    bool cancelled = !error && cancel(comm, &range, op);
+    if (entered)
+        comm_leave(comm);
+    if (cancelled)
         op_free(op); /* reported */
-        return 0;
-    }
+    op_free(op);
+    if (!error && !cancelled)
+        error = fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
+    return error;
 }

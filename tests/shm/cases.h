@@ -46,6 +46,7 @@
     X(idle_uses_no_processor)                                                                                          \
     X(waiting_for_a_send)                                                                                              \
     X(opened_while_asleep)                                                                                             \
+    X(closed_while_asleep)                                                                                             \
     X(sleepers)                                                                                                        \
     X(naps)                                                                                                            \
     X(descriptor_to_poll)                                                                                              \

@@ -173,6 +173,36 @@ void case_opened_while_asleep(void)
     children_end(2, child);
 }
 
+/* ---- one that is closed while a thread sleeps over it ---- */
+
+static bool among_others; /* by zc_wait_any */
+
+static void *wait_for_end(void *buffer)
+{
+    int which;
+
+    CHECK_IS(among_others ? zc_wait_any(1, (const void *[]){buffer}, &which, NULL) : zc_wait(buffer, NULL), -ECANCELED);
+    return NULL;
+}
+
+void case_closed_while_asleep(void)
+{
+    for (int i = 0; i < 2; i++) {
+        zc_comm *comm = open_another((unsigned)i, 0, 1);
+        char *buffer = ALLOC(LARGE);
+
+        among_others = i > 0;
+        CHECK_OK(zc_irecv(buffer, LARGE, 0, 1, comm));
+        pthread_t thread = thread_start(wait_for_end, buffer);
+        while (!atomic_load(&shm_of(comm)->sleeping))
+            usleep(1000);
+        CHECK(atomic_load(&comm->inside) == 1); /* so its memory is not taken from under it */
+        CHECK_OK(zc_close(comm));
+        thread_join(thread);
+        CHECK_OK(zc_free(buffer));
+    }
+}
+
 /* ---- many that sleep, each over one of several communicators, or two over the same ---- */
 
 enum { COMMS = 3, THREADS = 4, ROUNDS = 300 };
