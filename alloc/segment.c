@@ -129,12 +129,17 @@ static int register_segment(struct segment *segment)
     return error;
 }
 
-/* Takes pages and protection from a range of addresses. */
+/* Takes pages and protection from a range of addresses.
+ *
+ * MPI may have registered the pages with a device, and keep that for later messages from these addresses: wire addresses,
+ * which zc gives to it, or those of a program that knows nothing of zc (the malloc preload). It learns that they are gone
+ * by libc's functions, which it patches (UCX), and by a raw system call never. So pages are taken away by the former, in
+ * which whatever MPI does is none of a handler's business: no handler comes here. */
 static void bare(char *at, size_t length)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
-    if (!sys_mmap(at, length, PROT_NONE, FLAGS, -1, 0))
-        sys_madvise(at, length, MADV_REMOVE); /* the next segment_map covers the mapping; the pages can go now */
+    if (mmap(at, length, PROT_NONE, FLAGS, -1, 0) == MAP_FAILED)
+        madvise(at, length, MADV_REMOVE); /* the next segment_map covers the mapping; the pages can go now */
 }
 
 static void reserve_again(struct segment *segment)
@@ -291,7 +296,9 @@ bool segment_punch(const struct segment *segment, char *wire)
         return false;
     for (struct registrar *registrar = registrars; registrar; registrar = registrar->next)
         pinned |= registrar->pins;
-    bool punched = !pinned && sys_madvise(wire, segment->slot_size, MADV_REMOVE) == 0;
+    bool punched = !pinned && madvise(wire, segment->slot_size, MADV_REMOVE) == 0;
+    if (punched) /* they are gone there, too, which libc's function is to tell as well: see bare */
+        madvise(arena.user + (wire - arena.wire), segment->slot_size, MADV_REMOVE);
     pthread_mutex_unlock(&registry);
     return punched;
 }

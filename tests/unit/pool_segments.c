@@ -12,6 +12,48 @@
 #include "system.h"
 #include "tests/unit/pools.h"
 
+/* ---- libc's functions, by which others learn of pages that go ---- */
+
+static const char *watched;
+static int told, told_wire;
+
+static void notice(const char *at, size_t length)
+{
+    const char *wire = watched ? arena_wire_of(watched) : NULL;
+    told += watched && at <= watched && watched < at + length;
+    told_wire += wire && at <= wire && wire < at + length;
+}
+
+void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset)
+{
+    if (flags & MAP_FIXED)
+        notice(at, length);
+    void *mapped = sys_mmap(at, length, prot, flags, fd, offset);
+    return mapped ? mapped : MAP_FAILED;
+}
+
+int madvise(void *at, size_t length, int advice)
+{
+    if (advice == MADV_REMOVE)
+        notice(at, length);
+    return (int)syscall(SYS_madvise, at, length, advice);
+}
+
+/* As MPI with a cache of registrations does. */
+Test(pool_segments, pages_do_not_go_unseen)
+{
+    zc_pool *pool = open_small(64 << 10);
+    char *p = alloc_in(pool);
+    size_t released;
+    watched = p;
+    CHECK(segment_punch(pool->segments, arena_wire_of(p)));
+    CHECKF(told == 1 && told_wire == 1, "%d, %d", told, told_wire);
+    CHECK_OK(zc_free(p));
+    CHECK_OK(zc_pool_trim(pool, &released));
+    CHECK(released > 0);
+    CHECKF(told == 2 && told_wire == 2, "%d, %d", told, told_wire);
+}
+
 /* ---- huge pages ---- */
 
 /* Collapsing needs a kernel that has it and a free huge page. */

@@ -68,6 +68,16 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...)
     return name && fails(name) ? -1 : real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
+void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset)
+{
+    return (void *)syscall(SYS_mmap, at, length, prot, flags, fd, offset);
+}
+
+int madvise(void *at, size_t length, int advice)
+{
+    return (int)syscall(SYS_madvise, at, length, advice);
+}
+
 int memfd_create(const char *name, unsigned flags)
 {
     return fails("memfd_create") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
