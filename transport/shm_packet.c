@@ -31,11 +31,11 @@ int packet_receive(int sock, struct packet *packet, int *fd)
 {
     union {
         struct cmsghdr header;
-        char room[CMSG_SPACE(sizeof *fd)]; /* for one: the kernel closes what does not fit */
+        char room[CMSG_LEN(sizeof *fd)]; /* for one, without its padding: the kernel closes what does not fit */
     } control;
     struct iovec bytes = {packet, sizeof *packet};
     struct msghdr message = {
-        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = CMSG_LEN(sizeof *fd)};
     ssize_t length;
     do
         length = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -46,10 +46,13 @@ int packet_receive(int sock, struct packet *packet, int *fd)
         return -ECONNRESET;
     *fd = -1;
     const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof *fd))
+    bool one = header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+               header->cmsg_len == CMSG_LEN(sizeof *fd);
+    if (one)
         memcpy(fd, CMSG_DATA(header), sizeof *fd);
-    if (length == sizeof *packet && !(message.msg_flags & MSG_TRUNC))
+    /* One that was sent, and that this process may not have for want of room, is as none. */
+    bool more = header && (!one || message.msg_flags & MSG_CTRUNC);
+    if (length == sizeof *packet && !(message.msg_flags & MSG_TRUNC) && !more)
         return 1;
     if (*fd >= 0)
         close(*fd);

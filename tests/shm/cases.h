@@ -65,6 +65,7 @@
     X(lies_about_cells)                                                                                                \
     X(answers_unasked)                                                                                                 \
     X(lies_about_what_it_took)                                                                                         \
+    X(more_descriptors_than_one)                                                                                       \
     X(lies_about_segments)                                                                                             \
     X(flips_what_was_checked)                                                                                          \
     X(random_cells)

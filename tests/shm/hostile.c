@@ -7,9 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "cases.h"
+#include "system.h"
 
 /* Rank 0 is honest, 1 lies, 2 looks on. All are threads, so that a sanitizer sees all of them. */
 enum { HONEST, LIAR, OTHER, RANKS };
@@ -104,6 +106,35 @@ void case_lies_about_what_it_took(void)
     zc_flush(comm[HONEST]);
     close_all(comm);
     CHECK_OK(zc_free(buffer));
+}
+
+static void lie_with_two_descriptors(void)
+{
+    zc_comm *comm[RANKS];
+    struct packet wake = {.kind = PACKET_WAKE};
+    int two[2] = {0, 1};
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof two)];
+    } control = {.header = {.cmsg_len = CMSG_LEN(sizeof two), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec bytes = {&wake, sizeof wake};
+    struct msghdr message = {
+        .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+
+    memcpy(CMSG_DATA(&control.header), two, sizeof two);
+    ranks_open(comm, RANKS, NULL);
+    CHECK(sendmsg(shm_of(comm[LIAR])->peers[HONEST]->sock, &message, 0) == sizeof wake);
+    check_disconnected(comm);
+    close_all(comm);
+}
+
+/* With one packet: none is kept. */
+void case_more_descriptors_than_one(void)
+{
+    lie_with_two_descriptors(); /* the pools that it takes have theirs now */
+    int before = system_descriptors();
+    lie_with_two_descriptors();
+    CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
 }
 
 /* Shows a memfd of `size` bytes with `seals` as one of `length`. */
