@@ -105,7 +105,7 @@ void shm_free_message(struct message *message)
     struct shm *shm = message->link->shm;
     free(message->own);
     if (message->mapping)
-        mapping_put(shm, message->mapping);
+        mapping_put(message->mapping);
     message->next = shm->free_messages;
     shm->free_messages = message;
 }

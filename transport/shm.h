@@ -40,8 +40,10 @@ enum {
 
 /* ---- segments ---- */
 
-/* A segment that a peer shows, mapped here. Lives as long as the link shows it or a message refers to it. */
+/* A segment that a peer shows, mapped here. Lives as long as the link shows it or a message refers to it, and counts
+ * against what the peer may show for so long. The link, lost or not, outlives it. */
 struct mapping {
+    struct link *link;
     const char *at;
     size_t length, slot_size, stride;
     uint32_t generation;
@@ -103,8 +105,9 @@ struct link {
     uint32_t woken;      /* the number of its sleep that it was woken from */
     unsigned owed;       /* times that it was not woken from its nap */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
-    struct mapping **mappings;              /* by number, */
-    size_t mapped;                          /* and their bytes */
+    struct mapping **mappings;              /* by number, that it shows now */
+    unsigned mapped;                        /* those included that only messages refer to; */
+    size_t mapped_bytes;                    /* of all of them */
     struct ids offers;                      /* struct op: told to the peer */
     struct ids pulls;                       /* struct message */
     struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */
@@ -287,7 +290,7 @@ void segments_drop(struct link *link); /* all of them */
 /* Where offered bytes are. False if the cell cannot be true. *mapping is NULL where they are to be pulled, else it is
  * used once more. */
 bool segments_find(struct link *link, const struct cell *cell, struct mapping **mapping, const char **bytes);
-void mapping_put(struct shm *shm, struct mapping *mapping);
+void mapping_put(struct mapping *mapping);
 
 /* A board of this process, with a descriptor for the peer; and the peer's. NULL, with errno and a message. */
 struct board *board_create(int *fd);

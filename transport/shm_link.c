@@ -206,7 +206,7 @@ static bool take_message(struct link *link, const struct cell *cell, bool offere
     struct message *message = cell->tag >= 0 ? shm_new_message(shm, link) : NULL;
     if (!message) {
         if (mapping)
-            mapping_put(shm, mapping);
+            mapping_put(mapping);
         return false;
     }
     message->match = (struct match){.source = link->rank, .tag = cell->tag};

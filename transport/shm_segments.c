@@ -232,12 +232,15 @@ void segments_locate_on(struct link *link, struct mapping *mapping, const char *
 
 /* ---- shown by peers ---- */
 
-void mapping_put(struct shm *shm, struct mapping *mapping)
+void mapping_put(struct mapping *mapping)
 {
+    struct link *link = mapping->link;
     if (--mapping->users)
         return;
+    link->mapped--;
+    link->mapped_bytes -= mapping->length;
     if (mapping->number != NO_SEGMENT)
-        stop_showing(shm, mapping->number);
+        stop_showing(link->shm, mapping->number);
     if (mapping->at)
         sys_munmap((void *)(uintptr_t)mapping->at, mapping->length);
     if (mapping->fd >= 0)
@@ -249,10 +252,8 @@ static void drop(struct link *link, uint32_t number)
 {
     struct mapping *mapping = link->mappings[number];
     link->mappings[number] = NULL;
-    if (!mapping)
-        return;
-    link->mapped -= mapping->length;
-    mapping_put(link->shm, mapping);
+    if (mapping)
+        mapping_put(mapping);
 }
 
 /* Segments may be larger than what they hold, but one that shows far more than this host has is after the address space
@@ -263,10 +264,18 @@ static size_t mapped_most(void)
     return (size_t)sysconf(_SC_PHYS_PAGES) * PAGE_BYTES * TIMES;
 }
 
+static bool may_show(const struct link *link, const struct packet *packet)
+{
+    return packet->number < SHM_SEGMENTS_MOST && packet->slot_size && packet->slot_size <= packet->stride &&
+           packet->stride <= packet->length && packet->length <= mapped_most() - link->mapped_bytes &&
+           link->mapped < SHM_SEGMENTS_MOST;
+}
+
 int segments_shown(struct link *link, const struct packet *packet, int fd)
 {
-    if (packet->number >= SHM_SEGMENTS_MOST || !packet->slot_size || packet->slot_size > packet->stride ||
-        packet->stride > packet->length || packet->length > mapped_most() - link->mapped) {
+    if (packet->number < SHM_SEGMENTS_MOST && link->mappings)
+        drop(link, packet->number); /* this comes in its place */
+    if (!may_show(link, packet)) {
         if (fd >= 0)
             close(fd);
         return -EPROTO;
@@ -279,21 +288,22 @@ int segments_shown(struct link *link, const struct packet *packet, int fd)
             close(fd);
         return -ENOMEM;
     }
-    *mapping = (struct mapping){.length = packet->length,
+    *mapping = (struct mapping){.link = link,
+                                .length = packet->length,
                                 .slot_size = packet->slot_size,
                                 .stride = packet->stride,
                                 .generation = packet->generation,
                                 .fd = fd,
                                 .users = 1,
                                 .number = NO_SEGMENT};
+    link->mapped++;
+    link->mapped_bytes += mapping->length;
     /* Where a limit is reached, of descriptors or mappings, messages from it are pulled. */
     if (fd >= 0 && !(mapping->at = map_sealed(fd, packet->length)) && errno == EPROTO) {
-        mapping_put(link->shm, mapping);
+        mapping_put(mapping);
         return -EPROTO;
     }
-    drop(link, packet->number);
     link->mappings[packet->number] = mapping;
-    link->mapped += mapping->length;
     return 0;
 }
 

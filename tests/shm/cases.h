@@ -67,6 +67,7 @@
     X(lies_about_what_it_took)                                                                                         \
     X(more_descriptors_than_one)                                                                                       \
     X(lies_about_segments)                                                                                             \
+    X(shows_too_much)                                                                                                  \
     X(flips_what_was_checked)                                                                                          \
     X(random_cells)
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -137,6 +138,8 @@ void case_more_descriptors_than_one(void)
     CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
 }
 
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | 0x10 /* F_SEAL_FUTURE_WRITE */ };
+
 /* Shows a memfd of `size` bytes with `seals` as one of `length`. */
 static void show(zc_comm *liar, size_t size, int seals, const struct packet *as)
 {
@@ -164,7 +167,6 @@ static void lie_by_showing(size_t size, int seals, struct packet as)
 
 void case_lies_about_segments(void)
 {
-    enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | 0x10 /* F_SEAL_FUTURE_WRITE */ };
     struct packet right = {.length = 2 * MIB, .slot_size = MIB, .stride = MIB}, wrong;
 
     lie_by_showing(2 * MIB, 0, right);                           /* could be cut off under the reader */
@@ -195,6 +197,40 @@ void case_lies_about_segments(void)
         check_disconnected(comm);
         close_all(comm);
     }
+}
+
+/* Shows, sends from there and forgets, `most` times, and once more. What messages are there of counts all the while. */
+static void show_and_forget(size_t length, uint32_t most)
+{
+    zc_comm *comm[RANKS];
+
+    ranks_open(comm, RANKS, NULL);
+    for (uint32_t i = 0; i <= most; i++) {
+        struct packet packet = {
+            .kind = PACKET_SHOW, .generation = i, .length = length, .slot_size = length, .stride = length};
+        struct cell offer = {.kind = CELL_OFFER, .tag = 1, .length = 10000, .generation = i};
+
+        CHECKF(shm_of(comm[HONEST])->peers[LIAR]->error == 0, "disconnected after %u of %u", i, most);
+        show(comm[LIAR], length, SEALS, &packet);
+        CHECK(ring_put(ring_to_honest(comm[LIAR]), &offer, NULL, 0) == RING_PUT);
+        CHECK_OK(zc_progress(comm[HONEST]));
+        packet.kind = PACKET_FORGET;
+        packet_send(shm_of(comm[LIAR])->peers[HONEST]->sock, &packet, -1);
+    }
+    check_disconnected(comm);
+    close_all(comm);
+}
+
+void case_shows_too_much(void)
+{
+    struct rlimit limit;
+
+    show_and_forget((size_t)sysconf(_SC_PHYS_PAGES) / 512 * 2 * MIB * 3, 1);
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (limit.rlim_max > SHM_SEGMENTS_MOST + 100)
+        show_and_forget(16384, SHM_SEGMENTS_MOST);
 }
 
 /* ---- random ---- */
