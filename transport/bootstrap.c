@@ -18,7 +18,8 @@
 #include "zc.h"
 
 enum {
-    STRANGERS = 16, /* connections that have not said yet who they are; of more the oldest is dropped */
+    STRANGERS = 16,  /* connections that have not said yet who they are: more of them wait outside, */
+    GRACE_MS = 1000, /* until one has had so long for it */
     RETRY_MS = 50,
     BYTE_ORDER_MARK = 0x01020304
 };
@@ -123,6 +124,7 @@ static int new_socket(const struct addrinfo *at)
 
 struct stranger {
     int fd; /* -1: none */
+    uint64_t since;
     size_t got;
     struct hello hello;
 };
@@ -160,14 +162,32 @@ static void door_close(struct door *door)
     close_fd(&door->listener);
 }
 
-static void admit(struct door *door)
+/* The place of who comes next: a free one, or of who has had its time. NULL: there is none for another *ms at most. */
+static struct stranger *next_place(struct door *door, int *ms)
+{
+    struct stranger *oldest = door->strangers;
+    for (int i = 0; i < STRANGERS; i++) {
+        struct stranger *stranger = &door->strangers[i];
+        if (stranger->fd < 0)
+            return stranger;
+        if (stranger->since < oldest->since)
+            oldest = stranger;
+    }
+    int left = left_ms(oldest->since + GRACE_MS * 1000000ull);
+    if (left == 0)
+        return oldest;
+    if (left < *ms)
+        *ms = left;
+    return NULL;
+}
+
+static void admit(const struct door *door, struct stranger *place)
 {
     int fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
         return; /* it has gone again */
-    close_fd(&door->strangers[0].fd);
-    memmove(door->strangers, door->strangers + 1, (STRANGERS - 1) * sizeof door->strangers[0]);
-    door->strangers[STRANGERS - 1] = (struct stranger){.fd = fd};
+    close_fd(&place->fd);
+    *place = (struct stranger){.fd = fd, .since = clock_ns()};
 }
 
 /* Why a rank may not join, or 0. Ranks of other versions get an answer too, as long as hello stays what it is. */
@@ -235,19 +255,23 @@ static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, 
     int error = door_open(&door, bootstrap->root, at);
     if (error)
         return error;
-    while (!error && door.present < bootstrap->size) {
+    while (door.present < bootstrap->size) {
         struct pollfd pollers[STRANGERS + 1];
         for (int i = 0; i < STRANGERS; i++)
             pollers[i] = (struct pollfd){.fd = door.strangers[i].fd, .events = POLLIN};
-        pollers[STRANGERS] = (struct pollfd){.fd = door.listener, .events = POLLIN};
-        int ms = left_ms(deadline), n = ms ? poll(pollers, STRANGERS + 1, ms) : 0;
-        if (n == 0)
+        int ms = left_ms(deadline);
+        if (ms == 0) {
             error = missing(bootstrap, &door);
+            break;
+        }
+        struct stranger *place = next_place(&door, &ms);
+        pollers[STRANGERS] = (struct pollfd){.fd = place ? door.listener : -1, .events = POLLIN};
+        int n = poll(pollers, STRANGERS + 1, ms);
         for (int i = 0; n > 0 && i < STRANGERS; i++)
             if (pollers[i].revents)
                 listen_to(bootstrap, &door, protocol, &door.strangers[i]);
         if (n > 0 && pollers[STRANGERS].revents)
-            admit(&door);
+            admit(&door, place);
     }
     door_close(&door);
     struct answer welcome = {0};
@@ -260,24 +284,30 @@ static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, 
 
 /* ---- the others ---- */
 
+/* Waits for what becomes of a connection that was begun. 0 or an errno. */
+static int await_connection(int fd, uint64_t deadline)
+{
+    struct pollfd poller = {.fd = fd, .events = POLLOUT};
+    int n, error;
+    socklen_t length = sizeof error;
+    do
+        n = poll(&poller, 1, left_ms(deadline));
+    while (n < 0 && errno == EINTR);
+    if (n == 0)
+        return ETIMEDOUT;
+    return n < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) ? errno : error;
+}
+
 /* Connects as soon as rank 0 listens. The socket, or an error. */
 static int reach(const struct addrinfo *at, uint64_t deadline)
 {
     for (;;) {
-        int fd = new_socket(at), error = 0;
-        socklen_t length = sizeof error;
+        int fd = new_socket(at);
         if (fd < 0)
             return -errno;
         if (connect(fd, at->ai_addr, at->ai_addrlen) == 0)
             return fd;
-        if (errno == EINPROGRESS) {
-            struct pollfd poller = {.fd = fd, .events = POLLOUT};
-            error = poll(&poller, 1, left_ms(deadline)) == 0                ? ETIMEDOUT
-                    : getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) ? errno
-                                                                            : error;
-        } else {
-            error = errno;
-        }
+        int error = errno == EINPROGRESS ? await_connection(fd, deadline) : errno;
         if (!error)
             return fd;
         close(fd);

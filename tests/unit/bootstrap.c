@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -237,6 +238,76 @@ Test(bootstrap, garbage_at_the_port)
     finish(&two, 0, "");
     for (int i = 0; i < 40; i++)
         close(fds[i]);
+}
+
+/* Says which rank it is. */
+static void say_hello(int fd, int32_t rank, int32_t size)
+{
+    struct {
+        char magic[8];
+        uint32_t order;
+        int32_t rank, size;
+        char protocol[BOOTSTRAP_PROTOCOL_BYTES];
+    } hello = {"zc ranks", 0x01020304, rank, size, "test 1"};
+    CHECK(send(fd, &hello, sizeof hello, MSG_NOSIGNAL) == sizeof hello);
+}
+
+/* The first comes before all others and speaks last, of the others each when its turn is, or many at a time. */
+Test(bootstrap, slow_ranks)
+{
+    enum { SIZE = 48, ALONE = 24 };
+    const char *root = free_root();
+    struct comer zero = {.root = root, .rank = 0, .size = SIZE};
+    int fds[SIZE];
+    start(&zero);
+    fds[1] = visit(root);
+    for (int r = 2; r < SIZE; r++) {
+        fds[r] = visit(root);
+        if (r < ALONE) {
+            say_hello(fds[r], r, SIZE);
+            usleep(1000);
+        }
+    }
+    for (int r = ALONE; r < SIZE; r++)
+        say_hello(fds[r], r, SIZE);
+    say_hello(fds[1], 1, SIZE);
+    for (int r = 1; r < SIZE; r++) {
+        char byte;
+        CHECKF(recv(fds[r], &byte, 1, 0) == 1, "rank %d was dropped", r);
+        close(fds[r]);
+    }
+    finish(&zero, 0, "");
+}
+
+static void interrupted(int signal)
+{
+    (void)signal;
+}
+
+/* Nobody answers the second visitor of a listener that takes one, until it is told that there is none. */
+Test(bootstrap, signals_while_connecting)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sigaction action = {.sa_handler = interrupted};
+    const char *root = free_root();
+    struct comer zero = {.root = root, .rank = 0, .size = 2}, one = {.root = root, .rank = 1, .size = 2};
+    int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
+    at.sin_port = htons((uint16_t)strtol(strrchr(root, ':') + 1, NULL, 10));
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
+    CHECK(bind(listener, (struct sockaddr *)&at, sizeof at) == 0 && listen(listener, 0) == 0);
+    int visitor = visit(root);
+    start(&one);
+    for (int i = 0; i < 1500; i++) {
+        CHECK(pthread_kill(one.thread, SIGUSR1) == 0);
+        usleep(1000);
+        if (i == 100)
+            close(listener);
+    }
+    start(&zero);
+    finish(&one, 0, "");
+    finish(&zero, 0, "");
+    close(visitor);
 }
 
 static void *serve_garbage(void *argument)
