@@ -278,8 +278,8 @@ typedef struct zc_options {
                                   breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
     uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
                                   release them cannot keep all memory of its peers. 0: ZC_MAX_VIEWS, else no bound */
-    const char *transport;     /* of zc_open_mpi: "mpi", "shm" where its processes are of one host and user,
-                                  "auto" (shm between those that are, MPI for others; see docs/shm.md), or
+    const char *transport;     /* of zc_open_mpi and the address "mpi" (-EINVAL with any other): "mpi", "shm" where its
+                                  processes are of one host and user, "auto" (shm between those that are, MPI for others; see docs/shm.md), or
                                   "verbs[:DEVICE][?...]" without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
 } zc_options;
 
@@ -289,7 +289,8 @@ typedef struct zc_options {
 // clang-format on
 
 /* Opens a communicator; `options` may be NULL. Addresses:
- *   "mpi"                      all of MPI_COMM_WORLD; initialises MPI (MPI_THREAD_MULTIPLE) if nobody
+ *   "mpi"                      all of MPI_COMM_WORLD, as zc_open_mpi() would: options->transport and ZC_TRANSPORT say
+ *                              what they talk over; initialises MPI (MPI_THREAD_MULTIPLE) if nobody
  *                              has, and then finalises it when the program exits with status 0; sends
  *                              that nobody has received after fault_timeout_ms end the job there, with a
  *                              message. Collective.

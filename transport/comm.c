@@ -256,6 +256,11 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
         error = comm_find_transport(address.scheme, &transport);
     if (!error)
         error = comm_options(options, &own);
+    if (!error && transport == &mpi_transport)
+        return comm_open_world(&address, &own, comm);
+    if (!error && own.transport)
+        error = fail(-EINVAL, "zc_open: options.transport is \"%s\", but the address \"%s\" says what to talk over",
+                     own.transport, text);
     return error ? error : comm_open(transport, &address, NULL, &own, comm);
 }
 

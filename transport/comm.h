@@ -53,6 +53,9 @@ int comm_options(const zc_options *given, zc_options *options);
 int comm_open(const struct transport *transport, const struct address *address, void *native, const zc_options *options,
               zc_comm **out);
 
+/* Opens the address "mpi": over what zc_open_mpi would take for all of MPI_COMM_WORLD. */
+int comm_open_world(const struct address *address, const zc_options *options, zc_comm **out);
+
 /* The transport of a scheme: -ENOTSUP where it was not built, -EINVAL where there is none. */
 int comm_find_transport(const char *scheme, const struct transport **transport);
 

@@ -78,15 +78,13 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
 {
     if (*address->name || address->count)
         return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
-    int error = native ? 0 : mpi_initialise();
-    struct mpi *mpi = error ? NULL : calloc(1, sizeof *mpi);
+    struct mpi *mpi = calloc(1, sizeof *mpi);
     if (!mpi)
-        return error ? error : fail(-ENOMEM, "zc_open: no memory");
+        return fail(-ENOMEM, "zc_open: no memory");
     mpi->endless = MPI_REQUEST_NULL;
-    MPI_Comm from = native ? *(MPI_Comm *)native : MPI_COMM_WORLD;
     int level, there, *tag_most;
     MPI_Query_thread(&level);
-    int code = MPI_Comm_dup(from, &mpi->comm);
+    int code = MPI_Comm_dup(*(MPI_Comm *)native, &mpi->comm);
     if (code != MPI_SUCCESS) {
         free(mpi);
         return mpi_failed(code, "MPI_Comm_dup");
@@ -104,7 +102,7 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
     MPI_Comm_size(mpi->comm, &endpoint->size);
     endpoint->read_by_peers = endpoint->size == 2; /* of more than one receiver, the pace of each is not seen */
     policy_expect_readers();
-    error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
+    int error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
     if (!error)
         error = learn_sent(mpi->comm, endpoint->rank, endpoint->size, &mpi->sent);
     if (error) {

@@ -52,14 +52,11 @@ int mpi_initialise(void)
     if (done)
         return fail(-EPERM, "zc_open: MPI is finalised");
     MPI_Initialized(&done);
-    if (done) {
-        mpi_watch_finalize();
+    if (done)
         return 0;
-    }
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
     if (code != MPI_SUCCESS)
         return fail(-EIO, "zc_open: MPI_Init_thread failed with code %d", code);
-    mpi_watch_finalize();
     on_exit(finalize_at_exit, NULL);
     return 0;
 }

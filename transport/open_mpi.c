@@ -82,3 +82,11 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
     mpi_watch_finalize();
     return comm_open(transport, &address, &comm, &options, out);
 }
+
+int comm_open_world(const struct address *address, const zc_options *options, zc_comm **out)
+{
+    if (*address->name || address->count)
+        return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
+    int error = mpi_initialise();
+    return error ? error : zc_open_mpi(MPI_COMM_WORLD, options, out);
+}

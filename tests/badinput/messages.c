@@ -298,6 +298,9 @@ Test(messages, options)
             CHECK_FAILS(zc_open("loop", &o, &comm), -EINVAL, value < 0 ? "-1" : "87");
         }
     check_scene = NULL;
+    good.transport = "shm";
+    CHECK_FAILS(zc_open("loop", &good, &comm), -EINVAL, "options.transport is \"shm\"");
+    good.transport = NULL;
     good.size = 0;
     CHECK_FAILS(zc_open("loop", &good, &comm), -EINVAL, "ZC_OPTIONS_INIT");
     good.size = (size_t)-1;

@@ -274,6 +274,27 @@ static void bad_transport(void)
     MPI_Finalize();
 }
 
+/* The address goes the way of zc_open_mpi: over shm there is a descriptor. MPI is initialised, and finalised at exit. */
+static void world(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+
+    CHECK(setenv("ZC_TRANSPORT", "shm", 1) == 0);
+    options.transport = "pigeon";
+    CHECK_FAILS(zc_open("mpi", &options, &comm), -EINVAL, "options.transport is \"pigeon\", expected mpi, shm");
+    CHECK_FAILS(zc_open("mpi:x", NULL, &comm), -EINVAL, "mpi takes no name");
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    rank = zc_rank(comm);
+    size = zc_size(comm);
+    CHECK(size == 2 && zc_fd(comm) >= 0);
+    exchange();
+    CHECK_OK(zc_close(comm));
+    options.transport = "mpi";
+    CHECK_OK(zc_open("mpi", &options, &comm));
+    CHECK_IS(zc_fd(comm), -ENOTSUP);
+    exchange();
+}
+
 /* What is taken at once is not kept out by what is in flight, for which the receiver may take its time. */
 static void small_past_bound(void)
 {
@@ -337,6 +358,7 @@ static const struct {
     ENTRY(single),        ENTRY(funneled),          ENTRY(serialized),           ENTRY(multiple),
     ENTRY(arguments),     ENTRY(no_locked_memory),  ENTRY(few_mappings),         ENTRY(bad_transport),
     ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple), ENTRY(small_past_bound),
+    ENTRY(world),
 };
 
 int main(int argc, char *argv[])
