@@ -28,6 +28,7 @@
     X(stale_sockets_of_others)                                                                                         \
     X(no_descriptors)                                                                                                  \
     X(file_size)                                                                                                       \
+    X(hello_is_checked)                                                                                                \
     X(segments_are_read_only)                                                                                          \
     X(segments_are_forgotten)                                                                                          \
     X(many_segments_are_forgotten)                                                                                     \

@@ -305,3 +305,77 @@ void case_file_size(void)
     CHECK_OK(zc_open("shm:few", NULL, &comm));
     CHECK_OK(zc_close(comm));
 }
+
+/* ---- a rank that says what is not right ---- */
+
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | 0x10 /* F_SEAL_FUTURE_WRITE */ };
+
+struct liar {
+    int listener;
+    const struct packet *hello;
+    int board;
+};
+
+/* Is rank 0 to the first that connects, until that one goes. */
+static void *greet_with(void *argument)
+{
+    const struct liar *liar = argument;
+    struct packet packet;
+    int fd, got, sock = accept4(liar->listener, NULL, NULL, SOCK_CLOEXEC);
+
+    CHECK(sock >= 0);
+    CHECK_OK(packet_send(sock, liar->hello, liar->board));
+    while ((got = packet_receive(sock, &packet, &fd)) >= 0) {
+        if (got == 1 && fd >= 0)
+            close(fd);
+        usleep(1000);
+    }
+    close(sock);
+    return NULL;
+}
+
+/* What zc_open of rank 1 says to such a hello of rank 0, with a board of `size` bytes; "": nothing, all is well. */
+static void greeted_with(const struct packet *hello, size_t size, int seals, const char *says)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), hello,
+                        memfd_create("board", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+    zc_comm *comm = NULL;
+    int directory;
+
+    CHECK_OK(place_directory(&directory));
+    close(directory);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
+    CHECK(ftruncate(liar.board, (off_t)size) == 0 && fcntl(liar.board, F_ADD_SEALS, seals) == 0);
+    CHECK(bind(liar.listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(liar.listener, 1) == 0);
+    pthread_t thread = thread_start(greet_with, &liar);
+    int error = zc_open("shm:two?rank=1&size=2&wait=20", NULL, &comm);
+    if (*says)
+        CHECK_FAILS(error, -EPROTO, says);
+    else
+        CHECK_OK(error);
+    if (comm)
+        zc_close(comm);
+    thread_join(thread);
+    CHECK(unlink(address.sun_path) == 0);
+    close(liar.board);
+    close(liar.listener);
+}
+
+void case_hello_is_checked(void)
+{
+    struct packet hello = {
+        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 0, .size = 2, .protocol = SHM_PROTOCOL, .pids = place_pids()};
+    size_t size = (sizeof(struct board) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+
+    greeted_with(&hello, size, SEALS, "");
+    greeted_with(&hello, size, SEALS & ~F_SEAL_SHRINK, "its board did not come, or is not sealed"); /* SIGBUS, later */
+    greeted_with(&hello, size, SEALS & ~0x10, "its board did not come, or is not sealed");
+    greeted_with(&hello, size - PAGE_BYTES, SEALS, "its board did not come, or is not sealed");
+    greeted_with(&hello, size + PAGE_BYTES, SEALS, "its board did not come, or is not sealed");
+    hello.page_bytes = 65536;
+    greeted_with(&hello, size, SEALS, "its pages have another size");
+    hello.page_bytes = 4096;
+    strcpy(hello.protocol, "zc shm 0");
+    greeted_with(&hello, size, SEALS, "it speaks another version of zc");
+}

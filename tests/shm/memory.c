@@ -236,6 +236,7 @@ static void polls(int rank)
             if (i % 100 == 0)
                 usleep(1000);
         }
+        CHECK_OK(zc_recv(buffer, 1, 1, 2, comm, NULL));
     } else {
         struct pollfd fd = {.fd = zc_fd(comm), .events = POLLIN};
 
@@ -252,6 +253,11 @@ static void polls(int rank)
                 i++;
             }
         }
+        /* With nothing left to do, and a peer that only waits, it is silent. */
+        for (int i = 0; i < 1000 && poll(&fd, 1, 0); i++)
+            CHECK_OK(zc_progress(comm));
+        CHECK(poll(&fd, 1, 100) == 0);
+        CHECK_OK(zc_send(buffer, 1, 0, 2, comm));
     }
     CHECK_OK(zc_free(buffer));
     CHECK_OK(zc_close(comm));
