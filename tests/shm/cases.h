@@ -30,6 +30,7 @@
     X(file_size)                                                                                                       \
     X(hello_is_checked)                                                                                                \
     X(segments_are_read_only)                                                                                          \
+    X(copied_once)                                                                                                     \
     X(segments_are_forgotten)                                                                                          \
     X(many_segments_are_forgotten)                                                                                     \
     X(few_descriptors)                                                                                                 \

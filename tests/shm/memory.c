@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "system.h"
 
 void case_segments_are_read_only(void)
 {
@@ -46,6 +47,49 @@ void case_segments_are_read_only(void)
     CHECK_OK(zc_release(&view));
     CHECK_OK(zc_free(out));
     ranks_close(comm, 2);
+}
+
+static unsigned long long resident_most(void)
+{
+    return system_number("/proc/self/status", "VmHWM:") * KIB;
+}
+
+static void copies_once(int rank)
+{
+    const size_t length = 16 * MIB;
+    zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *comm = NULL;
+    char *buffer = ALLOC(length);
+
+    options.policy = ZC_POLICY_PROTECT;
+    CHECK_OK(zc_open(address_of(rank, 2), &options, &comm));
+    pattern_fill(buffer, length, (unsigned)rank);
+    if (rank == 0) {
+        CHECK_OK(zc_send(buffer, length, 1, 1, comm));
+        CHECK(stats_now().sends_protected == 1 && stats_now().sends_copied == 0);
+    } else {
+        unsigned long long before = resident_most();
+
+        CHECK_OK(zc_recv(buffer, length, 0, 1, comm, NULL));
+        /* The sender's pages are mapped now. */
+        CHECKF(resident_most() < before + length * 3 / 2, "%llu KiB more", (resident_most() - before) / KIB);
+        CHECK_PATTERN(buffer, length, 0);
+    }
+    CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(comm));
+}
+
+/* From the sender's pages to the receiver's: neither has the bytes anywhere else. */
+void case_copied_once(void)
+{
+    pid_t child[2];
+
+#ifdef __SANITIZE_THREAD__
+    printf("skipped: ThreadSanitizer remembers accesses in memory\n");
+    return;
+#endif
+    children_start(2, copies_once, child);
+    children_end(2, child);
 }
 
 static unsigned mapped_by(zc_comm *comm, int peer)
