@@ -3,6 +3,7 @@
  * What ends when a peer fails or leaves. What is in flight with others goes on, and so does what the peer has sent
  * before and is still there: whole messages, and segments of it that are mapped here. */
 #include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -123,6 +124,8 @@ void link_lose(struct link *link, int error, const char *why)
         atomic_store(&link->ring.mine->left, LEFT_ONE);
     if (link->answers_on != link->sock)
         close(link->answers_on);
+    /* The peer is told, even if a child that was forked just now has it open as well. */
+    shutdown(link->sock, SHUT_RDWR);
     close(link->sock);
     lose_sends(link);
     lose_answers(link);

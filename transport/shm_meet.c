@@ -19,6 +19,9 @@ enum { EVENTS = 16, PACKETS_MOST = 64 /* of a link at a time */ };
 
 /* ---- a child shares nothing ---- */
 
+/* Only what has its descriptors open is listed, for another thread may open others by the same numbers as soon as they are
+ * closed, and fork: those would be closed in the child. Of one that leaves the list before, a child that is forked
+ * meanwhile keeps some for as long as it lives, but it hides nothing: sockets are shut down as well. */
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct shm *opened;
 
@@ -325,8 +328,8 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
 
 void shm_part(struct shm *shm)
 {
-    place_leave(shm);
     delist(shm);
+    place_leave(shm);
     segments_close(shm);
     for (struct link *link; (link = shm->links);) {
         if (!link->error)

@@ -64,6 +64,7 @@
     X(replaced)                                                                                                        \
     X(all_others_closed)                                                                                               \
     X(forked_child_hides_nothing)                                                                                      \
+    X(forked_amid_closing)                                                                                             \
     X(lies_about_cells)                                                                                                \
     X(answers_unasked)                                                                                                 \
     X(lies_about_what_it_took)                                                                                         \

@@ -2,9 +2,11 @@
  *
  * Cases: a peer is killed. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -350,4 +352,53 @@ void case_forked_child_hides_nothing(void)
     CHECK(waitpid(child[1], NULL, 0) == child[1]);
     child[1] = 0;
     children_end(2, child);
+}
+
+/* ---- nor does one that is forked while a communicator is closed, and it keeps what is not of that ---- */
+
+static _Atomic int awaited = -1; /* a descriptor */
+
+/* Another thread opens something by the number that was just closed, and forks. */
+static void take_and_fork(int fd)
+{
+    int status;
+
+    CHECK(dup2(STDERR_FILENO, fd) == fd);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        _exit(fcntl(fd, F_GETFD) < 0);
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(status == 0, "descriptor %d was closed in the child", fd);
+}
+
+/* In the place of the C library's. */
+int close(int fd)
+{
+    int expected = fd, error = (int)syscall(SYS_close, fd);
+
+    if (error == 0 && atomic_compare_exchange_strong(&awaited, &expected, -1))
+        take_and_fork(fd), error = (int)syscall(SYS_close, fd);
+    return error;
+}
+
+void case_forked_amid_closing(void)
+{
+    zc_comm *comm[2];
+
+    ranks_open(comm, 2, NULL);
+    const struct link *link = shm_of(comm[0])->peers[1];
+    pid_t child = _Fork(); /* as after the list of what it is to close was left */
+    CHECK(child >= 0);
+    if (child == 0)
+        for (;;)
+            pause();
+    atomic_store(&awaited, shm_of(comm[1])->listener);
+    CHECK_OK(zc_close(comm[1]));
+    CHECK(atomic_load(&awaited) == -1);
+    for (int i = 0; i < 1000 && !link->error; i++)
+        CHECK_OK(zc_progress(comm[0]));
+    CHECK(link->error);
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    CHECK_OK(zc_close(comm[0]));
 }
