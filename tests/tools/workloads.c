@@ -136,7 +136,9 @@ static void refused(void)
 {
     deny_system_call(SYS_ioctl, 1, 0xAA00, EACCES); /* USERFAULTFD_IOC_NEW */
     deny_system_call(SYS_userfaultfd, -1, 0, EPERM);
-    execl(getenv("ZC"), "zc", "info", "--quick", NULL);
+    const char *zc = getenv("ZC");
+    CHECK(zc);
+    execl(zc, "zc", "info", "--quick", NULL);
 }
 
 /* A page counts once, however often it is mapped. */
