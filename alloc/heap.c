@@ -24,7 +24,7 @@ static struct configured {
 static size_t configured_count;
 static int configured_error;
 static _Atomic bool opened; /* without an error */
-static char configured_message[256];
+static char configured_message[ERROR_BYTES];
 
 _Atomic uint32_t heap_indices[HEAP_CACHED + 1];
 

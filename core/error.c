@@ -9,7 +9,7 @@
 #include "core/sys.h"
 #include "zc.h"
 
-static _Thread_local char message[512];
+static _Thread_local char message[ERROR_BYTES];
 
 void error_say(const char *format, ...)
 {

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { ERROR_BYTES = 512 }; /* of a message, its end included */
+
 /* Sets the thread's message. */
 void error_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2)));
 

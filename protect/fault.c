@@ -227,7 +227,7 @@ int zc_reinstall(void)
 }
 
 static int open_error;
-static char open_message[256];
+static char open_message[ERROR_BYTES];
 
 static void open_once(void)
 {

@@ -62,7 +62,7 @@ static int set_up(void)
 }
 
 static int open_error;
-static char open_message[160];
+static char open_message[ERROR_BYTES];
 
 static void open_once(void)
 {

@@ -96,6 +96,22 @@ Test(variables, malformed)
         apart(refused, &bad[i]);
 }
 
+/* The message is whole: it ends with the last one. */
+static void all_named(const void *unused)
+{
+    (void)unused;
+    CHECK(setenv("ZC_FOO", "1", 1) == 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK(!zc_alloc(100));
+        CHECKF(strstr(zc_errmsg(), " ZC_POOLS") && strstr(zc_errmsg(), " ZC_TRACE"), "%s", zc_errmsg());
+    }
+}
+
+Test(variables, all_that_are_known_are_named)
+{
+    apart(all_named, NULL);
+}
+
 Test(variables, well_formed)
 {
     static const struct variable good[] = {
