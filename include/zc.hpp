@@ -58,8 +58,16 @@ template <class T, class U> bool operator!=(const allocator<T> &, const allocato
     return false;
 }
 
+/* What a pool's resource throws where the request is none for the pool: zc_errmsg() is not of it. */
+struct too_large : std::bad_alloc {
+    const char *what() const noexcept override
+    {
+        return "zc::memory_resource: larger than the pool's slots, or aligned to more than a page";
+    }
+};
+
 /* For containers of std::pmr. Of the pools behind zc_alloc, or of one pool, which must outlive it and then serves up to
- * its slot size, aligned to a page at most. Any such resource can free what another allocated: all are equal. */
+ * its slot size, aligned to a page at most, and throws too_large otherwise. Any such resource can free what another allocated: all are equal. */
 class memory_resource : public std::pmr::memory_resource
 {
   public:
@@ -74,11 +82,9 @@ class memory_resource : public std::pmr::memory_resource
   private:
     void *do_allocate(std::size_t bytes, std::size_t alignment) override
     {
-        void *p = nullptr;
-        if (!pool_)
-            p = zc_aligned_alloc(alignment, bytes);
-        else if (bytes <= slot_size_ && alignment <= 4096)
-            p = zc_pool_alloc(pool_);
+        if (pool_ && (bytes > slot_size_ || alignment > 4096))
+            throw too_large();
+        void *p = pool_ ? zc_pool_alloc(pool_) : zc_aligned_alloc(alignment, bytes);
         if (!p)
             throw std::bad_alloc();
         return p;
