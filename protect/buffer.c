@@ -233,7 +233,7 @@ void *zc_realloc(void *ptr, size_t size)
         return NULL;
     }
     size_t usable = zc_usable_size(ptr);
-    if (size <= usable && usable / 4 <= size)
+    if (size <= usable && (usable / 4 <= size || usable <= heap_class_size(size)))
         return ptr;
     char *moved = zc_alloc(size);
     if (!moved)

@@ -196,6 +196,9 @@ Test(heap, realloc_moves_only_where_it_must)
     char *r = zc_realloc(q, 4 * PAGE_BYTES + 1);
     CHECK(r && r != q && zc_usable_size(r) == 5 * PAGE_BYTES);
     CHECK_OK(zc_free(r));
+    char *small = ALLOC(PAGE_BYTES);
+    CHECK(zc_realloc(small, 200) == small && zc_realloc(small, 1) == small); /* there is nothing smaller */
+    CHECK_OK(zc_free(small));
 }
 
 Test(heap, realloc_at_its_ends)
