@@ -363,7 +363,7 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  * they were sent.
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
- *   -EBUSY     another receive into these bytes is in flight
+ *   -EBUSY     another receive into these bytes is in flight, or a guard with ZC_DENY_ALL holds some of them
  *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator, or of ZC_ANY_SOURCE, all other ranks have
  *              (where there are any; transport auto does not see that)
  *   -EINVAL    src, tag or range; NULL with cap > 0

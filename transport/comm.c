@@ -140,6 +140,27 @@ int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg)
     return 0;
 }
 
+/* ---- how receives end ---- */
+
+struct number {
+    char text[16];
+};
+
+static struct number number(int value, int any)
+{
+    struct number number = {"any"};
+    if (value != any)
+        snprintf(number.text, sizeof number.text, "%d", value);
+    return number;
+}
+
+int comm_failed(const zc_status *result, const char *call)
+{
+    return fail(result->error, "%s: the receive from rank %s with tag %s: %s", call,
+                number(result->source, ZC_ANY_SOURCE).text, number(result->tag, ZC_ANY_TAG).text,
+                zc_strerror(result->error));
+}
+
 /* ---- opening ---- */
 
 static int check_option(const char *name, int value, int most)

@@ -99,6 +99,17 @@ static inline int comm_check_receive(const zc_comm *comm, const char *call, int 
     return fine ? 0 : comm_examine_receive(comm, call, src, tag);
 }
 
+/* The error of a receive that failed, with a message. */
+int comm_failed(const zc_status *result, const char *call);
+
+/* Tells the caller of `call` how a receive has ended; `status` may be NULL. */
+static inline int comm_report(const zc_status *result, const char *call, zc_status *status)
+{
+    if (status)
+        *status = *result;
+    return result->error ? comm_failed(result, call) : 0;
+}
+
 /* Waits for a message that matches, and takes it out of matching. 0 or an error. */
 int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *taken);
 

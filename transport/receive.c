@@ -33,7 +33,7 @@ static void let_sends_end(zc_comm *comm, struct slot *slot)
 static int refuse(int error, const char *call, const void *buf, size_t cap)
 {
     return fail(error,
-                error == -EBUSY ? "%s: another receive into %p..+%zu is in flight"
+                error == -EBUSY ? "%s: another receive into %p..+%zu is in flight, or a guard holds it"
                                 : "%s: no spare slot or mappings for receiving into %p..+%zu",
                 call, buf, cap);
 }
@@ -44,16 +44,6 @@ static void wait_for(struct op *op)
     struct waiting waiting = {0};
     while (!op_over(op))
         comm_poll_waiting(op->comm, op, &waiting);
-}
-
-static int report(const zc_status *result, const char *call, zc_status *status)
-{
-    if (status)
-        *status = *result;
-    if (result->error)
-        return fail(result->error, "%s: the message from rank %d with tag %d: %s", call, result->source, result->tag,
-                    zc_strerror(result->error));
-    return 0;
 }
 
 /* Receives into where `wire` says, and waits. 0 and the operation's status, which may be an error; or -errno. */
@@ -106,7 +96,7 @@ int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *s
     error = receive(&op, wire);
     if (error && range.slot)
         hold_withdraw(&op.hold);
-    return error ? error : report(&op.status, "zc_recv", status);
+    return error ? error : comm_report(&op.status, "zc_recv", status);
 }
 
 int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
@@ -174,7 +164,7 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
         wait_for(op);
         zc_status result = op->status;
         op_free(op);
-        error = report(&result, call, status);
+        error = comm_report(&result, call, status);
     }
     if (error || !target) {
         zc_free(target);

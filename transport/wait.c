@@ -2,7 +2,6 @@
  *
  * Completion by buffer. */
 #include <sched.h>
-#include <stdio.h>
 #include <time.h>
 
 #include "core/stats.h"
@@ -55,29 +54,6 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
     return found;
 }
 
-struct number {
-    char text[16];
-};
-
-static struct number number(int value, int any)
-{
-    struct number number = {"any"};
-    if (value != any)
-        snprintf(number.text, sizeof number.text, "%d", value);
-    return number;
-}
-
-static int report(const zc_status *result, const char *call, zc_status *status)
-{
-    if (status)
-        *status = *result;
-    if (result->error)
-        return fail(result->error, "%s: the receive from rank %s with tag %s: %s", call,
-                    number(result->source, ZC_ANY_SOURCE).text, number(result->tag, ZC_ANY_TAG).text,
-                    zc_strerror(result->error));
-    return 0;
-}
-
 /* There is no communicator to wait at. */
 static void wait_anywhere(struct waiting *waiting)
 {
@@ -100,7 +76,7 @@ int zc_wait(const void *buf, zc_status *status)
     for (;;) {
         switch (look(&range, &result, &comm)) {
         case FOUND_DONE:
-            return report(&result, "zc_wait", status);
+            return comm_report(&result, "zc_wait", status);
         case FOUND_REFUSED:
             return comm_examine(comm, "zc_wait");
         case FOUND_BUSY:
@@ -132,7 +108,7 @@ int zc_test(const void *buf, int *done, zc_status *status)
     if (found == FOUND_BUSY && comm)
         comm_leave(comm);
     *done = found == FOUND_DONE;
-    return *done ? report(&result, "zc_test", status) : 0;
+    return *done ? comm_report(&result, "zc_test", status) : 0;
 }
 
 /* Where one waits who waits for several. */
@@ -201,7 +177,7 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
             }
             leave(&place);
             *index = i;
-            return error ? error : report(&result, "zc_wait_any", status);
+            return error ? error : comm_report(&result, "zc_wait_any", status);
         }
         if (refused) {
             leave(&place);
