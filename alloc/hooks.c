@@ -12,11 +12,12 @@ static int choose_default(struct zc_pool *pool, enum zc_protect wanted)
     return 0;
 }
 
-static void ignore_mapped(struct zc_pool *pool, char *user, size_t length)
+static int ignore_mapped(struct zc_pool *pool, char *user, size_t length)
 {
     (void)pool;
     (void)user;
     (void)length;
+    return 0;
 }
 
 static void ignore_account(struct slot *slot, int sign)

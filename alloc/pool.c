@@ -220,7 +220,9 @@ static int grow(struct zc_pool *pool, uint32_t n)
     for (int i = carved - 1; i >= populated; i--)
         pool_strip(pool, segment_slot(segment, index + (uint32_t)i));
     pthread_mutex_unlock(&pool->growth);
-    return populated ? populated : fail(-ENOMEM, "zc: no memory for %zu more bytes of slots", pool->slot_size);
+    return populated ? populated
+                     : fail(-ENOMEM, "zc: no memory for %zu more bytes of slots (or mappings: vm.max_map_count)",
+                            pool->slot_size);
 }
 
 int pool_claim_many(struct zc_pool *pool, uint32_t n)

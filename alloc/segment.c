@@ -280,9 +280,8 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
         /* Without gaps, slots to come share the last huge page; with them, a part of one is not worth it. */
         if (segment->huge && !segment->hugetlb)
             collapse(segment, wire, gaps ? length : length + HUGE_BYTES - PAGE_BYTES);
-        if (populate(wire, length) || populate(user, length))
+        if (populate(wire, length) || populate(user, length) || pool_hooks()->mapped(segment->pool, user, length))
             return i;
-        pool_hooks()->mapped(segment->pool, user, length);
     }
     return n;
 }

@@ -8,6 +8,12 @@
 #include "alloc/pool.h"
 #include "core/error.h"
 
+static void list_add(uint32_t *list, struct slot *slot)
+{
+    atomic_store_explicit(&slot->next, *list, memory_order_relaxed);
+    *list = slot_id(slot);
+}
+
 /* Takes all spare slots out of the pool, marked, and returns them as a list by `next`. */
 static uint32_t collect(struct zc_pool *pool)
 {
@@ -15,8 +21,7 @@ static uint32_t collect(struct zc_pool *pool)
     while (pool_try_claim(pool)) {
         struct slot *slot = pool_pop(pool);
         slot_become(slot, SLOT_COLLECTED);
-        atomic_store_explicit(&slot->next, list, memory_order_relaxed);
-        list = slot_id(slot);
+        list_add(&list, slot);
     }
     return list;
 }
@@ -42,17 +47,6 @@ static bool inside(const struct segment *segment, const struct slot *slot)
     return slot_segment(slot) == segment;
 }
 
-/* Maps the pages of `backing` under a collected slot. */
-static int map_under(struct slot *slot, const struct backing *backing)
-{
-    size_t size = slot_segment(slot)->slot_size;
-    char *user = slot_user(slot);
-    int error = segment_show(backing, 0, size, user, PROT_READ | PROT_WRITE);
-    if (!error)
-        pool_hooks()->mapped(slot_pool(slot), user, size);
-    return error;
-}
-
 static void renew(struct slot *slot, struct backing *backing, enum slot_state state)
 {
     void (*account)(struct slot *, int) = pool_hooks()->account;
@@ -62,10 +56,25 @@ static void renew(struct slot *slot, struct backing *backing, enum slot_state st
     account(slot, 1);
 }
 
+/* Maps the pages of `backing` under a collected slot. */
+static int map_under(struct slot *slot, const struct backing *backing)
+{
+    size_t size = slot_segment(slot)->slot_size;
+    char *user = slot_user(slot);
+    int error = segment_show(backing, 0, size, user, PROT_READ | PROT_WRITE);
+    if (error)
+        return error;
+    error = pool_hooks()->mapped(slot_pool(slot), user, size);
+    if (error)
+        renew(slot, atomic_load(&slot->backing), SLOT_STALE);
+    return error;
+}
+
 /* Renames have mixed backings between segments. Gives each slot outside that shows a backing of `segment` one
  * that a slot of `segment` shows in exchange. The latter is not mapped again: it is to be unmapped anyway, and
- * should another exchange fail, it is out of the pool until a later trim succeeds. */
-static int unmix(struct segment *segment)
+ * should another exchange fail, it is out of the pool until a later trim succeeds. So is one outside that shows its
+ * new pages, but cannot be protected. */
+static int unmix(struct segment *segment, uint32_t *list)
 {
     uint32_t give = 0;
     for (uint32_t i = 0; i < segment->carved; i++) {
@@ -80,10 +89,13 @@ static int unmix(struct segment *segment)
             backing = atomic_load(&slot->backing);
         } while (arena_has_wire(backing_wire(backing)) &&
                  (size_t)(backing_wire(backing) - arena_wire_of(segment->user)) < segment->length);
+        bool stale = slot_is(outside, SLOT_STALE);
         int error = map_under(outside, backing);
         if (error)
             return error;
         renew(outside, backing, SLOT_COLLECTED);
+        if (stale)
+            list_add(list, outside);
         renew(slot, home, SLOT_STALE);
     }
     return 0;
@@ -106,10 +118,8 @@ static void forget_bare(struct zc_pool *pool)
     while (list != NONE) {
         struct slot *slot = slot_by_id(list);
         list = atomic_load_explicit(&slot->next, memory_order_relaxed);
-        if (slot_is(slot, SLOT_BARE)) {
-            atomic_store_explicit(&slot->next, pool->bare, memory_order_relaxed);
-            pool->bare = slot_id(slot);
-        }
+        if (slot_is(slot, SLOT_BARE))
+            list_add(&pool->bare, slot);
     }
 }
 
@@ -123,7 +133,7 @@ int pool_trim(struct zc_pool *pool, size_t *released)
     for (struct segment *segment = pool->segments; segment && !error; segment = segment->next) {
         if (!segment->mapped || !collected(segment))
             continue;
-        error = unmix(segment);
+        error = unmix(segment, &list);
         if (error)
             break;
         for (uint32_t i = 0; i < segment->carved; i++)

@@ -38,11 +38,10 @@ int backend_choose(struct zc_pool *pool, enum zc_protect wanted)
     return 0;
 }
 
-void backend_mapped(struct zc_pool *pool, char *user, size_t length)
+int backend_mapped(struct zc_pool *pool, char *user, size_t length)
 {
     const struct backend *backend = backend_of(pool);
-    if (backend->mapped)
-        backend->mapped(user, length);
+    return backend->mapped ? backend->mapped(user, length) : 0;
 }
 
 int backend_protect(const struct zc_pool *pool, char *at, size_t length, int prot, bool closed)

@@ -9,8 +9,8 @@
 struct backend {
     /* Makes it ready; called for each pool. 0 or -errno with a message. NULL: it always is. */
     int (*open)(void);
-    /* Takes charge of pages that were mapped, and populated. NULL: nothing to do. */
-    void (*mapped)(char *at, size_t length);
+    /* Takes charge of pages that were mapped, and populated. 0 or -errno. NULL: nothing to do. */
+    int (*mapped)(char *at, size_t length);
     /* Gives whole pages the protection `prot`: PROT_NONE, PROT_READ or PROT_READ | PROT_WRITE. `closed`: some of them
      * may be PROT_NONE now. 0 or -errno; after -ENOMEM some may have got it. Signal-safe. */
     int (*protect)(char *at, size_t length, int prot, bool closed);
@@ -32,8 +32,8 @@ static inline const struct backend *backend_of(const struct zc_pool *pool)
  * message. */
 int backend_choose(struct zc_pool *pool, enum zc_protect wanted);
 
-/* Tells the pool's backend of pages that were mapped and populated. */
-void backend_mapped(struct zc_pool *pool, char *user, size_t length);
+/* Tells the pool's backend of pages that were mapped and populated. 0, or -errno: it cannot protect them. */
+int backend_mapped(struct zc_pool *pool, char *user, size_t length);
 
 /* The protection of pages of the pool, with ballast thrown away where mappings run out. 0 or -errno. */
 int backend_protect(const struct zc_pool *pool, char *at, size_t length, int prot, bool closed);

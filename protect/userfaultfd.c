@@ -83,11 +83,13 @@ static int open_backend(void)
     return 0;
 }
 
-static void mapped(char *at, size_t length)
+/* May be refused, where mappings have run out. Pages that are not registered are not used at all: taking them out of the
+ * user mapping would seem to close them. */
+static int mapped(char *at, size_t length)
 {
     struct uffdio_register registration = {.range = {(uintptr_t)at, length},
                                            .mode = UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR};
-    control(UFFDIO_REGISTER, &registration); /* pages that are not registered cannot be protected: they are copied */
+    return control(UFFDIO_REGISTER, &registration);
 }
 
 /* Nothing here wakes a thread: whoever sleeps is on the list of protect/park.c, and is woken when it comes off. */

@@ -32,6 +32,7 @@ TestSuite(refusals, .timeout = 120);
 /* ---- calls that fail: zc reaches the kernel through these alone ---- */
 
 static _Atomic int fail_at, calls; /* of all threads */
+static bool unregistered;          /* userfaultfd takes no more pages */
 static const char *failed;
 
 static bool fails(const char *name)
@@ -65,6 +66,10 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...)
                                                   : NULL;
     if (number == SYS_ioctl && a[1] != (long)UFFDIO_WAKE) /* which needs nothing */
         name = "ioctl of userfaultfd";
+    if (number == SYS_ioctl && a[1] == (long)UFFDIO_REGISTER && unregistered) {
+        errno = ENOMEM;
+        return -1;
+    }
     return name && fails(name) ? -1 : real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
@@ -383,4 +388,25 @@ Test(refusals, messages_by_userfaultfd)
 {
     setenv("ZC_PROTECT", "userfaultfd", 1);
     repeat(message_scene, 20);
+}
+
+/* As where mappings have run out: there is no buffer, rather than one that a receive does not close. */
+Test(refusals, pages_that_userfaultfd_does_not_take)
+{
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
+    char *in = ALLOC(2 * BYTES), *buffer, *out = calloc(1, BYTES);
+    unregistered = true;
+    while ((buffer = zc_alloc(BYTES))) { /* until those that were made before have been taken */
+        memset(buffer, 1, BYTES);
+        CHECK_OK(zc_irecv(buffer, BYTES, 0, 1, comm));
+        CHECK_OK(zc_send(out, BYTES, 0, 1, comm));
+        CHECK(*(volatile char *)buffer == 0);
+    }
+    CHECK(errno == ENOMEM && strstr(zc_errmsg(), "vm.max_map_count"));
+    unregistered = false;
+    CHECK_OK(zc_free(ALLOC(BYTES)));
+    CHECK_OK(zc_free(in));
+    free(out);
+    CHECK_OK(zc_close(comm));
 }

@@ -4,11 +4,13 @@
 #include <criterion/criterion.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -20,8 +22,16 @@
 #include "ranks.h"
 #include "tests/unit/pools.h"
 
-/* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails. */
+/* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails; or the n-th
+ * registration of pages with userfaultfd. */
 static int fail_at;
+static bool fail_registrations;
+
+static bool may_fail(long number, const long a[6])
+{
+    return fail_registrations ? number == SYS_ioctl && a[1] == (long)UFFDIO_REGISTER
+                              : number == SYS_mremap && a[1] == 0;
+}
 
 /* Called once, before pages are populated. */
 static void (*_Atomic populating)(void);
@@ -38,7 +48,7 @@ long syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(list, long);
     va_end(list);
-    if (number == SYS_mremap && a[1] == 0 && fail_at && --fail_at == 0) {
+    if (may_fail(number, a) && fail_at && --fail_at == 0) {
         errno = ENOMEM;
         return -1;
     }
@@ -226,7 +236,7 @@ Test(trim, gives_mappings_back)
 /* ---- failing ---- */
 
 /* When the kernel refuses one of the exchanges, nothing is lost or shown twice, and a later trim goes through. */
-Test(trim, can_fail_and_be_repeated, .timeout = 60)
+static void fail_and_repeat(void)
 {
     zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
     uint64_t serial = 0;
@@ -244,6 +254,10 @@ Test(trim, can_fail_and_be_repeated, .timeout = 60)
         if (error)
             CHECK(error == -ENOMEM && strstr(zc_errmsg(), "remapping a slot failed"));
         fail_at = 0;
+        CHECK_OK(error ? zc_pool_trim(pool, NULL) : 0);
+        zc_pool_stats stats = stats_of(pool);
+        CHECKF(stats.slots == stats.cached + (size_t)pool->spare, "%zu slots; %zu cached, %ld spare", stats.slots,
+               stats.cached, pool->spare);
         fill(pool, &serial);
         check_mappings(pool);
         for (int i = 0; i < MIXED; i++)
@@ -256,6 +270,18 @@ Test(trim, can_fail_and_be_repeated, .timeout = 60)
     }
     CHECKF(failures > 5, "%d", failures);
     CHECK_OK(zc_close(comm));
+}
+
+Test(trim, can_fail_and_be_repeated, .timeout = 60)
+{
+    fail_and_repeat();
+}
+
+Test(trim, can_fail_for_want_of_protection, .timeout = 60)
+{
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    fail_registrations = true;
+    fail_and_repeat();
 }
 
 /* ---- beside a fork ---- */
