@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "transport/bootstrap.h"
 #include "transport/comm.h"
 #include "transport/hosts.h"
 #include "transport/match.h"
@@ -381,7 +382,7 @@ static int open_parts(struct both *both, const struct hosts *hosts, void *native
     far->transport = &mpi_transport;
     memcpy(group.name, hosts->name, sizeof group.name);
     int failed = shm_open_group(&group, (uint64_t)SHM_WAIT_SECONDS * 1000000000, &near->endpoint);
-    int error = hosts_agree(hosts, failed);
+    int error = bootstrap_agree(hosts->bootstrap, failed);
     if (!error)
         error = far->transport->open(&mpi, native, &far->endpoint);
     if (error && !failed)

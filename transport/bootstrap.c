@@ -445,6 +445,19 @@ int bootstrap_allgather(struct bootstrap *bootstrap, const void *mine, size_t le
     return 0;
 }
 
+int bootstrap_agree(struct bootstrap *bootstrap, int error)
+{
+    int *all = calloc((size_t)bootstrap->size, sizeof *all);
+    if (!all)
+        return fail(-ENOMEM, "zc_open: no memory");
+    int failed = bootstrap_allgather(bootstrap, &error, sizeof error, all);
+    for (int rank = 0; rank < bootstrap->size && !error && !failed; rank++)
+        if (all[rank])
+            failed = fail(all[rank], "zc_open: rank %d could not be opened: %s", rank, zc_strerror(all[rank]));
+    free(all);
+    return error ? error : failed;
+}
+
 void bootstrap_close(struct bootstrap *bootstrap)
 {
     if (!bootstrap)

@@ -121,19 +121,6 @@ int hosts_find(const void *comm, struct hosts *hosts)
     return error;
 }
 
-int hosts_agree(const struct hosts *hosts, int error)
-{
-    int *all = calloc((size_t)hosts->size, sizeof *all);
-    if (!all)
-        return fail(-ENOMEM, "zc_open: no memory");
-    int failed = bootstrap_allgather(hosts->bootstrap, &error, sizeof error, all);
-    for (int rank = 0; rank < hosts->size && !error && !failed; rank++)
-        if (all[rank])
-            failed = fail(all[rank], "zc_open: rank %d could not be opened: %s", rank, zc_strerror(all[rank]));
-    free(all);
-    return error ? error : failed;
-}
-
 void hosts_end(struct hosts *hosts)
 {
     bootstrap_close(hosts->bootstrap);

@@ -21,9 +21,6 @@ struct hosts {
 /* Of *comm, an MPI_Comm. Collective. 0 or an error. */
 int hosts_find(const void *comm, struct hosts *hosts);
 
-/* 0 if all ranks say 0. Else this rank's error, or that of another, with a message. Collective. */
-int hosts_agree(const struct hosts *hosts, int error);
-
 void hosts_end(struct hosts *hosts);
 
 #endif

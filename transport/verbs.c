@@ -296,7 +296,7 @@ static int find_timeout(const struct address *address, struct verbs *verbs)
     return error;
 }
 
-static int find_ranks(const struct address *address, void *native, struct bootstrap **out)
+static int find_ranks(const struct address *address, struct bootstrap **out)
 {
     uint64_t rank, size, wait;
     int error;
@@ -304,8 +304,6 @@ static int find_ranks(const struct address *address, void *native, struct bootst
         (error = address_number(address, "size", 1, BOOTSTRAP_RANKS_MOST, 1, &size)) ||
         (error = address_number(address, "rank", 0, size - 1, 0, &rank)))
         return error;
-    if (native)
-        return bootstrap_open_mpi(native, out);
     const char *root = address_text(address, "root", "");
     if (size > 1 && !*root)
         return fail(-EINVAL, "zc_open: verbs: %d ranks need root=HOST:PORT, where rank 0 listens", (int)size);
@@ -321,30 +319,33 @@ static void release(struct verbs *verbs)
     free(verbs);
 }
 
-static int verbs_open(const struct address *address, void *native, struct endpoint *endpoint)
+static int open_port(const struct address *address, bool over_mpi, struct verbs *verbs)
 {
     static const char *const keys[] = {"rank", "size", "root",         "wait",    "port",
                                        "gid",  "mtu",  "unregistered", "timeout", NULL};
-    int error = address_check_keys(address, native ? keys + 4 : keys);
-    if (error)
-        return error;
+    int error = address_check_keys(address, over_mpi ? keys + 4 : keys);
+    if (!error)
+        error = find_timeout(address, verbs);
+    return error ? error : port_open(address, &verbs->port);
+}
+
+static int verbs_open(const struct address *address, void *native, struct endpoint *endpoint)
+{
+    struct bootstrap *bootstrap = NULL;
     struct verbs *verbs = calloc(1, sizeof *verbs);
     if (!verbs)
         return fail(-ENOMEM, "zc_open: no memory");
     verbs->over_end = &verbs->over;
-    error = find_timeout(address, verbs);
+    /* Over MPI all come, even one that cannot be opened, which tells so: the others would wait for it. */
+    int error = native ? bootstrap_open_mpi(native, &bootstrap) : 0;
     if (!error)
-        error = port_open(address, &verbs->port);
-    if (error) {
-        free(verbs);
-        return error;
-    }
-    struct bootstrap *bootstrap = NULL;
-    error = find_ranks(address, native, &bootstrap);
-    if (!error) {
+        error = open_port(address, native, verbs);
+    if (!error && !native)
+        error = find_ranks(address, &bootstrap);
+    if (bootstrap) {
         verbs->rank = bootstrap_rank(bootstrap);
         verbs->size = bootstrap_size(bootstrap);
-        error = verbs_connect(verbs, bootstrap);
+        error = verbs_connect(verbs, bootstrap, error);
     }
     bootstrap_close(bootstrap);
     if (error) {

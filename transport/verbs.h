@@ -29,7 +29,7 @@ enum { EAGER = 8192 };
 
 /* ---- on the wire, in the byte order that all ranks share ---- */
 
-#define VERBS_PROTOCOL "verbs 1" /* to be changed with what follows */
+#define VERBS_PROTOCOL "verbs 2" /* to be changed with what follows, and what ranks exchange at first */
 
 enum kind {
     KIND_WHOLE, /* a message: length, tag; then its bytes */
@@ -186,8 +186,9 @@ struct bootstrap;
 /* Has peers lost that do not answer for about so long. */
 void verbs_set_timeout(struct verbs *verbs, uint64_t ms);
 
-/* Makes queues, slots and connections, on the port that is open. On failure verbs_disconnect undoes what was done. */
-int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap);
+/* Makes queues, slots and connections, on the port that is open; or has opened with `error`, of which the others are told.
+ * Fails for all or none. On failure verbs_disconnect undoes what was done. */
+int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error);
 void verbs_disconnect(struct verbs *verbs);
 
 /* ---- verbs_wire.c: all under the lock ---- */

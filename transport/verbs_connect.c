@@ -229,19 +229,22 @@ static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card 
     return error ? device_error(verbs, -error, "ibv_modify_qp to RTS") : 0;
 }
 
-/* Exchanges cards, connects, and waits until all are connected: nobody sends before its peer can receive. */
-static int connect_all(struct verbs *verbs, struct bootstrap *bootstrap)
+/* All that is of this rank alone. */
+static int make_own(struct verbs *verbs)
 {
-    size_t size = (size_t)verbs->size, bytes = sizeof(struct card) + size * sizeof(uint32_t);
-    bytes = (bytes + 7) & ~(size_t)7;
-    struct card *mine = calloc(1, bytes);
-    char *all = malloc(size * bytes), here = 1;
-    int error = mine && all ? 0 : fail(-ENOMEM, "zc_open: no memory");
-    if (!error) {
-        fill_card(verbs, mine);
-        error = bootstrap_allgather(bootstrap, mine, bytes, all);
-    }
-    for (size_t i = 0; i < size && !error; i++) {
+    int error;
+    verbs->peers = calloc((size_t)verbs->size, sizeof *verbs->peers);
+    if (!verbs->peers)
+        return fail(-ENOMEM, "zc_open: no memory");
+    if ((error = choose_sizes(verbs)) || (error = make_slots(verbs)))
+        return error;
+    return make_queues(verbs);
+}
+
+static int connect_all(struct verbs *verbs, const struct card *mine, const char *all, size_t bytes)
+{
+    int error = 0;
+    for (size_t i = 0; i < (size_t)verbs->size && !error; i++) {
         const struct card *theirs = (const struct card *)(all + i * bytes);
         struct peer *peer = &verbs->peers[i];
         peer->granted_address = theirs->granted_address + (size_t)verbs->rank * sizeof(uint64_t);
@@ -250,23 +253,29 @@ static int connect_all(struct verbs *verbs, struct bootstrap *bootstrap)
         if (i != (size_t)verbs->rank)
             error = connect_qp(verbs, peer->qp, mine, theirs);
     }
-    if (!error)
-        error = bootstrap_allgather(bootstrap, &here, 1, all);
-    free(mine);
-    free(all);
     return error;
 }
 
-int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap)
+/* Cards are exchanged where all have one; and it is over when all are connected: nobody sends before its peer can
+ * receive. */
+int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error)
 {
-    int error;
-    verbs->peers = calloc((size_t)verbs->size, sizeof *verbs->peers);
-    if (!verbs->peers)
-        return fail(-ENOMEM, "zc_open: no memory");
-    if ((error = choose_sizes(verbs)) || (error = make_slots(verbs)) || (error = make_queues(verbs)) ||
-        (error = connect_all(verbs, bootstrap)))
-        return error;
-    return 0;
+    size_t size = (size_t)verbs->size, bytes = sizeof(struct card) + size * sizeof(uint32_t);
+    bytes = (bytes + 7) & ~(size_t)7;
+    struct card *mine = calloc(1, bytes);
+    char *all = malloc(size * bytes);
+    if (!error)
+        error = mine && all ? make_own(verbs) : fail(-ENOMEM, "zc_open: no memory");
+    error = bootstrap_agree(bootstrap, error);
+    if (!error) {
+        fill_card(verbs, mine);
+        error = bootstrap_allgather(bootstrap, mine, bytes, all);
+    }
+    if (!error)
+        error = bootstrap_agree(bootstrap, connect_all(verbs, mine, all, bytes));
+    free(mine);
+    free(all);
+    return error;
 }
 
 void verbs_disconnect(struct verbs *verbs)

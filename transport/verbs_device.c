@@ -249,5 +249,7 @@ int port_open(const struct address *address, struct port *port)
 
 void port_close(struct port *port)
 {
-    device_put(port->device);
+    if (port->device)
+        device_put(port->device);
+    port->device = NULL;
 }

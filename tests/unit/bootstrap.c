@@ -71,6 +71,10 @@ static void exchange(struct bootstrap *b, const struct comer *comer)
             for (int i = 0; i < 3; i++)
                 CHECK(all[3 * r + i] == (uint64_t)(r * 1000 + round * 10 + i));
     }
+    if (comer->rounds) {
+        CHECK_IS(bootstrap_agree(b, 0), 0);
+        CHECK_IS(bootstrap_agree(b, comer->rank == comer->size - 1 ? -EPERM : 0), -EPERM);
+    }
 }
 
 static void *come(void *argument)

@@ -45,6 +45,9 @@
 /* Those that need 5 GiB of memory. */
 #define BIG_CASES(X) X(past_2_gib)
 
+/* Those that are run as two processes of MPI, each by a run of its own. */
+#define MPI_CASES(X) X(one_rank_fails)
+
 /* Those that are run in each of two guests. */
 #define NODE_CASES(X) X(guest_killed)
 
@@ -53,6 +56,7 @@ CASES(DECLARE)
 CABLE_CASES(DECLARE)
 BIG_CASES(DECLARE)
 NODE_CASES(DECLARE)
+MPI_CASES(DECLARE)
 
 /* Calls of libibverbs since the start of the process: regions, and posts of sends and polls (counts.c). */
 extern unsigned long registered, deregistered, posted, polled;

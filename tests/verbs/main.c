@@ -18,13 +18,14 @@ struct verbs_case {
 #define ENTRY(name) {#name, case_##name},
 #define SET(set) (sizeof(set) / sizeof(set)[0]), set
 static const struct verbs_case plain[] = {CASES(ENTRY)}, cable[] = {CABLE_CASES(ENTRY)}, big[] = {BIG_CASES(ENTRY)},
-                               nodes[] = {NODE_CASES(ENTRY)};
+                               nodes[] = {NODE_CASES(ENTRY)}, mpi[] = {MPI_CASES(ENTRY)};
 
 static const struct set {
     const char *option;
     size_t n;
     const struct verbs_case *cases;
-} sets[] = {{"--cable", SET(cable)}, {"--big", SET(big)}, {"--nodes", SET(nodes)}, {"", SET(plain)}};
+} sets[] = {
+    {"--cable", SET(cable)}, {"--big", SET(big)}, {"--nodes", SET(nodes)}, {"--mpi", SET(mpi)}, {"", SET(plain)}};
 
 zc_comm *open_rank(int rank, int size)
 {
@@ -53,7 +54,7 @@ static void run(const struct verbs_case *which)
     CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s ended with status %#x", which->name, (unsigned)status);
 }
 
-/* verbs_cases [--cable | --big | --nodes] [CASE…] */
+/* verbs_cases [--cable | --big | --nodes | --mpi] [CASE…] */
 int main(int argc, char *argv[])
 {
     const struct set *set = sets;
