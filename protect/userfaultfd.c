@@ -127,7 +127,7 @@ static int write_protect(char *at, size_t length, bool on)
 static int protect(char *at, size_t length, int prot, bool closed)
 {
     if (prot == PROT_NONE)
-        return sys_madvise(at, length, MADV_DONTNEED);
+        return sys_madvise(at, length, MADV_DONTNEED_LOCKED); /* also where the program has locked its memory */
     bool store = prot & PROT_WRITE;
     int error = closed ? show(at, length, store) : 0;
     return error ? error : write_protect(at, length, !store);

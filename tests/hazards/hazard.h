@@ -48,6 +48,7 @@
     X(many_threads_fault)                                                                                              \
     X(fault_while_thread_receives)                                                                                     \
     X(touch_waits_for_receive)                                                                                         \
+    X(locked_in_memory)                                                                                                \
     X(two_threads_wait_for_receive)                                                                                    \
     X(crowd_waits_for_receive)                                                                                         \
     X(waiting_store_does_not_starve)                                                                                   \

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "hazard.h"
@@ -216,6 +217,27 @@ void hazard_touch_waits_for_receive(void)
         CHECK_OK(zc_wait(f.in, NULL));
         flight_release(&f);
     }
+    CHECK_OK(zc_close(comm));
+}
+
+/* By mlock(2), or by mlockall(2) with everything else: what is taken out of a mapping then is locked. */
+void hazard_locked_in_memory(void)
+{
+    zc_comm *comm = open_self();
+    char *in = ALLOC(64 * KIB), *out = ALLOC(64 * KIB);
+
+    if (mlock(in, 64 * KIB) || mlock(out, 64 * KIB))
+        CHECK(errno == ENOMEM || errno == EPERM); /* by ulimit -l */
+    for (unsigned i = 0; i < 4; i++) {
+        CHECK_OK(zc_irecv(in, 64 * KIB, 0, 1, comm));
+        pattern_fill(out, 64 * KIB, i);
+        CHECK_OK(zc_send(out, 64 * KIB, 0, 1, comm));
+        CHECK_PATTERN(in, 64 * KIB, i);
+        CHECK_OK(zc_wait(in, NULL));
+    }
+    CHECK_OK(zc_free(in));
+    CHECK_OK(zc_free(out));
+    expect_conflicts(comm);
     CHECK_OK(zc_close(comm));
 }
 
