@@ -108,7 +108,7 @@ const char *hold_send(struct hold *hold)
 const char *hold_send_given(struct hold *hold)
 {
     struct backing *backing = slot_lock(hold->slot);
-    const char *wire = slot_receiving(hold->slot) ? NULL : link_send(hold, backing, false);
+    const char *wire = slot_closed(hold->slot) ? NULL : link_send(hold, backing, false);
     slot_unlock(backing);
     return wire;
 }

@@ -88,7 +88,7 @@ static inline bool hold_closed(const struct hold *receive)
 const char *hold_send(struct hold *hold);
 
 /* Takes a send hold without a guard, for a buffer that the caller gives up, and says where to send from. NULL if
- * receives are in flight: then copy. */
+ * receives are in flight, or one failed and was not told of: then copy. */
 const char *hold_send_given(struct hold *hold);
 
 /* The same for a message that the transport is likely to take at once, so that nothing needs to be reserved for a

@@ -354,6 +354,26 @@ Test(receive, a_send_does_not_show_a_failed_one)
     CHECK_OK(zc_close(comm));
 }
 
+/* Nor does it go out in a send of the bytes themselves; a buffer that could not be given up stays the program's. */
+Test(receive, a_failed_one_is_not_sent)
+{
+    for (int give = 0; give < 2; give++) {
+        zc_comm *comm = loop_strict();
+        char *b = buffer(2, 1);
+        loop_fail(comm, 1, -EIO);
+        CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
+        post_pattern(comm, 1, 100, 2);
+        CHECK_OK(zc_progress(comm));
+        CHECK_IS(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm), -EIO);
+        CHECK_IS(zc_wait(b, NULL), -EIO);
+        pattern_fill(b, 2 * PAGE, 3);
+        CHECK_OK(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm));
+        CHECK_MESSAGE(comm, 2, 0, 2 * PAGE, 3);
+        CHECK(zc_flush(comm) == -EIO);
+        CHECK_OK(zc_close(comm));
+    }
+}
+
 /* A pointer that no receive contains names the sends of its page; other receives of the page are not asked. */
 Test(receive, zc_wait_beside_one_does_not_wait)
 {
