@@ -2,6 +2,7 @@
 #include "protect/park.h"
 
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 
@@ -30,7 +31,8 @@ enum {
     FAULTS_MOST = 1 << 16,  /* a thread has one at a time */
     PATIENCE_NS = 10000000, /* after which a thread is asked whether it is still there */
     REPEATS_MOST = 8,       /* touches of a dead buffer that may be late news */
-    LOOKS_MOST = 1000,      /* at a lock that does not come free */
+    LOCKED_KEPT = 64,
+    LOCKED_NS = 1000000000, /* after which a lock does not come free */
     LOOK_NS = 1000000
 };
 
@@ -46,7 +48,6 @@ static uint32_t parked_count;
 /* A futex: changes when there is something to look at. */
 static _Atomic uint32_t bell;
 static _Atomic bool sleeping;
-static _Atomic uint32_t never; /* changes */
 
 void park_announce(void)
 {
@@ -67,16 +68,42 @@ static void wake(const char *address)
     syscall(SYS_ioctl, fd, UFFDIO_WAKE, &range);
 }
 
-/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is so
- * where it stays so; else the thread has gone on since, after a touch that another's let go. */
-static void check_lock(const char *address, uint32_t thread)
+/* Touches by threads that have what they touch locked. Of the reader alone. */
+static struct locked {
+    const char *address;
+    uint32_t thread;
+    uint64_t since;
+} locked[LOCKED_KEPT];
+static int locked_count;
+
+static bool has_locked(const char *address, uint32_t thread)
 {
     struct slot *slot = slot_find(address);
-    for (int looks = 0; slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread; looks++) {
-        if (looks == LOOKS_MOST)
-            fault_in_handler(address);
-        futex_wait(&never, 0, LOOK_NS);
+    return slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread;
+}
+
+/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is so
+ * where it stays so; else the thread has gone on since, after a touch that another's let go. The reader does not wait to
+ * see which: the thread may be moving mappings, for which the kernel waits for the reader. */
+static void watch_locked(void)
+{
+    uint64_t now = locked_count ? clock_ns() : 0;
+    for (int i = locked_count; i-- > 0;) {
+        if (!has_locked(locked[i].address, locked[i].thread))
+            locked[i] = locked[--locked_count];
+        else if (now - locked[i].since >= LOCKED_NS)
+            fault_in_handler(locked[i].address);
     }
+}
+
+/* There is news of a thread: what it did before is over. */
+static void note_locked(const char *address, uint32_t thread)
+{
+    for (int i = locked_count; i-- > 0;)
+        if (locked[i].thread == thread)
+            locked[i] = locked[--locked_count];
+    if (has_locked(address, thread) && locked_count < LOCKED_KEPT)
+        locked[locked_count++] = (struct locked){address, thread, clock_ns()};
 }
 
 static void enqueue(const struct uffd_msg *message)
@@ -99,12 +126,18 @@ static void enqueue(const struct uffd_msg *message)
 static void *read_messages(void *unused)
 {
     (void)unused;
-    for (struct uffd_msg message;;)
-        if (syscall(SYS_read, fd, &message, sizeof message) == (long)sizeof message &&
-            message.event == UFFD_EVENT_PAGEFAULT) {
-            check_lock((char *)(uintptr_t)message.arg.pagefault.address, message.arg.pagefault.feat.ptid);
+    for (;;) {
+        struct uffd_msg message;
+        if (syscall(SYS_read, fd, &message, sizeof message) != (long)sizeof message) {
+            struct pollfd poller = {.fd = fd, .events = POLLIN};
+            struct timespec time = {0, LOOK_NS};
+            watch_locked();
+            syscall(SYS_ppoll, &poller, 1, locked_count ? &time : NULL, NULL, 0);
+        } else if (message.event == UFFD_EVENT_PAGEFAULT) {
+            note_locked((char *)(uintptr_t)message.arg.pagefault.address, message.arg.pagefault.feat.ptid);
             enqueue(&message);
         }
+    }
     return NULL;
 }
 

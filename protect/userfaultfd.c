@@ -28,18 +28,19 @@ static int control(unsigned long request, void *argument)
 /* With faults of the kernel by privilege or by the device, else with those of user mode. The fd, or -errno. */
 static int acquire(void)
 {
-    int new = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    enum { FLAGS = O_CLOEXEC | O_NONBLOCK }; /* its reader polls */
+    int new = (int)syscall(SYS_userfaultfd, FLAGS);
     if (new >= 0 || errno != EPERM)
         return new >= 0 ? new : -errno;
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0) {
-        new = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC);
+        new = ioctl(device, USERFAULTFD_IOC_NEW, FLAGS);
         close(device);
     }
     if (new >= 0)
         return new;
     user_mode_only = true;
-    new = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    new = (int)syscall(SYS_userfaultfd, FLAGS | UFFD_USER_MODE_ONLY);
     return new >= 0 ? new : -errno;
 }
 

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Faults of userfaultfd whose news are late: the thread has been woken with others and has gone on. The library's two
+ * threads are held up at their system calls until it is so. */
+#include <dlfcn.h>
+#include <linux/userfaultfd.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
+
+#include "invariants.h"
+
+TestSuite(park, .timeout = 60);
+
+enum { SIZE = 16 * PAGE };
+
+static zc_comm *comm;
+static char *shared, *got;
+
+static _Atomic bool armed;
+static _Atomic int first, second;            /* threads that store to one page, this one before that */
+static _Atomic bool first_read, second_read; /* by the reader */
+static _Atomic bool gone_on;                 /* the second, as far as the test says */
+static _Atomic int wakes;                    /* since its news have been let through */
+
+/* A thread is asleep in the kernel: in a fault, if it does nothing else. */
+static bool asleep(int tid)
+{
+    char path[64], state = '?';
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    FILE *file = fopen(path, "re");
+    CHECK(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
+    fclose(file);
+    return state == 'S';
+}
+
+static void before_call(long number, const long a[6])
+{
+    if (number != SYS_ioctl || a[1] != (long)UFFDIO_WAKE)
+        return;
+    while (!atomic_load(&second_read)) /* the first is let go when the second's news are read, and not on the list */
+        sched_yield();
+    if (atomic_load(&gone_on))
+        atomic_fetch_add(&wakes, 1);
+}
+
+static void after_read(const struct uffd_msg *message)
+{
+    int thread = message->event == UFFD_EVENT_PAGEFAULT ? (int)message->arg.pagefault.feat.ptid : 0;
+    if (thread && thread == atomic_load(&first) && !atomic_exchange(&first_read, true))
+        while (!atomic_load(&second) || !asleep(atomic_load(&second)))
+            sched_yield();
+    if (thread && thread == atomic_load(&second) && !atomic_exchange(&second_read, true))
+        while (!atomic_load(&gone_on))
+            sched_yield();
+}
+
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
+__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    va_list list;
+    va_start(list, number);
+    long a[6];
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(list, long);
+    va_end(list);
+    if (atomic_load(&armed) && number == SYS_mremap && sys_tid() == atomic_load(&second))
+        atomic_store(&gone_on, true); /* to where the kernel waits for the reader */
+    if (atomic_load(&armed))
+        before_call(number, a);
+    long result = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (atomic_load(&armed) && number == SYS_read && result == (long)sizeof(struct uffd_msg))
+        after_read((const struct uffd_msg *)a[1]);
+    return result;
+}
+
+static void *store_first(void *unused)
+{
+    atomic_store(&first, sys_tid());
+    store(shared, 1);
+    return unused;
+}
+
+static void open_comm(void)
+{
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    comm = loop_renaming(ZC_RELEASE_LAZY);
+    got = ALLOC(SIZE);
+    if (slot_pool(slot_at(got))->protect != ZC_PROTECT_USERFAULTFD)
+        cr_skip_test("there is no userfaultfd");
+}
+
+/* Another thread and this one store to a page that is left protected; and this one goes on. */
+static void run(void (*go_on)(void))
+{
+    shared = ALLOC(SIZE);
+    loop_resend(comm, &shared, 1, got, SIZE);
+    first_read = second_read = gone_on = false;
+    first = second = wakes = 0;
+    atomic_store(&armed, true);
+    pthread_t thread = thread_start(store_first, NULL);
+    while (!atomic_load(&first_read))
+        sched_yield();
+    atomic_store(&second, sys_tid());
+    store(shared + 1, 1);
+    thread_join(thread); /* whose store is not to meet what comes now */
+    go_on();
+    while (!atomic_load(&wakes)) /* the parker has done with the news what it does */
+        sched_yield();
+    atomic_store(&armed, false);
+}
+
+static void rename_it(void)
+{
+    CHECK_OK(zc_send(shared, SIZE, 0, 1, comm));
+    CHECK_OK(zc_writable(shared)); /* with the slot locked, moves mappings, for which the kernel waits for the reader */
+}
+
+/* It is not taken for a signal handler that touches what its thread has locked. */
+Test(park, a_lock_of_a_thread_that_has_gone_on)
+{
+    open_comm();
+    run(rename_it);
+    CHECK(stats_now().renames == 1);
+    CHECK_OK(zc_recv(got, SIZE, 0, 1, comm, NULL));
+    CHECK_OK(zc_close(comm));
+}
