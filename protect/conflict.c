@@ -232,8 +232,13 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
         step(slot, backing, hold, c);
         return CONFLICT_GOES_ON;
     }
-    struct zc_pool *pool = slot_pool(slot);
     bool guarded = page - slot->guard_first < slot->guard_pages;
+    if (slot_is_private(
+            slot)) { /* nothing of it is protected; and it may be freed without its lock, and trimmed away */
+        slot_unlock(backing);
+        return c->start ? CONFLICT_ENDED : CONFLICT_NONE;
+    }
+    struct zc_pool *pool = slot_pool(slot);
     if (guarded) {
         if (!c->start) {
             policy_written(pool, slot);

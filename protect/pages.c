@@ -187,8 +187,10 @@ void pages_show(struct slot *slot, uint32_t page)
     uint32_t end = page + 1;
     struct backing *backing = slot_lock(slot);
     int need = page_need(slot, backing, page, &end);
-    if (need != PROT_NONE)
-        backend_must_protect(slot_pool(slot), slot_user(slot) + ((size_t)page << PAGE_SHIFT), PAGE_BYTES, need, true);
+    /* The buffer may be freed and trimmed away meanwhile: who touches it all the same comes again. */
+    const struct segment *segment = slot_segment(slot);
+    if (need != PROT_NONE && segment)
+        backend_protect(segment->pool, slot_user(slot) + ((size_t)page << PAGE_SHIFT), PAGE_BYTES, need, true);
     slot_unlock(backing);
 }
 

@@ -22,6 +22,7 @@ struct fault {
     bool store;
     bool minor;     /* the page is not in the user mapping */
     bool asked;     /* woken, to see whether it comes again */
+    uint32_t seen;  /* wakes before it was read */
     uint64_t since; /* clock at its arrival */
     uint64_t due;   /* of the next step, or of its coming again */
     struct conflict conflict;
@@ -30,7 +31,9 @@ struct fault {
 enum {
     FAULTS_MOST = 1 << 16,  /* a thread has one at a time */
     PATIENCE_NS = 10000000, /* after which a thread is asked whether it is still there */
-    REPEATS_MOST = 8,       /* touches of a dead buffer that may be late news */
+    REPEATS_MOST = 8,       /* touches of a dead buffer that may be late news, in */
+    REPEATS_NS = 100000000, /* so short a time */
+    WAKES_KEPT = 64,        /* pages that were woken last */
     LOCKED_KEPT = 64,
     LOCKED_NS = 1000000000, /* after which a lock does not come free */
     LOOK_NS = 1000000
@@ -44,6 +47,19 @@ static _Atomic uint32_t arrived, taken;
 
 static struct fault *parked; /* of the parker alone */
 static uint32_t parked_count;
+
+/* Wakes are numbered, and the pages of the last ones kept by the parker, who makes them. A wake lets everybody go on who
+ * waits for the page, those as well whose messages have been read, but are not on the list yet: these are late news. What
+ * such a thread does next, zc_send or zc_free, must not meet its own old store.
+ *
+ * The parker adds to the number after a wake, and the reader looks at it before it reads. Whoever was woken before its
+ * message was read is not in the kernel's queue any more, but for the instant in which it takes itself out. So a message
+ * may be late only if its page is that of a wake with a number that the reader had not seen; then the thread is asked:
+ * woken, and believed if it faults again (ask). A message that comes of such a wake was read later, with the number seen,
+ * unless parker and reader were both just at it: then it is asked once more. For that the reader must not look at the
+ * number and then sleep until there is a message: it reads without waiting, and polls. */
+static _Atomic uint32_t wakes;
+static const char *woken[WAKES_KEPT];
 
 /* A futex: changes when there is something to look at. */
 static _Atomic uint32_t bell;
@@ -106,7 +122,7 @@ static void note_locked(const char *address, uint32_t thread)
         locked[locked_count++] = (struct locked){address, thread, clock_ns()};
 }
 
-static void enqueue(const struct uffd_msg *message)
+static void enqueue(const struct uffd_msg *message, uint32_t seen)
 {
     char *address = (char *)(uintptr_t)message->arg.pagefault.address;
     uint64_t flags = message->arg.pagefault.flags;
@@ -118,6 +134,7 @@ static void enqueue(const struct uffd_msg *message)
     queue[at % FAULTS_MOST] = (struct fault){.address = address,
                                              .store = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP),
                                              .minor = flags & UFFD_PAGEFAULT_FLAG_MINOR,
+                                             .seen = seen,
                                              .conflict = {.thread = (int)message->arg.pagefault.feat.ptid}};
     atomic_store_explicit(&arrived, at + 1, memory_order_release);
     park_announce();
@@ -128,6 +145,7 @@ static void *read_messages(void *unused)
     (void)unused;
     for (;;) {
         struct uffd_msg message;
+        uint32_t seen = atomic_load(&wakes);
         if (syscall(SYS_read, fd, &message, sizeof message) != (long)sizeof message) {
             struct pollfd poller = {.fd = fd, .events = POLLIN};
             struct timespec time = {0, LOOK_NS};
@@ -135,7 +153,7 @@ static void *read_messages(void *unused)
             syscall(SYS_ppoll, &poller, 1, locked_count ? &time : NULL, NULL, 0);
         } else if (message.event == UFFD_EVENT_PAGEFAULT) {
             note_locked((char *)(uintptr_t)message.arg.pagefault.address, message.arg.pagefault.feat.ptid);
-            enqueue(&message);
+            enqueue(&message, seen);
         }
     }
     return NULL;
@@ -143,11 +161,14 @@ static void *read_messages(void *unused)
 
 /* The buffer is not live. Whoever touched it may have gone on, and freed it, before this was looked at; who comes again
  * and again ends as without userfaultfd: by SIGSEGV. */
-static void refuse(char *address, int thread)
+static void refuse(char *address, int thread, uint64_t now)
 {
     static char *last;
     static int by, times;
-    times = last == address && by == thread ? times + 1 : 1;
+    static uint64_t first;
+    bool again = last == address && by == thread && now - first < REPEATS_NS;
+    times = again ? times + 1 : 1;
+    first = again ? first : now;
     last = address;
     by = thread;
     if (times == REPEATS_MOST)
@@ -169,7 +190,7 @@ static bool step(struct fault *fault, uint64_t now)
     case CONFLICT_AGAIN:
         break;
     case CONFLICT_DEAD:
-        refuse(fault->address, fault->conflict.thread);
+        refuse(fault->address, fault->conflict.thread, now);
         break;
     case CONFLICT_NONE:
         count(faults_spurious);
@@ -181,13 +202,31 @@ static bool step(struct fault *fault, uint64_t now)
     return true;
 }
 
+static void wake_numbered(const char *address)
+{
+    uint32_t number = atomic_load_explicit(&wakes, memory_order_relaxed) + 1;
+    wake(address);
+    woken[number % WAKES_KEPT] = page_of(address);
+    atomic_store(&wakes, number);
+}
+
+/* Has the page been woken since there were `seen` wakes? What is not known any more may be so. */
+static bool woken_since(const char *address, uint32_t seen)
+{
+    uint32_t now = atomic_load_explicit(&wakes, memory_order_relaxed);
+    bool found = now - seen >= WAKES_KEPT;
+    for (uint32_t number = seen; number != now && !found;)
+        found = woken[++number % WAKES_KEPT] == page_of(address);
+    return found;
+}
+
 /* Takes all faults on the page off the list, and only then wakes those who wait: what is on the list does wait. */
 static void let_go(const char *address)
 {
     for (uint32_t i = parked_count; i-- > 0;)
         if (page_of(parked[i].address) == page_of(address))
             parked[i] = parked[--parked_count];
-    wake(address);
+    wake_numbered(address);
 }
 
 /* Wakes all who wait for the page, to see who comes again: a signal handler may have left an access by a long jump,
@@ -199,7 +238,7 @@ static void ask(const char *address, uint64_t now)
             fault->asked = true;
             fault->due = now + PATIENCE_NS;
         }
-    wake(address);
+    wake_numbered(address);
 }
 
 /* It was asked, and did not come again; or it went on, since something has changed. One that was asked before its first
@@ -244,6 +283,8 @@ static void admit(const struct fault *fault)
         count(faults);
     }
     parked_count += at == parked_count;
+    if (woken_since(fault->address, fault->seen))
+        ask(fault->address, clock_ns());
 }
 
 static void *park(void *unused)

@@ -112,6 +112,58 @@ static void run(void (*go_on)(void))
     atomic_store(&armed, false);
 }
 
+static void send_it(void)
+{
+    CHECK_OK(zc_send(shared, SIZE, 0, 1, comm));
+    atomic_store(&gone_on, true);
+}
+
+/* Its store was before the message. */
+Test(park, a_store_does_not_conflict_with_a_later_send)
+{
+    open_comm();
+    run(send_it);
+    zc_stats now = stats_now();
+    CHECKF(now.conflicts == 0 && now.renames == 0, "%d conflicts, %d renames", (int)now.conflicts, (int)now.renames);
+    CHECK_OK(zc_recv(got, SIZE, 0, 1, comm, NULL));
+    CHECK(load(got) == 1 && load(got + 1) == 1);
+    CHECK_OK(zc_close(comm));
+}
+
+static void free_it(void)
+{
+    CHECK_OK(zc_free(shared));
+    atomic_store(&gone_on, true);
+}
+
+/* However often its thread has touched what was freed before that was looked at. */
+Test(park, a_buffer_that_was_freed_since_can_be_used_again)
+{
+    open_comm();
+    for (int i = 0; i < 10; i++)
+        run(free_it);
+    char *again = ALLOC(SIZE);
+    CHECK(again == shared);
+    store(again + 1, 2);
+    CHECK_OK(zc_close(comm));
+}
+
+/* Nobody waits for its page any more. */
+Test(park, a_buffer_may_be_trimmed_away)
+{
+    open_comm();
+    char *b = buffer(1, 1);
+    struct slot *slot = slot_at(b);
+    zc_pool *pool = slot_pool(slot);
+    size_t released;
+    CHECK_OK(zc_free(b));
+    CHECK_OK(zc_pool_trim(pool, &released));
+    CHECK(released > 0 && !slot_find(b));
+    pages_show(slot, 0);
+    CHECK(lock_owner(&atomic_load(&slot->backing)->lock) == 0);
+    CHECK_OK(zc_close(comm));
+}
+
 static void rename_it(void)
 {
     CHECK_OK(zc_send(shared, SIZE, 0, 1, comm));
