@@ -242,6 +242,12 @@ static void auto_sleep(struct endpoint *endpoint, struct waiting *waiting, struc
     near->transport->sleep(&near->endpoint, waiting, nap);
 }
 
+static uint32_t auto_happenings(const struct endpoint *endpoint)
+{
+    const struct part *near = near_of(endpoint);
+    return near->transport->happenings(&near->endpoint);
+}
+
 static int auto_watch(struct endpoint *endpoint)
 {
     struct part *near = near_of(endpoint);
@@ -453,6 +459,7 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .tired = auto_tired,
                                          .sleepless = auto_sleepless,
                                          .sleep = auto_sleep,
+                                         .happenings = auto_happenings,
                                          .watch = auto_watch,
                                          .unwatch = auto_unwatch,
                                          .rouse = auto_rouse,

@@ -31,6 +31,7 @@ static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_m
  * held by a thread that sleeps. The number is for knowing without the lock that there is but one. */
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct zc_comm *list;
+static uint32_t past; /* what had happened on those that are closed */
 static _Atomic unsigned opened;
 
 static bool several(void)
@@ -67,6 +68,11 @@ static void watch_forks(void)
     pthread_atfork(NULL, NULL, disown_all);
 }
 
+static uint32_t happenings(const zc_comm *comm)
+{
+    return comm->transport->happenings ? comm->transport->happenings(&comm->endpoint) : 0;
+}
+
 void comm_enlist(zc_comm *comm)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -88,6 +94,7 @@ void comm_delist(zc_comm *comm)
     pthread_mutex_lock(&list_lock);
     atomic_store(&comm->open, false);
     atomic_fetch_sub(&opened, 1);
+    past += happenings(comm);
     pthread_mutex_unlock(&list_lock);
     while (atomic_load(&comm->inside)) {
         if (comm->transport->rouse)
@@ -234,26 +241,79 @@ static void limit(struct nap *nap, uint64_t deadline)
         nap->deadline = deadline;
 }
 
-/* Has all others wake the one that sleeps; or those looked at now and then that cannot, or not for all that comes, or that
- * another thread uses, for which to be woken by each of its messages would be too much. */
-static void watch_others(zc_comm *own, const struct waiting *waiting, uint64_t now, struct nap *nap,
-                         struct zc_comm *watched[NAP_MOST])
+/* One that is about to sleep at `comm`.
+ *
+ * What it waits for may end on any communicator (zc_wait_any), by a poll of its own or of another thread. Between its look
+ * at that and its sleep nobody knows of it, so it compares then how much has happened at all endpoints together with what
+ * it was before the look: something that ends counts at its endpoint, then looks for who is to be told; one that sleeps
+ * watches the endpoints first, and then adds up the counts. So either it sees the count, and looks again, or is seen. The
+ * sum never goes back, closed communicators being part of it, so that equal sums mean that nothing has happened.
+ *
+ * Of several threads at one communicator only the first is in poll(2), and watches others. The rest follow it: they are
+ * woken when it wakes, by whatever that was. What happens after one that follows has compared, and before the first one
+ * watches, the first one sees, since it compares after that. */
+struct sleeper {
+    struct nap nap; /* its first member */
+    zc_comm *comm;
+    struct waiting *waiting;
+    uint64_t now;
+    struct zc_comm *watched[NAP_MOST]; /* in the places of their descriptors */
+};
+
+/* Has anything happened since it was asked last? */
+static bool is_news(struct waiting *waiting)
 {
     pthread_mutex_lock(&list_lock);
-    for (struct zc_comm *comm = list; comm; comm = comm->next) {
+    uint32_t sum = past;
+    for (const struct zc_comm *comm = list; comm; comm = comm->next)
+        if (atomic_load(&comm->open))
+            sum += happenings(comm);
+    pthread_mutex_unlock(&list_lock);
+    bool news = sum != waiting->news;
+    waiting->news = sum;
+    return news;
+}
+
+/* True: it wakes the one that sleeps. False: it cannot, or another thread uses it, for which to be woken by each of its
+ * messages would be too much; or *ready, since it would at once. */
+static bool watch(struct sleeper *sleeper, zc_comm *comm, bool *ready)
+{
+    struct nap *nap = &sleeper->nap;
+    if (!comm->transport->watch || nap->count == NAP_MOST || is_waited_on(comm))
+        return false;
+    int fd = comm->transport->watch(&comm->endpoint);
+    *ready |= fd < 0;
+    if (fd < 0)
+        return false;
+    sleeper->watched[nap->count] = comm;
+    nap->fds[nap->count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    return true;
+}
+
+/* Has all others wake the one that sleeps; or those looked at now and then that do not, or not for all that comes. What
+ * the first one may call as well, others leave to it. False: there is something to poll for. */
+static bool watch_others(struct sleeper *sleeper, bool first)
+{
+    bool ready = false;
+    pthread_mutex_lock(&list_lock);
+    for (struct zc_comm *comm = list; comm && !ready; comm = comm->next) {
         const struct transport *transport = comm->transport;
-        if (comm == own || !atomic_load(&comm->open) || !comm_callable(comm) || transport->inside)
+        if (comm == sleeper->comm || !atomic_load(&comm->open) || !comm_callable(comm) || transport->inside ||
+            (!first && comm->endpoint.any_thread))
             continue;
-        bool watches = transport->watch && nap->count < NAP_MOST && !is_waited_on(comm);
-        bool tells = transport->watch || transport->take_in;
+        bool watches = first && watch(sleeper, comm, &ready), tells = transport->watch || transport->take_in;
         if (!watches || transport->take_in)
-            limit(nap, now + (tells ? slice_ns(waiting, now, comm_busy(comm)) : slice_least_ns));
-        if (!watches)
-            continue;
-        watched[nap->count] = comm;
-        nap->fds[nap->count++] = (struct pollfd){.fd = transport->watch(&comm->endpoint), .events = POLLIN};
+            limit(&sleeper->nap,
+                  sleeper->now + (tells ? slice_ns(sleeper->waiting, sleeper->now, comm_busy(comm)) : slice_least_ns));
     }
     pthread_mutex_unlock(&list_lock);
+    return !ready;
+}
+
+static bool may_sleep(struct nap *nap, bool first)
+{
+    struct sleeper *sleeper = (struct sleeper *)nap;
+    return !several() || (watch_others(sleeper, first) && !is_news(sleeper->waiting));
 }
 
 static void unwatch(struct zc_comm *const watched[NAP_MOST])
@@ -267,19 +327,18 @@ static void unwatch(struct zc_comm *const watched[NAP_MOST])
 
 static void sleep_over(zc_comm *comm, struct waiting *waiting)
 {
-    struct zc_comm *watched[NAP_MOST] = {NULL}; /* in the places of their descriptors */
-    struct nap nap = {.deadline = waiting->deadline, .count = 1};
-    uint64_t now = clock_ns();
+    struct sleeper sleeper = {.nap = {.may = may_sleep, .deadline = waiting->deadline, .count = 1},
+                              .comm = comm,
+                              .waiting = waiting,
+                              .now = clock_ns()};
     if (!waiting->quiet)
-        waiting->quiet = now;
+        waiting->quiet = sleeper.now;
     if (comm->transport->take_in)
-        limit(&nap, now + slice_ns(waiting, now, false));
-    if (several())
-        watch_others(comm, waiting, now, &nap, watched);
-    comm->transport->sleep(&comm->endpoint, waiting, &nap);
-    if (nap.count > 1)
-        unwatch(watched);
-    if (clock_ns() < nap.deadline)
+        limit(&sleeper.nap, sleeper.now + slice_ns(waiting, sleeper.now, false));
+    comm->transport->sleep(&comm->endpoint, waiting, &sleeper.nap);
+    if (sleeper.nap.count > 1)
+        unwatch(sleeper.watched);
+    if (clock_ns() < sleeper.nap.deadline)
         waiting->quiet = 0;
 }
 
@@ -305,8 +364,8 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
         if (turn && poll_all_but(comm, true))
             waiting->quiet = 0;
     }
-    if (tired && sleeps)
-        sleep_over(comm, waiting);
-    else if (tired)
+    if (tired && !sleeps)
         sched_yield();
+    else if (tired && !(several() && is_news(waiting)))
+        sleep_over(comm, waiting);
 }

@@ -303,8 +303,10 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
         shm->polls++;
     }
     bool attend = attend_in_turn(shm, shm->watched);
-    if (shm->watched)
+    if (shm->watched) {
+        shm_still_bell(shm);
         shm_doze(shm, false);
+    }
     shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */
     shm_unlock(shm);
 }
@@ -582,6 +584,7 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .poll = shm_poll,
                                         .tired = shm_tired,
                                         .sleep = shm_sleep,
+                                        .happenings = shm_happenings,
                                         .watch = shm_watch,
                                         .unwatch = shm_unwatch,
                                         .rouse = shm_rouse,

@@ -133,12 +133,13 @@ struct shm {
     unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
     bool crowded;                     /* more ranks than processors: others may run, then it naps before it sleeps */
     bool watched;                     /* zc_fd was handed out: always asleep */
-    unsigned watchers;                /* threads that sleep at other endpoints, and are to be woken for this one */
+    _Atomic unsigned watchers;        /* threads that sleep at other endpoints, and are to be woken for this one */
     _Atomic bool sleeping;            /* a thread sleeps in epoll, */
     _Atomic uint32_t followers;       /* and these wait for what it finds */
+    bool rung;                        /* the bell, for those two: the last of them that wakes takes that back */
     uint32_t sleeps;                  /* the number of the last */
     _Atomic bool owes;                /* to some link */
-    _Atomic uint32_t events;          /* futex: operations have ended since it was looked at */
+    _Atomic uint32_t events;          /* futex: what has happened that a thread may sleep for */
     bool happened;                    /* something has, and threads that sleep are to be told, */
     struct op *over, **over_end;      /* as are operations that are over, when the lock is dropped */
     struct message *landing, **landing_end; /* messages to be copied then */
@@ -301,6 +302,7 @@ void board_unmap(const struct board *board);
 
 bool shm_tired(struct endpoint *endpoint, struct waiting *waiting);
 void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
+uint32_t shm_happenings(const struct endpoint *endpoint);
 int shm_watch(struct endpoint *endpoint);
 void shm_unwatch(struct endpoint *endpoint);
 void shm_rouse(const struct endpoint *endpoint);
@@ -313,6 +315,9 @@ void shm_happened(struct shm *shm);
 
 /* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
 bool shm_doze(struct shm *shm, bool naps);
+
+/* Takes back that the bell was rung, unless a thread has not woken from it yet. */
+void shm_still_bell(struct shm *shm);
 
 /* Wakes the peer if it is asleep; or only if it waits for room, too. From a nap not at once: shm_wake_owed does it. */
 void link_wake(struct link *link);

@@ -246,17 +246,18 @@ static void attend_link(struct link *link)
 bool shm_attend(struct shm *shm)
 {
     struct epoll_event events[EVENTS];
-    uint64_t bells;
+    bool any = false;
     int n = epoll_wait(shm->epoll, events, EVENTS, 0);
     for (int i = 0; i < n; i++) {
+        if (events[i].data.ptr == &shm->bell)
+            continue; /* it is for those that sleep */
+        any = true;
         if (events[i].data.ptr == &shm->listener)
             accept_peers(shm);
-        else if (events[i].data.ptr != &shm->bell)
+        else
             attend_link(events[i].data.ptr);
-        else if (read(shm->bell, &bells, sizeof bells) < 0)
-            continue; /* another thread was here before */
     }
-    return n > 0;
+    return any;
 }
 
 /* ---- opening and closing ---- */

@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sleeping until something happens: one thread of a rank in epoll, for all sockets, and others until it or anybody else
- * has ended an operation. */
+ * has ended an operation.
+ *
+ * Threads that sleep at other endpoints have the epoll of this one among what they poll (shm_watch). So the bell, which tells
+ * of what has happened in this process, may have several listeners, each of which has to hear it, but the descriptor is
+ * silent for all when one has read it. Hence under the lock: it is rung only while there are such threads, none joins them
+ * while it rings, each wakes as it is readable, and the last one that has woken reads it. What happens then is not missed
+ * by those that come later: `events` was counted before, and they look at that after they can be seen to sleep
+ * (shm_happened, and struct sleeper in progress.c). Nor do they ring it for each other without end: that one has heard it
+ * is nothing that happens. */
 #include <poll.h>
 #include <sched.h>
 #include <unistd.h>
@@ -65,17 +73,38 @@ void link_wake_for_room(struct link *link)
 static void ring_bell(struct shm *shm)
 {
     uint64_t one = 1;
-    if (write(shm->bell, &one, sizeof one) < 0)
-        return; /* it rings already */
+    shm->rung = shm->rung || write(shm->bell, &one, sizeof one) > 0;
+}
+
+/* Does any thread listen to the bell? */
+static bool has_listeners(const struct shm *shm)
+{
+    return atomic_load(&shm->sleeping) || atomic_load(&shm->watchers);
+}
+
+void shm_still_bell(struct shm *shm)
+{
+    uint64_t rings;
+    if (shm->rung && !has_listeners(shm))
+        shm->rung = read(shm->bell, &rings, sizeof rings) < 0;
+}
+
+static void wake_followers(struct shm *shm)
+{
+    atomic_fetch_add(&shm->events, 1);
+    if (atomic_load(&shm->followers))
+        futex_wake(&shm->events);
 }
 
 void shm_happened(struct shm *shm)
 {
-    atomic_fetch_add(&shm->events, 1);
-    if (atomic_load(&shm->sleeping))
-        ring_bell(shm);
-    if (atomic_load(&shm->followers))
-        futex_wake(&shm->events);
+    wake_followers(shm);
+    if (has_listeners(shm)) {
+        shm_lock(shm);
+        if (has_listeners(shm))
+            ring_bell(shm);
+        lock_drop(&shm->lock); /* nothing can have ended */
+    }
 }
 
 /* ---- sleeping ---- */
@@ -110,7 +139,8 @@ bool shm_doze(struct shm *shm, bool naps)
 static void rise(struct shm *shm)
 {
     shm->happened = shm_attend(shm);
-    if (atomic_load(&shm->sleeping) || shm->watchers) {
+    shm_still_bell(shm);
+    if (has_listeners(shm)) {
         if (!shm_doze(shm, false))
             ring_bell(shm);
     } else if (!shm->watched) {
@@ -127,9 +157,10 @@ static uint64_t nanoseconds_until(uint64_t deadline)
 /* The first of the threads that sleep. */
 static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *nap)
 {
+    bool quiet = nap->may(nap, true);
     shm_lock(shm);
     bool naps = shm->crowded && !waiting->napped && !shm->watched && !shm->watchers;
-    bool quiet = shm_doze(shm, naps);
+    quiet &= shm_doze(shm, naps) && !shm->rung;
     shm_unlock(shm);
     waiting->napped = true;
     if (quiet && atomic_load(&shm->events) == waiting->seen) {
@@ -146,7 +177,7 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
     rise(shm);
     shm_unlock(shm);
     if (atomic_load(&shm->followers))
-        shm_happened(shm); /* one of them is the first now */
+        wake_followers(shm); /* one of them is the first now */
 }
 
 bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
@@ -168,7 +199,6 @@ bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
         sched_yield();
         return false;
     }
-    waiting->polls = 1;
     return true;
 }
 
@@ -176,6 +206,7 @@ void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *n
 {
     struct shm *shm = endpoint->state;
     bool none = false;
+    waiting->polls = 1;
     if (atomic_compare_exchange_strong(&shm->sleeping, &none, true)) {
         if (shm->patience > SHM_PATIENCE_LEAST)
             shm->patience /= 2;
@@ -183,19 +214,28 @@ void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *n
         return;
     }
     atomic_fetch_add(&shm->followers, 1);
-    if (atomic_load(&shm->sleeping)) /* still: then it will see that this one follows */
+    if (atomic_load(&shm->sleeping) && nap->may(nap, false)) /* still: then it will see that this one follows */
         futex_wait(&shm->events, waiting->seen, nanoseconds_until(nap->deadline));
     atomic_fetch_sub(&shm->followers, 1);
+}
+
+uint32_t shm_happenings(const struct endpoint *endpoint)
+{
+    const struct shm *shm = endpoint->state;
+    return atomic_load(&shm->events);
 }
 
 int shm_watch(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
     shm_lock(shm);
-    shm->watchers++;
-    shm_doze(shm, false);
+    bool may = !shm->rung;
+    if (may) {
+        shm->watchers++;
+        shm_doze(shm, false);
+    }
     shm_unlock(shm);
-    return shm->epoll;
+    return may ? shm->epoll : -1;
 }
 
 void shm_unwatch(struct endpoint *endpoint)

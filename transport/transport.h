@@ -28,6 +28,7 @@ struct waiting {
     bool napped;       /* as is this */
     uint64_t deadline; /* when to look again in any case, by clock_ns; 0: never */
     uint64_t quiet;    /* since when nothing has ended its sleep early; 0: it has not slept since */
+    uint32_t news;     /* how much had happened at all endpoints when it looked last */
     bool looks;        /* for a message to come, */
     int source;        /* of this rank or any; else for operations to end */
 };
@@ -36,6 +37,9 @@ enum { NAP_MOST = 32 };
 
 /* What ends the sleep of one that waits, besides what happens at the endpoint that it waits at. */
 struct nap {
+    /* To be called without a lock, right before sleeping: false, there is something to look at. The `first` one at an
+     * endpoint sleeps in poll(2) on the descriptors, which are found now; others do until that one wakes. */
+    bool (*may)(struct nap *nap, bool first);
     uint64_t deadline; /* by clock_ns; 0: none */
     unsigned count;
     struct pollfd fds[NAP_MOST]; /* of other endpoints, from the second on; the first is the transport's own */
@@ -95,8 +99,11 @@ struct transport {
     /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
     void (*sleep)(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
 
-    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, until
-     * `unwatch`. NULL: this one has to be looked at now and then. */
+    /* How often something has happened here that may end a sleep. NULL: nobody sleeps. */
+    uint32_t (*happenings)(const struct endpoint *endpoint);
+
+    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or something
+     * has happened, until `unwatch`. -1: there may be already. NULL: this one has to be looked at now and then. */
     int (*watch)(struct endpoint *endpoint);
     void (*unwatch)(struct endpoint *endpoint);
 

@@ -49,6 +49,8 @@
     X(waiting_for_a_send)                                                                                              \
     X(opened_while_asleep)                                                                                             \
     X(closed_while_asleep)                                                                                             \
+    X(ends_before_sleep)                                                                                               \
+    X(ended_by_another)                                                                                                \
     X(sleepers)                                                                                                        \
     X(naps)                                                                                                            \
     X(descriptor_to_poll)                                                                                              \

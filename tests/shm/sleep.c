@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "core/clock.h"
 #include "idle.h"
 
 /* A further communicator of this case. */
@@ -201,6 +202,76 @@ void case_closed_while_asleep(void)
         thread_join(thread);
         CHECK_OK(zc_free(buffer));
     }
+}
+
+/* ---- waiting over two communicators: what ends over the one wakes who sleeps at the other ---- */
+
+struct either {
+    zc_comm *first, *second;
+    char *over_first, *over_second;
+};
+
+static void either_open(struct either *e)
+{
+    e->first = open_another(0, 0, 1);
+    e->second = open_another(1, 0, 1);
+    e->over_first = ALLOC(KIB);
+    e->over_second = ALLOC(KIB);
+    CHECK_OK(zc_irecv(e->over_first, KIB, 0, 1, e->first)); /* never comes */
+    CHECK_OK(zc_irecv(e->over_second, KIB, 0, 1, e->second));
+}
+
+static void either_close(struct either *e)
+{
+    CHECK_OK(zc_cancel(e->over_first));
+    CHECK_OK(zc_free(e->over_first));
+    CHECK_OK(zc_free(e->over_second));
+    CHECK_OK(zc_close(e->first));
+    CHECK_OK(zc_close(e->second));
+}
+
+/* The very poll after which one sleeps takes the message. */
+void case_ends_before_sleep(void)
+{
+    struct either e;
+
+    either_open(&e);
+    const unsigned tired = shm_of(e.first)->patience_most + SHM_YIELDS;
+    struct waiting waiting = {.deadline = clock_ns() + 1000000};
+    while (clock_ns() < waiting.deadline) { /* it has slept, and nothing new has happened since */
+        waiting.polls = tired;
+        comm_poll_waiting(e.first, NULL, &waiting);
+    }
+    CHECK_OK(zc_send("x", 1, 0, 1, e.second));
+    waiting.deadline = 0;
+    waiting.polls = tired;
+    comm_poll_waiting(e.first, NULL, &waiting);
+    CHECK_OK(zc_wait(e.over_second, NULL));
+    either_close(&e);
+}
+
+static void *wait_for_any(void *argument)
+{
+    struct either *e = argument;
+    int which = -1;
+
+    CHECK_OK(zc_wait_any(2, (const void *[]){e->over_first, e->over_second}, &which, NULL));
+    CHECK(which == 1);
+    return NULL;
+}
+
+/* Another thread ends it, without a message. */
+void case_ended_by_another(void)
+{
+    struct either e;
+
+    either_open(&e);
+    pthread_t thread = thread_start(wait_for_any, &e);
+    while (!shm_of(e.second)->watchers)
+        usleep(1000);
+    CHECK_OK(zc_cancel(e.over_second));
+    thread_join(thread);
+    either_close(&e);
 }
 
 /* ---- many that sleep, each over one of several communicators, or two over the same ---- */
