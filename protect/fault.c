@@ -229,7 +229,7 @@ int zc_reinstall(void)
 static int open_error;
 static char open_message[ERROR_BYTES];
 
-static void open_once(void)
+static void prepare_once(void)
 {
     const struct options *options;
     int error = arena_open();
@@ -243,6 +243,19 @@ static void open_once(void)
     static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, slot_settle_popped};
     pool_hooks_set(&hooks);
     maps_open(options->maps);
+}
+
+int fault_prepare(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    thread_once(&once, prepare_once);
+    if (open_error)
+        return fail(open_error, "%s", open_message);
+    return arena_open(); /* refuses in a forked child */
+}
+
+static void open_once(void)
+{
     policy_open();
     fault_reinstall();
 }
@@ -250,8 +263,8 @@ static void open_once(void)
 int fault_open(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    thread_once(&once, open_once);
-    if (open_error)
-        return fail(open_error, "%s", open_message);
-    return arena_open(); /* refuses in a forked child */
+    int error = fault_prepare();
+    if (!error)
+        thread_once(&once, open_once);
+    return error;
 }

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
+#include "protect/fault.h"
 #include "protect/hold.h"
 #include "protect/inherit.h"
 
@@ -39,7 +40,10 @@ static int open_pools(bool hidden, char **start, size_t *length)
         live_hide();
         segment_hide();
     }
-    int error = heap_open();
+    /* Where the program has zc, too, these pools may be protected some day, as it says (ZC_PROTECT). */
+    int error = hidden ? 0 : fault_prepare();
+    if (!error)
+        error = heap_open();
     if (error == -EINVAL)
         error_print();
     if (error)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * preload_with_zc NAME: a program that uses libzc.so, run with libzc-malloc.so in LD_PRELOAD. */
+#include <errno.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +56,53 @@ static void send_from_malloc(void)
     free(out);
     free(in);
     CHECK_OK(zc_close(comm));
+}
+
+/* What the mapping of an address allows, as the kernel shows it. */
+static void permissions(const void *p, char shown[5])
+{
+    FILE *file = fopen("/proc/self/maps", "re");
+    char line[512];
+
+    CHECK(file);
+    while (fgets(line, sizeof line, file)) {
+        char *end;
+        uintptr_t first = strtoul(line, &end, 16), last = strtoul(end + 1, &end, 16);
+
+        if (first <= (uintptr_t)p && (uintptr_t)p < last)
+            snprintf(shown, 5, "%.4s", end + 1);
+    }
+    fclose(file);
+}
+
+/* Memory that was there before zc was opened is protected as ZC_PROTECT=userfaultfd says: by no change of its mapping. */
+static void protect_as_asked(void)
+{
+    char *early = malloc(MIB), shown[5] = "";
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool;
+
+    options.slot_size = 4096;
+    options.protect = ZC_PROTECT_USERFAULTFD;
+    if (zc_pool_open(&options, &pool) == -ENOTSUP) {
+        puts("there is no userfaultfd");
+        return;
+    }
+    zc_comm *comm = open_self();
+    char *in = malloc(MIB);
+    pattern_fill(early, MIB, 1);
+    CHECK_OK(zc_send(early, MIB, 0, 1, comm));
+    CHECK(stats_now().sends_protected == 1);
+    permissions(early, shown);
+    CHECKF(strcmp(shown, "rw-s") == 0, "%s", shown);
+    memset(early, 'x', MIB);
+    CHECK(stats_now().conflicts == 1);
+    CHECK_OK(zc_recv(in, MIB, 0, 1, comm, NULL));
+    CHECK_PATTERN(in, MIB, 1);
+    free(early);
+    free(in);
+    CHECK_OK(zc_close(comm));
+    CHECK_OK(zc_pool_close(pool));
 }
 
 static int status_of(pid_t child)
@@ -125,6 +174,7 @@ static const struct {
     void (*run)(void);
 } cases[] = {{"one_arena", one_arena},
              {"send_from_malloc", send_from_malloc},
+             {"protect_as_asked", protect_as_asked},
              {"fork_in_flight", fork_in_flight},
              {"fork_while_receiving", fork_while_receiving}};
 
