@@ -138,9 +138,12 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
 {
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock(slot);
-    bool freed = !slot_is(slot, SLOT_LIVE);
-    if (hold->bounce && !freed && !error && length)
+    bool freed = !slot_is(slot, SLOT_LIVE), exchanged = false;
+    if (hold->bounce && !freed && !error && length) {
+        struct backing *old = backing;
         backing = land(hold, backing, length);
+        exchanged = backing != old;
+    }
     if (hold->bounce)
         pool_push(hold->bounce);
     hold->bounce = NULL;
@@ -148,8 +151,10 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     hold->error = error;
     if (!keep || (freed && hold->named)) /* nobody will ask for it */
         hold_unlink(hold);
-    if (hold->guarded && !freed && !(error && keep))
-        slot_settle(slot, backing);
+    if (exchanged)
+        slot_settle(slot, backing); /* its guard is new */
+    else if (hold->guarded && !freed && !(error && keep))
+        slot_settle_over(slot, backing, hold);
     slot_announce(slot);
     slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
     bool push = slot_over(slot, backing);
@@ -195,5 +200,5 @@ void hold_report(struct hold *hold, struct backing *backing)
     struct slot *slot = hold->slot;
     hold_unlink(hold);
     if (hold->error && hold->guarded) /* shown by a call, it is still closed */
-        slot_settle(slot, backing);
+        slot_settle_over(slot, backing, hold);
 }

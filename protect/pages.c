@@ -8,7 +8,10 @@
 #include "protect/maps.h"
 #include "protect/policy.h"
 
-enum { CHECK_EVERY = 64 }; /* protections: whether the handler is still in place */
+enum {
+    CHECK_EVERY = 64, /* protections: whether the handler is still in place */
+    MAPS_EXCESS = 4   /* times the mappings that holds can need: then the account is made up anew */
+};
 
 /* What is protected for a hold: whole units of the pages that it needs. */
 static uint32_t first_guarded(const struct hold *hold)
@@ -147,13 +150,13 @@ void slot_settle(struct slot *slot, const struct backing *backing)
     uint32_t guard_end = slot->guard_first + slot->guard_pages;
     uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
     int maps = 0, split = backend_of(slot_pool(slot))->split;
-    bool closed = false;
+    bool closed = false, whole = true;
     for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
         end = guard_end;
         int need = page_need(slot, backing, page, &end);
         set_protection(slot, page, end - page, need, true);
         if (!(need & PROT_WRITE)) {
-            slot->guard_whole &= high == slot->guard_first || high == page;
+            whole &= high == slot->guard_first || high == page;
             low = page < low ? page : low;
             high = end;
             maps += split;
@@ -168,7 +171,40 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         maps = maps < UINT16_MAX ? maps : UINT16_MAX;
         maps_force(maps - slot->maps);
         slot->maps = (uint16_t)maps;
+        slot->guard_whole = whole;
         slot->guard_closed = closed;
+    }
+}
+
+/* Holds that may have protected pages of the slot. */
+static int holds_left(const struct slot *slot, const struct backing *backing)
+{
+    int holds = 0;
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        holds += hold_closed(hold);
+    for (const struct hold *hold = backing->sends; hold; hold = hold->next)
+        holds++;
+    return holds;
+}
+
+/* What was claimed for the other mappings stays: they end where holds began or ended since all was settled. */
+void slot_settle_over(struct slot *slot, const struct backing *backing, const struct hold *over)
+{
+    int holds = holds_left(slot, backing);
+    if (holds == 0 || slot->maps > MAPS_EXCESS * MAPS_SPLIT * holds) {
+        slot_settle(slot, backing);
+        return;
+    }
+    uint32_t guard_end = slot->guard_first + slot->guard_pages, last = end_guarded(over), page = first_guarded(over);
+    page = page > slot->guard_first ? page : slot->guard_first;
+    last = last < guard_end ? last : guard_end;
+    for (uint32_t end; page < last; page = end) {
+        end = last;
+        int need = page_need(slot, backing, page, &end);
+        if (need == PROT_NONE) /* as they are: another receive's, too */
+            continue;
+        set_protection(slot, page, end - page, need, true);
+        slot->guard_whole &= !(need & PROT_WRITE);
     }
 }
 

@@ -41,7 +41,11 @@ struct hold *slot_denies(const struct slot *slot, const struct backing *backing,
 /* Gives each page of the guard the laxest protection that its holds allow. */
 void slot_settle(struct slot *slot, const struct backing *backing);
 
-/* The same for a slot that was popped, which nobody else looks at, without its lock. */
+/* Gives the pages of a receive that is over the laxest protection that others allow, so that one of many costs no
+ * more than its own pages; with the last, settles all. */
+void slot_settle_over(struct slot *slot, const struct backing *backing, const struct hold *over);
+
+/* slot_settle for a slot that was popped, which nobody else looks at, without its lock. */
 void slot_settle_popped(struct slot *slot);
 
 /* Something changed about the slot: wakes whoever sleeps on its event. */

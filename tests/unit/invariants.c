@@ -308,6 +308,86 @@ Test(rule3, many_disjoint_receives_in_any_order)
     CHECK_OK(zc_close(comm));
 }
 
+/* One of many receives that lands opens its own pages; what the others need is neither changed nor counted anew each
+ * time. The last leaves nothing behind. */
+Test(rule3, a_landing_costs_what_it_opens)
+{
+    enum { N = 32 };
+    setenv("ZC_MAPS", "1000", 1);
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2 * N, 1), shown[2 * N + 1] = "";
+    int maps = maps_left();
+    for (int i = 0; i < N; i++)
+        CHECK_OK(zc_irecv(b + 2 * i * PAGE + 100, 100, 0, i, comm));
+    zc_stats before = stats_now();
+    for (int done = 0, i = 0; done < N; done++, i = (i + 5) % N) {
+        post_pattern(comm, i, 100, (unsigned)i);
+        CHECK_OK(zc_progress(comm));
+        for (int page = 0; page < 2 * N; page++)
+            shown[page] = 'w';
+        for (struct hold *hold = slot_at(b)->receives; hold; hold = hold->next)
+            if (!hold->landed)
+                shown[hold->offset / PAGE] = '-';
+        CHECK_PAGES(b, shown);
+    }
+    zc_stats after = stats_now();
+    uint64_t changes = after.protects + after.unprotects - before.protects - before.unprotects;
+    CHECKF(changes <= 3 * N, "%llu changes for %d receives", (unsigned long long)changes, N);
+    CHECKF(maps_left() == maps, "%d of %d maps left", maps_left(), maps);
+    for (int i = 0; i < N; i++) {
+        CHECK_OK(zc_wait(b + 2 * i * PAGE + 100, NULL));
+        CHECK_PATTERN(b + 2 * i * PAGE + 100, 100, (unsigned)i);
+    }
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
+/* Where one is always in flight, none is ever the last. */
+Test(rule3, landings_beside_others_do_not_use_mappings_up)
+{
+    enum { N = 32 };
+    setenv("ZC_MAPS", "1000", 1);
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2 * N, 1);
+    int maps = maps_left();
+    CHECK_OK(zc_irecv(b, 100, 0, 0, comm));
+    for (int i = 1; i < 100; i++) {
+        int last = i - 1;
+        CHECK_OK(zc_irecv(b + 2 * (i % N) * PAGE, 100, 0, i, comm));
+        post_pattern(comm, last, 100, 2);
+        CHECK_OK(zc_wait(b + 2 * (last % N) * PAGE, NULL));
+        CHECK_PAGES(b + 2 * (last % N) * PAGE, "w");
+        CHECK_PAGES(b + 2 * (i % N) * PAGE, "-");
+        CHECKF(maps - maps_left() <= 20, "%d of %d maps left after %d", maps_left(), maps, i);
+    }
+    CHECK_OK(zc_cancel(b + 2 * (99 % N) * PAGE));
+    CHECK(maps_left() == maps);
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
+/* The one that ends lies inside of what is protected for a send of the same buffer. */
+Test(rule3, a_landing_beside_a_send_leaves_it_protected)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(4, 1);
+    CHECK_OK(zc_send(b, 4 * PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b + PAGE, 100, 0, 2, comm));
+    CHECK_OK(zc_irecv(b + PAGE + 200, PAGE, 0, 3, comm));
+    CHECK_PAGES(b, "r--r");
+    CHECK_OK(zc_cancel(b + PAGE));
+    CHECK_PAGES(b, "r--r");
+    CHECK_OK(zc_irecv(b + 3 * PAGE, 100, 0, 2, comm));
+    CHECK_OK(zc_cancel(b + PAGE + 200));
+    CHECK_PAGES(b, "rrr-");
+    CHECK_OK(zc_cancel(b + 3 * PAGE));
+    CHECK_PAGES(b, "rrrr");
+    CHECK_MESSAGE(comm, 1, 0, 4 * PAGE, 1);
+    CHECK_PAGES(b, "wwww");
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* Ranges without bytes need no page and overlap nothing. */
 Test(rule3, an_empty_receive_needs_no_page)
 {

@@ -50,7 +50,7 @@ static inline char page_shown(const void *p)
 /* The pages from `p` on are as in `expected`, one character each. */
 static inline void check_pages(int line, const void *p, const char *expected)
 {
-    char shown[64] = "";
+    char shown[256] = "";
     for (size_t i = 0; expected[i]; i++)
         shown[i] = page_shown((const char *)p + i * PAGE);
     if (strcmp(shown, expected) != 0)
