@@ -187,11 +187,12 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
     }
 }
 
-/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and reported. */
+/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and reported. Asked for until then:
+ * the thread that posts it may not have come to the transport yet. */
 static bool cancel(zc_comm *comm, const struct range *range, struct op *op)
 {
-    comm->transport->cancel(&comm->endpoint, op);
     for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {
+        comm->transport->cancel(&comm->endpoint, op);
         struct backing *backing = slot_lock(range->slot);
         struct hold *hold = hold_receive_at(range->slot, range->offset);
         bool landed = !hold || op_of(hold) != op || hold->landed;

@@ -303,6 +303,46 @@ Test(races, zc_cancel_cancels_no_other_receive)
     CHECK_OK(zc_close(comm));
 }
 
+static _Atomic bool asked;
+
+static int receive_late(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
+{
+    while (!atomic_load(&asked))
+        sched_yield();
+    return loop_transport.receive(endpoint, op, wire, cap, src, tag);
+}
+
+static void ask(struct endpoint *endpoint, struct op *op)
+{
+    loop_transport.cancel(endpoint, op);
+    atomic_store(&asked, true);
+}
+
+static void *post_late(void *comm)
+{
+    CHECK_OK(zc_irecv(cancelled, PAGE, 0, 1, comm));
+    return NULL;
+}
+
+/* The buffer says that it is being received into, but the transport has not been told yet. */
+Test(races, zc_cancel_of_a_receive_that_is_being_posted)
+{
+    zc_comm *comm = loop_strict();
+    cancelled = buffer(1, 1);
+    late = loop_transport;
+    late.receive = receive_late;
+    late.cancel = ask;
+    comm->transport = &late;
+    pthread_t poster = thread_start(post_late, comm);
+    while (!*(struct hold *volatile *)&slot_at(cancelled)->receives)
+        sched_yield();
+    CHECK_OK(zc_cancel(cancelled));
+    thread_join(poster);
+    CHECK_PATTERN(cancelled, PAGE, 1);
+    CHECK_REST(slot_pool(slot_at(cancelled)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- everything at once ---- */
 
 enum { ROUNDS = 300 };
