@@ -56,7 +56,7 @@ struct hold {
     struct hold *next, **link; /* of the backing's sends or the slot's receives; link points back */
     struct slot *slot;         /* sends: at posting */
     struct backing *backing;   /* sends; NULL for receives */
-    struct slot *bounce;       /* receives that land elsewhere */
+    struct slot *bounce;       /* receives that land elsewhere: in a slot of the pool, or one for so many bytes */
     size_t offset, length;     /* bytes of the slot */
     const struct hold_rules *rules;
     bool named;                /* a receive that the program asks about by its address */

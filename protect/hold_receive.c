@@ -3,6 +3,7 @@
  * Receive holds. */
 #include <string.h>
 
+#include "alloc/heap.h"
 #include "core/stats.h"
 #include "protect/exchange.h"
 #include "protect/hold_list.h"
@@ -40,11 +41,71 @@ void hold_own(struct hold *hold)
     link_receive(hold);
 }
 
+/* ---- bounces ---- */
+
+static bool being_sent(const struct hold *hold, const struct backing *backing, size_t length)
+{
+    for (const struct hold *send = backing->sends; send; send = send->next)
+        if (hold_overlaps(send, hold->offset, length))
+            return true;
+    return false;
+}
+
+/* Exchanging backings costs three moves of page tables and a copy of the rest. Without need, it pays for nearly all of
+ * a large slot. */
+static bool nearly_all(const struct hold *hold, size_t length)
+{
+    size_t size = slot_segment(hold->slot)->slot_size;
+    return length >= size - size / 4 && size >= HUGE_BYTES;
+}
+
+/* Only a slot of its pool can be exchanged with the hold's. */
+static bool can_exchange(const struct hold *hold, const struct slot *bounce)
+{
+    return slot_pool(bounce) == slot_pool(hold->slot);
+}
+
+/* Where the bytes land in a bounce slot: where the slot has them, if the two can be exchanged, else at the start. */
+static char *bounce_wire(const struct hold *hold, const struct slot *bounce)
+{
+    return backing_wire(atomic_load(&bounce->backing)) + (can_exchange(hold, bounce) ? hold->offset : 0);
+}
+
+/* Takes a bounce slot, without the slot's lock. NULL if there is none. */
+static struct slot *take_bounce(const struct hold *hold, bool exchange)
+{
+    struct zc_pool *own = slot_pool(hold->slot), *pool = exchange ? own : heap_pool(hold->length, 1);
+    if (!pool || pool->slot_size >= own->slot_size)
+        pool = own;
+    return pool_claim(pool) == 0 ? pool_pop(pool) : NULL;
+}
+
+/* Takes the bounce slot that the hold needs beside sends, if any; growing a pool for it may take long, and is done without
+ * the slot's lock. Returns with it taken again. Whether landing will be an exchange is known from now on: while the
+ * receive is in flight, nothing is sent from the slot's own pages any more. */
+static struct backing *bounce_beside(const struct hold *hold, struct backing *backing, struct slot **bounce)
+{
+    *bounce = NULL;
+    while (backing->sends) {
+        bool exchange = being_sent(hold, backing, hold->length) || nearly_all(hold, hold->length);
+        if (*bounce && (!exchange || can_exchange(hold, *bounce)))
+            break;
+        slot_unlock(backing);
+        if (*bounce)
+            pool_push(*bounce);
+        *bounce = take_bounce(hold, exchange);
+        backing = slot_lock(hold->slot);
+        if (!*bounce)
+            break;
+    }
+    return backing;
+}
+
+/* ---- beginning ---- */
+
 int hold_receive(struct hold *hold, bool guarded, char **wire)
 {
-    struct slot *slot = hold->slot;
-    struct zc_pool *pool = slot_pool(slot);
-    bool claimed = false;
+    struct slot *slot = hold->slot, *bounce;
     struct hold *dropped = NULL;
     uint32_t first = hold_first_page(hold), pages = hold_end_page(hold) - first;
     hold->backing = NULL;
@@ -53,32 +114,24 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     hold->error = 0;
     hold->guarded = guarded;
 
-    struct backing *backing = slot_lock(slot);
-    if (backing->sends)
-        backing = slot_claim(slot, backing, &claimed);
+    struct backing *backing = bounce_beside(hold, slot_lock(slot), &bounce);
     int error = replace(hold, &dropped);
-    if (!error && backing->sends) {
-        if (claimed)
-            hold->bounce = pool_pop(pool);
-        else
-            error = -ENOMEM;
-        claimed = false;
-        count(receives_bounced);
-    }
+    if (!error && backing->sends && !bounce)
+        error = -ENOMEM;
     if (!error && guarded && pages && !pages_guard(slot, first, pages, PROT_NONE))
         error = -ENOMEM;
-    if (error) {
-        if (hold->bounce)
-            pool_push(hold->bounce);
-        hold->bounce = NULL;
-    } else {
+    if (!error) {
+        if (backing->sends) {
+            hold->bounce = bounce;
+            bounce = NULL;
+            count(receives_bounced);
+        }
         link_receive(hold);
-        struct backing *lands = hold->bounce ? atomic_load(&hold->bounce->backing) : backing;
-        *wire = backing_wire(lands) + hold->offset;
+        *wire = hold->bounce ? bounce_wire(hold, hold->bounce) : backing_wire(backing) + hold->offset;
     }
     slot_unlock(backing);
-    if (claimed)
-        pool_unclaim(pool);
+    if (bounce)
+        pool_push(bounce);
     holds_drop(dropped);
     return error;
 }
@@ -97,6 +150,8 @@ bool hold_receive_alone(struct hold *hold, char **wire)
     return alone;
 }
 
+/* ---- ending ---- */
+
 /* Is anybody else storing to the backing itself: a receive that was not bounced, or the library? */
 static bool written_by_others(const struct slot *slot, const struct hold *hold)
 {
@@ -111,15 +166,10 @@ static bool written_by_others(const struct slot *slot, const struct hold *hold)
 static struct backing *land(struct hold *hold, struct backing *backing, size_t length)
 {
     struct slot *slot = hold->slot, *bounce = hold->bounce;
-    size_t size = slot_segment(slot)->slot_size;
-    bool sending = false;
-    for (const struct hold *send = backing->sends; send; send = send->next)
-        sending |= hold_overlaps(send, hold->offset, length);
     hold->bounce = NULL;
-    /* Exchanging costs three moves of page tables and a copy of the rest. Without need, it pays where the
-     * message is nearly all of a large slot and nobody would be left to store to the old pages. */
-    bool large = length >= size - size / 4 && size >= HUGE_BYTES;
-    if (!slot->pinned && (sending || (large && !written_by_others(slot, hold)))) {
+    /* Without need only where nobody would be left to store to the old pages. */
+    bool exchange = being_sent(hold, backing, length) || (nearly_all(hold, length) && !written_by_others(slot, hold));
+    if (exchange && !slot->pinned && can_exchange(hold, bounce)) {
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         slot_unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */
         bool push = slot_over(bounce, backing);
@@ -128,7 +178,7 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
             pool_push(bounce);
         return fresh;
     }
-    memcpy(backing_wire(backing) + hold->offset, backing_wire(atomic_load(&bounce->backing)) + hold->offset, length);
+    memcpy(backing_wire(backing) + hold->offset, bounce_wire(hold, bounce), length);
     pool_push(bounce);
     return backing;
 }

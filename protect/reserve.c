@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/reserve.h"
 
-struct backing *slot_claim(struct slot *slot, struct backing *backing, bool *claimed)
+/* Claims a spare. Growing the pool for it may take long, and is done without the slot's lock: returns with it taken
+ * again, and then everything about the slot may have changed. */
+static struct backing *slot_claim(struct slot *slot, struct backing *backing, bool *claimed)
 {
     struct zc_pool *pool = slot_pool(slot);
     *claimed = pool_try_claim(pool);

@@ -18,10 +18,6 @@ static inline void slot_unreserve(struct slot *slot)
     pool_unclaim(pool);
 }
 
-/* Claims a spare. Growing the pool for it may take long, and is done without the slot's lock: returns with it taken
- * again, and then everything about the slot may have changed. */
-struct backing *slot_claim(struct slot *slot, struct backing *backing, bool *claimed);
-
 /* A claimed spare, and mappings to go with it; or neither. */
 static inline void slot_reserve_with(struct slot *slot, struct zc_pool *pool)
 {

@@ -228,6 +228,36 @@ Test(rule2, a_receive_into_bytes_being_sent_renames_first)
     CHECK_OK(zc_close(comm));
 }
 
+/* The slot that a receive lands in is as large as the message, but where landing will be an exchange. */
+Test(rule2, a_bounce_is_no_larger_than_needed)
+{
+    enum { PAGES = 16, HALF = PAGES / 2, N = 6 };
+    zc_comm *comm = loop_strict();
+    char *b = buffer(PAGES, 1);
+    struct backing *old = backing_of(b);
+    CHECK_OK(zc_send(b, HALF * PAGE, 0, 9, comm));
+    for (int i = 0; i < N; i++) { /* the first into bytes that are being sent */
+        CHECK_OK(zc_irecv(b + (HALF - 1 + i) * PAGE + 10, 100 + (size_t)i, 0, i, comm));
+        struct hold *hold = hold_receive_at(slot_at(b), (size_t)(HALF - 1 + i) * PAGE + 10);
+        CHECK(hold && hold->bounce && slot_segment(hold->bounce)->slot_size == (i ? PAGE : PAGES * PAGE));
+    }
+    for (int i = N - 1; i >= 0; i--) { /* in between the buffer gets other pages, by a store or by landing */
+        post_pattern(comm, i, 100 + (size_t)i, (unsigned)i + 10);
+        CHECK_OK(zc_progress(comm));
+        CHECK((backing_of(b) == old) == (i >= N / 2));
+        if (i == N / 2)
+            store(b, 5);
+    }
+    CHECK_MESSAGE(comm, 9, 0, HALF * PAGE, 1);
+    CHECK(load(b) == 5);
+    for (int i = 0; i < N; i++) {
+        CHECK_OK(zc_wait(b + (HALF - 1 + i) * PAGE + 10, NULL));
+        CHECK_PATTERN(b + (HALF - 1 + i) * PAGE + 10, 100 + (size_t)i, (unsigned)i + 10);
+    }
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* A large message of nearly all of a slot lands by an exchange of backings even where no send is left; but not
  * while another receive, posted after the sends had ended, writes to the old one. */
 Test(rule2, a_landing_leaves_the_pages_that_others_write_to)
