@@ -12,8 +12,8 @@ _Static_assert(sizeof(struct entry) == 64, "metadata is 64 bytes a page");
 
 struct arena arena;
 
-static _Atomic size_t taken;
 static int status;
+static int refused; /* errno of the last attempt to reserve */
 
 /* MADV_DONTFORK keeps the pages out of a child but leaves holes where a later mmap could land unseen. */
 void arena_seal_off(void)
@@ -24,14 +24,16 @@ void arena_seal_off(void)
     sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
+/* All without access: what can be stored to would be had at once under mlockall. */
 static bool reserve(size_t span)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
     size_t entries = (span >> PAGE_SHIFT) * sizeof(struct entry);
     size_t segments = (span >> GRANULE_SHIFT) * sizeof *arena.segments;
     char *halves = sys_mmap(NULL, 2 * span + HUGE_BYTES, PROT_NONE, FLAGS, -1, 0);
-    char *tables = sys_mmap(NULL, entries + segments, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
-    if (!halves || !tables) {
+    char *tables = halves ? sys_mmap(NULL, entries + segments, PROT_NONE, FLAGS, -1, 0) : NULL;
+    if (!tables || sys_mprotect(tables + entries, segments, PROT_READ | PROT_WRITE)) {
+        refused = errno;
         if (halves)
             sys_munmap(halves, 2 * span + HUGE_BYTES);
         if (tables)
@@ -77,23 +79,29 @@ int arena_open(void)
     if (status == -ENOTSUP)
         return fail(status, "zc: pages here have %ld bytes, and zc knows 4,096 only", sysconf(_SC_PAGESIZE));
     if (status)
-        return fail(status, "zc: no 256 MiB of address space could be reserved; raise RLIMIT_AS (ulimit -v)");
+        return fail(status, "zc: no 256 MiB of address space could be reserved; raise %s",
+                    refused == EAGAIN ? "RLIMIT_MEMLOCK (ulimit -l), since mlockall locks it"
+                                      : "RLIMIT_AS (ulimit -v)");
     return 0;
 }
 
 char *arena_take(size_t length)
 {
+    static pthread_mutex_t taking = PTHREAD_MUTEX_INITIALIZER;
+    char *user = NULL;
     length = (length + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
-    size_t at = atomic_load_explicit(&taken, memory_order_relaxed);
-    do {
-        if (length > arena.span - at)
-            return NULL;
-    } while (
-        !atomic_compare_exchange_weak_explicit(&taken, &at, at + length, memory_order_relaxed, memory_order_relaxed));
-    return arena.user + at;
+    pthread_mutex_lock(&taking);
+    size_t at = arena_taken(), entries = (length >> PAGE_SHIFT) * sizeof(struct entry);
+    if (length <= arena.span - at &&
+        sys_mprotect(&arena.entries[at >> PAGE_SHIFT], entries, PROT_READ | PROT_WRITE) == 0) {
+        user = arena.user + at;
+        atomic_store_explicit(&arena.taken, at + length, memory_order_release);
+    }
+    pthread_mutex_unlock(&taking);
+    return user;
 }
 
 size_t arena_taken(void)
 {
-    return atomic_load_explicit(&taken, memory_order_relaxed);
+    return atomic_load_explicit(&arena.taken, memory_order_relaxed);
 }

@@ -35,6 +35,8 @@ struct arena {
     struct segment *_Atomic *segments;
     /* Bytes of each half. 0 before arena_open, and stored last: any pointer may be asked about meanwhile. */
     _Atomic size_t span;
+    /* Those that were taken, from its start: beyond them there are no entries. Stored after these can be read. */
+    _Atomic size_t taken;
     bool forked; /* this is a child of the process that opened the arena: nothing of it may be used here */
 };
 
@@ -47,7 +49,7 @@ int arena_open(void);
 void arena_seal_off(void);
 
 /* A range of the user half (and of the wire half), a multiple of 2 MiB and aligned to it, for ever. NULL when
- * the reservation is used up. */
+ * the reservation is used up, or without memory for its entries. */
 char *arena_take(size_t length);
 
 /* Bytes of each half that were taken, from its start. */
@@ -79,7 +81,9 @@ static inline struct entry *arena_entry(const char *user)
  * a live one need not look for its segment. */
 static inline struct slot *arena_start(const void *p)
 {
-    return arena_has(p) && (uintptr_t)p % PAGE_BYTES == 0 ? &arena_entry(p)->slot : NULL;
+    size_t taken = atomic_load_explicit(&arena.taken, memory_order_acquire);
+    bool starts = (size_t)((const char *)p - arena.user) < taken && (uintptr_t)p % PAGE_BYTES == 0;
+    return starts ? &arena_entry(p)->slot : NULL;
 }
 
 /* The live slot that starts at `p`, or NULL. */

@@ -6,14 +6,17 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "alloc/pool.h"
+#include "apart.h"
 #include "check.h"
 #include "pattern.h"
 #include "ranks.h"
+#include "system.h"
 
 Test(arena, opens_once)
 {
@@ -311,6 +314,53 @@ Test(arena, takes_what_address_space_there_is)
 #endif
     CHECK(status_with_limit((size_t)16 << 30, opens_smaller) == 0);
     CHECK(status_with_limit((size_t)256 << 20, cannot_open) == 0);
+}
+
+/* ---- locked memory ---- */
+
+static size_t kib(const char *label)
+{
+    return (size_t)system_number("/proc/self/status", label);
+}
+
+/* What is to have pages at once does not make zc have those of all entries there may ever be. */
+static void is_locked(const void *when)
+{
+    struct rlimit limit = {(size_t)64 << 30, (size_t)64 << 30};
+    bool first = *(const bool *)when;
+    CHECK(mlockall(MCL_CURRENT) == 0);
+    size_t before = kib("VmRSS:");
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0); /* or a failure would take the machine's memory */
+    CHECK(!first || mlockall(MCL_FUTURE) == 0);
+    char *p = ALLOC(100000);
+    CHECK(first || mlockall(MCL_CURRENT) == 0);
+    memset(p, 1, 100000);
+    CHECKF(kib("VmRSS:") < before + (32 << 10), "%zu KiB, before %zu", kib("VmRSS:"), before);
+    CHECK_OK(zc_free(p));
+    CHECK_FAILS(zc_free(arena.user + arena_taken()), -EINVAL, "not zc memory");
+    CHECK(zc_owns(arena.user + arena.span - PAGE_BYTES) == 0);
+}
+
+static void may_not_be_locked(const void *argument)
+{
+    struct rlimit limit = {1 << 20, 1 << 20};
+    (void)argument;
+    CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+    CHECK(geteuid() || setresuid(65534, 65534, 65534) == 0);
+    CHECK(mlockall(MCL_FUTURE) == 0);
+    CHECK_FAILS(arena_open(), -ENOMEM, "RLIMIT_MEMLOCK");
+}
+
+Test(arena, takes_little_of_locked_memory)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    cr_skip_test("a sanitizer's memory would be locked too");
+#endif
+    apart(may_not_be_locked, NULL);
+    if (geteuid())
+        cr_skip_test("locking memory takes privilege");
+    apart(is_locked, &(bool){true});
+    apart(is_locked, &(bool){false});
 }
 
 static void *open_in_thread(void *argument)
