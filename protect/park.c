@@ -57,7 +57,7 @@ static uint32_t parked_count;
  * may be late only if its page is that of a wake with a number that the reader had not seen; then the thread is asked:
  * woken, and believed if it faults again (ask). A message that comes of such a wake was read later, with the number seen,
  * unless parker and reader were both just at it: then it is asked once more. For that the reader must not look at the
- * number and then sleep until there is a message: it reads without waiting, and polls. */
+ * number and then sleep until there is a message: it polls, looks, and reads without waiting. */
 static _Atomic uint32_t wakes;
 static const char *woken[WAKES_KEPT];
 
@@ -144,14 +144,14 @@ static void *read_messages(void *unused)
 {
     (void)unused;
     for (;;) {
+        struct pollfd poller = {.fd = fd, .events = POLLIN};
+        struct timespec time = {0, LOOK_NS};
+        syscall(SYS_ppoll, &poller, 1, locked_count ? &time : NULL, NULL, 0);
+        watch_locked();
         struct uffd_msg message;
         uint32_t seen = atomic_load(&wakes);
-        if (syscall(SYS_read, fd, &message, sizeof message) != (long)sizeof message) {
-            struct pollfd poller = {.fd = fd, .events = POLLIN};
-            struct timespec time = {0, LOOK_NS};
-            watch_locked();
-            syscall(SYS_ppoll, &poller, 1, locked_count ? &time : NULL, NULL, 0);
-        } else if (message.event == UFFD_EVENT_PAGEFAULT) {
+        if (syscall(SYS_read, fd, &message, sizeof message) == (long)sizeof message &&
+            message.event == UFFD_EVENT_PAGEFAULT) {
             note_locked((char *)(uintptr_t)message.arg.pagefault.address, message.arg.pagefault.feat.ptid);
             enqueue(&message, seen);
         }

@@ -21,6 +21,7 @@ static _Atomic int first, second;            /* threads that store to one page, 
 static _Atomic bool first_read, second_read; /* by the reader */
 static _Atomic bool gone_on;                 /* the second, as far as the test says */
 static _Atomic int wakes;                    /* since its news have been let through */
+static _Atomic bool resting;                 /* the parker, until there is something to do */
 
 /* A thread is asleep in the kernel: in a fault, if it does nothing else. */
 static bool asleep(int tid)
@@ -35,10 +36,15 @@ static bool asleep(int tid)
 
 static void before_call(long number, const long a[6])
 {
+    static _Atomic int parker;
+    if (number == SYS_futex && a[1] == FUTEX_WAIT_PRIVATE && !a[3] && sys_tid() == atomic_load(&parker))
+        atomic_store(&resting, true);
     if (number != SYS_ioctl || a[1] != (long)UFFDIO_WAKE)
         return;
+    atomic_store(&parker, sys_tid());
     while (!atomic_load(&second_read)) /* the first is let go when the second's news are read, and not on the list */
         sched_yield();
+    atomic_store(&resting, false);
     if (atomic_load(&gone_on))
         atomic_fetch_add(&wakes, 1);
 }
@@ -107,7 +113,7 @@ static void run(void (*go_on)(void))
     store(shared + 1, 1);
     thread_join(thread); /* whose store is not to meet what comes now */
     go_on();
-    while (!atomic_load(&wakes)) /* the parker has done with the news what it does */
+    while (!atomic_load(&wakes) || !atomic_load(&resting)) /* the parker has done with the news what it does */
         sched_yield();
     atomic_store(&armed, false);
 }
