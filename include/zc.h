@@ -325,7 +325,8 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Views of its messages that
  * others do not release are waited for up to fault_timeout_ms; they stay what they are afterwards, and cost the pages.
- * Collective for mpi. Buffers stay the application's. Receives that had not landed are reported
+ * Messages to this rank that nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all
+ * ranks have closed it. Buffers stay the application's. Receives that had not landed are reported
  * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.
  * Returns the first error of a send that nobody has been told of. */
 ZC_API int zc_close(zc_comm *comm);

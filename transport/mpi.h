@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The MPI transport: Isend and Irecv on wire addresses, over a communicator of its own. Its parts are opening and closing
- * (mpi_connect.c), operations in flight (mpi.c), messages that are there (mpi_probe.c), lengths beyond int (mpi_count.c)
- * and MPI's life (mpi_life.c): it is initialised if nobody has, and communicators of its processes end with it. */
+ * (mpi_connect.c), what of a closed one is left to do (mpi_part.c), operations in flight (mpi.c), messages that are there
+ * (mpi_probe.c), lengths beyond int (mpi_count.c) and MPI's life (mpi_life.c): it is initialised if nobody has, and
+ * communicators of its processes end with it. */
 #ifndef ZC_TRANSPORT_MPI_H
 #define ZC_TRANSPORT_MPI_H
 
@@ -38,12 +39,20 @@ struct mpi {
     struct requests sends, receives;
     _Atomic int in_flight; /* of both: where it is 0, a poll has nothing to do */
     MPI_Request endless;   /* of which nothing comes: what there is to test where nothing is in flight */
+    struct mpi *next;      /* of those that are closed, each */
+    int stage;             /* so far, */
+    int partings;          /* with so many of */
+    MPI_Request parting[]; /* these in flight: there is one a rank */
 };
 
 /* ---- opening and closing ---- */
 
 int mpi_open(const struct address *address, void *native, struct endpoint *endpoint);
 void mpi_close(struct endpoint *endpoint);
+
+/* Frees it, once its ranks are done with each other; mpi_free_parted does that. False: some are not yet. */
+void mpi_part(struct mpi *mpi);
+bool mpi_free_parted(void);
 
 /* Is this thread in a call of zc's whose error is zc's affair? */
 extern _Thread_local bool mpi_testing __attribute__((tls_model("initial-exec")));
@@ -77,6 +86,7 @@ int mpi_receive_now(struct endpoint *endpoint, void *wire, size_t cap, int src, 
 int mpi_take(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken);
 int mpi_receive_taken(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
 void mpi_give_back(struct endpoint *endpoint, const struct taken *taken);
+void mpi_drop(MPI_Message *message);
 
 static inline int mpi_source(int src)
 {

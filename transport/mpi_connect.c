@@ -78,12 +78,14 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
 {
     if (*address->name || address->count)
         return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
-    struct mpi *mpi = calloc(1, sizeof *mpi);
+    int level, there, size, *tag_most;
+    MPI_Comm_size(*(MPI_Comm *)native, &size);
+    struct mpi *mpi = calloc(1, sizeof *mpi + (size_t)size * sizeof *mpi->parting);
     if (!mpi)
         return fail(-ENOMEM, "zc_open: no memory");
     mpi->endless = MPI_REQUEST_NULL;
-    int level, there, *tag_most;
     MPI_Query_thread(&level);
+    mpi_free_parted();
     int code = MPI_Comm_dup(*(MPI_Comm *)native, &mpi->comm);
     if (code != MPI_SUCCESS) {
         free(mpi);
@@ -93,18 +95,18 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
     keep_errors_of_tests();
     MPI_Comm_get_attr(mpi->comm, MPI_TAG_UB, (void *)&tag_most, &there);
     *endpoint = (struct endpoint){.state = mpi,
+                                  .size = size,
                                   .tag_most = there ? *tag_most : 32767,
                                   .eager = EAGER,
                                   .any_thread = level == MPI_THREAD_MULTIPLE,
                                   .serialized = level == MPI_THREAD_SERIALIZED,
                                   .ends_with_mpi = true};
     MPI_Comm_rank(mpi->comm, &endpoint->rank);
-    MPI_Comm_size(mpi->comm, &endpoint->size);
-    endpoint->read_by_peers = endpoint->size == 2; /* of more than one receiver, the pace of each is not seen */
+    endpoint->read_by_peers = size == 2; /* of more than one receiver, the pace of each is not seen */
     policy_expect_readers();
-    int error = wire_up(mpi->comm, endpoint->rank, endpoint->size);
+    int error = wire_up(mpi->comm, endpoint->rank, size);
     if (!error)
-        error = learn_sent(mpi->comm, endpoint->rank, endpoint->size, &mpi->sent);
+        error = learn_sent(mpi->comm, endpoint->rank, size, &mpi->sent);
     if (error) {
         MPI_Comm_free(&mpi->comm);
         free(mpi);
@@ -119,10 +121,9 @@ void mpi_close(struct endpoint *endpoint)
     mpi_end_endless(&mpi->endless);
     mpi_settle(mpi, atomic_load(&mpi->unsettled) % SETTLED);
     MPI_Wait(&mpi->sent, MPI_STATUS_IGNORE);
-    MPI_Comm_free(&mpi->comm);
     free(mpi->sends.native);
     free(mpi->sends.ops);
     free(mpi->receives.native);
     free(mpi->receives.ops);
-    free(mpi);
+    mpi_part(mpi);
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <mpi.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #include "core/error.h"
@@ -31,6 +32,8 @@ static int on_finalize(MPI_Comm comm, int key, void *value, void *extra)
 {
     (void)comm, (void)key, (void)value, (void)extra;
     comm_close_all_of_mpi(true);
+    while (!mpi_free_parted())
+        sched_yield();
     return MPI_SUCCESS;
 }
 

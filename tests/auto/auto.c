@@ -137,6 +137,24 @@ static void close_with_what_was_taken(void)
     CHECK_OK(zc_free(out));
 }
 
+/* It is not for the next one. */
+static void close_with_what_was_not(void)
+{
+    unsigned number = 0;
+
+    for (unsigned i = 0; i < 2; i++) {
+        zc_comm *comm = open_over("auto");
+        if (rank != FIRST)
+            send_number(i, FIRST, 9, comm);
+        for (int peer = 1; rank == FIRST && i && peer < zc_size(comm); peer++) {
+            CHECK_OK(zc_recv(&number, sizeof number, peer, 9, comm, NULL));
+            CHECK(number == i);
+        }
+        MPI_Barrier(MPI_COMM_WORLD); /* nobody sends to one that has closed */
+        CHECK_OK(zc_close(comm));
+    }
+}
+
 static void refused(void)
 {
     zc_comm *comm = NULL;
@@ -171,6 +189,7 @@ int main(int argc, char *argv[])
         end_without_message(comm);
         close_with_what_was_taken();
     }
+    close_with_what_was_not();
     /* What is open ends with MPI. */
     MPI_Finalize();
     CHECK_FAILS(zc_progress(comm), -EBADF, "closed");

@@ -109,6 +109,41 @@ static void *refused(void *in)
     return NULL;
 }
 
+static zc_comm *open_and_send(const char *text)
+{
+    zc_comm *opened = NULL;
+
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, NULL, &opened));
+    if (rank == 0)
+        CHECK_OK(zc_send(text, 6, 1, 7, opened));
+    return opened;
+}
+
+/* What nobody has received goes to nobody, however soon MPI gives a communicator's number to another one: of zc's, or of
+ * the program's. */
+static void close_with_messages(void)
+{
+    char in[6];
+    MPI_Comm own;
+
+    CHECK_OK(zc_close(open_and_send("stale")));
+    zc_comm *second = open_and_send("fresh");
+    if (rank == 1) {
+        CHECK_OK(zc_recv(in, sizeof in, 0, 7, second, NULL));
+        CHECKF(strcmp(in, "fresh") == 0, "it is %s", in);
+    }
+    CHECK_OK(zc_close(second));
+    CHECK_OK(zc_close(open_and_send("stale")));
+    MPI_Comm_dup(MPI_COMM_WORLD, &own);
+    if (rank == 0)
+        MPI_Send("other", 6, MPI_BYTE, 1, 7, own);
+    if (rank == 1) {
+        MPI_Recv(in, 6, MPI_BYTE, 0, 7, own, MPI_STATUS_IGNORE);
+        CHECKF(strcmp(in, "other") == 0, "it is %s", in);
+    }
+    MPI_Comm_free(&own);
+}
+
 static void by_one_thread(int level)
 {
     start(level);
@@ -121,6 +156,7 @@ static void by_one_thread(int level)
     CHECK(strcmp(in, "hello") == 0);
     CHECK_OK(zc_free(in));
     exchange();
+    close_with_messages();
     finish();
 }
 
@@ -156,6 +192,7 @@ static void multiple(void)
     start(MPI_THREAD_MULTIPLE);
     exchange();
     thread_join(thread_start(exchange_elsewhere, NULL));
+    close_with_messages();
     finish();
 }
 
