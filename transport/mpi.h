@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/lock.h"
 #include "transport/transport.h"
@@ -31,6 +32,7 @@ struct requests {
  * threads test the same; whoever finds it taken has nothing to do. */
 struct mpi {
     MPI_Comm comm;
+    uint64_t number;            /* which no other one of this process has had; not 0 */
     lock matching;              /* whoever takes messages out of what MPI_Iprobe sees; taken before the other one */
     _Atomic uint64_t taken;     /* changes after each call that may have */
     MPI_Request sent;           /* what MPI_Isend returns of messages that have left, or MPI_REQUEST_NULL, */

@@ -78,11 +78,13 @@ int mpi_open(const struct address *address, void *native, struct endpoint *endpo
 {
     if (*address->name || address->count)
         return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
+    static _Atomic uint64_t opened;
     int level, there, size, *tag_most;
     MPI_Comm_size(*(MPI_Comm *)native, &size);
     struct mpi *mpi = calloc(1, sizeof *mpi + (size_t)size * sizeof *mpi->parting);
     if (!mpi)
         return fail(-ENOMEM, "zc_open: no memory");
+    mpi->number = 1 + atomic_fetch_add(&opened, 1);
     mpi->endless = MPI_REQUEST_NULL;
     MPI_Query_thread(&level);
     mpi_free_parted();

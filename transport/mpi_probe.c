@@ -11,7 +11,7 @@
  * taken since: then `taken` differs. (Who takes something that was there when this thread read `taken`, changes it
  * afterwards, and before `matching` comes free.) */
 static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
-    const struct endpoint *endpoint; /* of a communicator, which is never freed; or NULL */
+    uint64_t number; /* of its struct mpi; 0: nothing */
     uint64_t taken;
     int src, tag; /* as asked */
     zc_status found;
@@ -33,7 +33,7 @@ int mpi_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
         return mpi_failed(code, "MPI_Iprobe");
     if (there) {
         fill(status, &found);
-        seen.endpoint = endpoint;
+        seen.number = mpi->number;
         seen.taken = taken;
         seen.src = src;
         seen.tag = tag;
@@ -42,9 +42,9 @@ int mpi_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
     return there != 0;
 }
 
-static bool saw(const struct endpoint *endpoint, int src, int tag)
+static bool saw(const struct mpi *mpi, int src, int tag)
 {
-    return seen.endpoint == endpoint &&
+    return seen.number == mpi->number &&
            ((src == seen.found.source && tag == seen.found.tag) || (src == seen.src && tag == seen.tag));
 }
 
@@ -52,12 +52,12 @@ static bool saw(const struct endpoint *endpoint, int src, int tag)
 int mpi_receive_now(struct endpoint *endpoint, void *wire, size_t cap, int src, int tag, zc_status *status)
 {
     struct mpi *mpi = endpoint->state;
-    int there = saw(endpoint, src, tag), code = MPI_SUCCESS;
+    int there = saw(mpi, src, tag), code = MPI_SUCCESS;
     if (!there && cap > EAGER)
         return 0;
     if (!there && (there = mpi_probe(endpoint, src, tag, status)) <= 0)
         return there < 0 ? there : -EAGAIN;
-    seen.endpoint = NULL;
+    seen.number = 0;
     *status = seen.found;
     if (status->length > cap || status->length > EAGER)
         return 0;

@@ -3,6 +3,7 @@
  * Threads over MPI, in a process alone: what holds of the transport whatever the ranks are. */
 #include "invariants.h"
 #include "transport/comm.h"
+#include "transport/mpi.h"
 
 enum { PENDING = 100, ROUNDS = 10000, EACH = 64 };
 
@@ -130,6 +131,28 @@ Test(mpi, a_message_that_was_seen_and_taken_by_another_thread)
     CHECK_OK(zc_recv(in, EACH, 0, 1, comm, &status));
     CHECK_BYTES(in, EACH, 3);
     thread_join(other);
+    CHECK_OK(zc_close(comm));
+}
+
+/* Of an endpoint that is closed, whose memory is another's now. */
+Test(mpi, a_message_that_was_seen_elsewhere)
+{
+    const struct address address = {.scheme = "mpi", .name = ""};
+    MPI_Comm self = MPI_COMM_SELF;
+    MPI_Request sent;
+    struct endpoint endpoint;
+    zc_status status;
+    char in[EACH];
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    CHECK_OK(mpi_open(&address, &self, &endpoint));
+    MPI_Isend(in, EACH, MPI_BYTE, 0, 1, ((struct mpi *)endpoint.state)->comm, &sent);
+    while (!mpi_probe(&endpoint, 0, 1, &status))
+        sched_yield();
+    mpi_close(&endpoint);
+    MPI_Wait(&sent, MPI_STATUS_IGNORE);
+    CHECK_OK(mpi_open(&address, &self, &endpoint));
+    CHECK_IS(mpi_receive_now(&endpoint, in, EACH, 0, 1, &status), -EAGAIN);
+    mpi_close(&endpoint);
     CHECK_OK(zc_close(comm));
 }
 
