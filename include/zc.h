@@ -275,8 +275,9 @@ typedef struct zc_options {
     enum zc_on_timeout on_timeout;
     uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so, and for which zc_close waits for
                                   views of others; 0: ZC_FAULT_TIMEOUT, else 10,000 */
-    uint32_t max_in_flight;    /* most sends in flight; more make zc_send wait for a completion, which
-                                  breaks "no call waits". 0: ZC_MAX_IN_FLIGHT, else no bound */
+    uint32_t max_in_flight;    /* most sends in flight, besides one by each other thread that sends at the time; more
+                                  make zc_send wait for a completion, which breaks "no call waits".
+                                  0: ZC_MAX_IN_FLIGHT, else no bound */
     uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
                                   release them cannot keep all memory of its peers. 0: ZC_MAX_VIEWS, else no bound */
     const char *transport;     /* of zc_open_mpi and the address "mpi" (-EINVAL with any other): "mpi", "shm" where its
@@ -440,8 +441,8 @@ ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *s
 ZC_API int zc_cancel(const void *buf);
 
 /* Waits until all sends of `comm` have left this process's buffers (for large messages: until they were
- * received, be it as a view, which need not have been released). Returns the first error of a send that nobody has been
- * told of. */
+ * received, be it as a view, which need not have been released). What other threads send meanwhile is waited for, too: until
+ * there is a moment with nothing in flight. Returns the first error of a send that nobody has been told of. */
 ZC_API int zc_flush(zc_comm *comm);
 
 /* Makes progress on `comm`: looks at operations in flight and ends those that are complete. Never waits. (Calls that do
