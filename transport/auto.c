@@ -77,8 +77,10 @@ static void unlock(struct both *both)
         next = message->next;
         int error = message->part->transport->receive_taken(&message->part->endpoint, op, op->in.wire, op->in.length,
                                                             &message->taken);
-        if (error)
+        if (error) {
+            message->part->transport->give_back(&message->part->endpoint, &message->taken);
             op_received(op, message->match.source, message->match.tag, 0, error);
+        }
         free(message);
     }
     for (struct op *op = hopeless, *next; op; op = next) {
@@ -338,7 +340,8 @@ static int auto_receive_taken(struct endpoint *endpoint, struct op *op, void *wi
     struct arrived *message = (struct arrived *)taken->native;
     (void)endpoint;
     int error = message->part->transport->receive_taken(&message->part->endpoint, op, wire, cap, &message->taken);
-    free(message);
+    if (!error)
+        free(message);
     return error;
 }
 

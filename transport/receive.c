@@ -148,23 +148,21 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     struct op *op = comm_begin(comm, false, &range, length, found->source, found->tag);
     char *wire = target;
     int error = op && range.slot ? hold_receive(&op->hold, false, &wire) : 0;
-    if (!op || error) {
-        if (op)
-            op_free(op);
-        zc_free(target);
-        return fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
-    }
-    count_often(receives);
-    error = comm->transport->receive_taken(&comm->endpoint, op, wire, length, taken);
-    if (error) {
-        if (range.slot)
-            hold_withdraw(&op->hold);
-        op_free(op);
-    } else {
+    if (!op || error)
+        error = fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
+    else if ((error = comm->transport->receive_taken(&comm->endpoint, op, wire, length, taken)) && range.slot)
+        hold_withdraw(&op->hold);
+    if (!error) {
+        count_often(receives);
         wait_for(op);
         zc_status result = op->status;
         op_free(op);
         error = comm_report(&result, call, status);
+    } else {
+        if (op)
+            op_free(op);
+        if (comm->transport->give_back) /* its sender waits for that */
+            comm->transport->give_back(&comm->endpoint, taken);
     }
     if (error || !target) {
         zc_free(target);

@@ -132,7 +132,7 @@ struct transport {
     /* 1 and *status: there is a message that receive(…, src, tag) would take; it stays. 0: none; or -errno. */
     int (*probe)(struct endpoint *endpoint, int src, int tag, zc_status *status);
 
-    /* The same, and it is reserved for receive_taken. */
+    /* The same, and it is reserved for receive_taken; where that fails, for give_back. */
     int (*take)(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken);
     int (*receive_taken)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken);
 

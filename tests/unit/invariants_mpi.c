@@ -156,6 +156,31 @@ Test(mpi, a_message_that_was_seen_elsewhere)
     CHECK_OK(zc_close(comm));
 }
 
+static int refuse(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken)
+{
+    (void)endpoint, (void)op, (void)wire, (void)cap, (void)taken;
+    return -ENOMEM;
+}
+
+/* A message that is lost because there is no memory is over for its sender as well. */
+Test(mpi, a_message_that_cannot_be_received)
+{
+    enum { BIG = 1000000 };
+    struct transport refusing = mpi_transport;
+    char *out = ALLOC(BIG);
+    void *in = NULL;
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    CHECK_OK(zc_send(out, BIG, 0, 1, comm));
+    refusing.receive_taken = refuse;
+    comm->transport = &refusing;
+    CHECK_IS(zc_recv_alloc(&in, 0, 1, comm, NULL), -ENOMEM);
+    comm->transport = &mpi_transport;
+    CHECK(!in);
+    CHECK_OK(zc_flush(comm));
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_close(comm));
+}
+
 static void *use_and_end(void *unused)
 {
     (void)unused;
