@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "alloc/arena.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "core/error.h"
 #include "core/stats.h"
@@ -24,11 +26,43 @@ void arena_seal_off(void)
     sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
+enum { SPAN_LEAST = 1 << 28 };
+static const size_t SPAN_MOST = (size_t)1 << 40;
+
+static size_t entries_bytes(size_t span)
+{
+    return (span >> PAGE_SHIFT) * sizeof(struct entry);
+}
+
+static size_t addresses_used(void)
+{
+    char text[32] = "";
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    return length < 0 ? 0 : strtoul(text, NULL, 10) << PAGE_SHIFT;
+}
+
+/* Under RLIMIT_AS the program has other uses for its addresses: both halves and their entries take a quarter of what is
+ * left, if zc can do with that. */
+static size_t span_allowed(void)
+{
+    struct rlimit limit;
+    size_t span = SPAN_MOST;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY)
+        return span;
+    size_t used = addresses_used(), left = limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+    while (span > SPAN_LEAST && 2 * span + entries_bytes(span) > left / 4)
+        span >>= 1;
+    return span;
+}
+
 /* All without access: what can be stored to would be had at once under mlockall. */
 static bool reserve(size_t span)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
-    size_t entries = (span >> PAGE_SHIFT) * sizeof(struct entry);
+    size_t entries = entries_bytes(span);
     size_t segments = (span >> GRANULE_SHIFT) * sizeof *arena.segments;
     char *halves = sys_mmap(NULL, 2 * span + HUGE_BYTES, PROT_NONE, FLAGS, -1, 0);
     char *tables = halves ? sys_mmap(NULL, entries + segments, PROT_NONE, FLAGS, -1, 0) : NULL;
@@ -58,8 +92,8 @@ static void open_once(void)
         status = -ENOTSUP;
         return;
     }
-    /* 1 TiB by default; less under RLIMIT_AS, valgrind or a small address space. */
-    for (size_t span = (size_t)1 << 40; span >= (size_t)1 << 28; span >>= 1) {
+    /* Less than is allowed under valgrind or in a small address space. */
+    for (size_t span = span_allowed(); span >= SPAN_LEAST; span >>= 1) {
         if (reserve(span)) {
             pthread_atfork(NULL, NULL, arena_seal_off);
             live_open();
@@ -91,7 +125,7 @@ char *arena_take(size_t length)
     char *user = NULL;
     length = (length + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
     pthread_mutex_lock(&taking);
-    size_t at = arena_taken(), entries = (length >> PAGE_SHIFT) * sizeof(struct entry);
+    size_t at = arena_taken(), entries = entries_bytes(length);
     if (length <= arena.span - at &&
         sys_mprotect(&arena.entries[at >> PAGE_SHIFT], entries, PROT_READ | PROT_WRITE) == 0) {
         user = arena.user + at;

@@ -298,6 +298,27 @@ static void opens_smaller(void)
     CHECK(errno == ENOMEM);
 }
 
+static size_t kib(const char *label)
+{
+    return (size_t)system_number("/proc/self/status", label);
+}
+
+/* The program has other uses for what addresses it may have. */
+static void leaves_three_quarters(void)
+{
+    size_t before = kib("VmSize:") << 10, left = ((size_t)16 << 30) - before;
+    CHECK_OK(arena_open());
+    size_t taken = (kib("VmSize:") << 10) - before;
+    CHECKF(taken <= left / 4 + (16 << 20), "%zu bytes of %zu", taken, left);
+    CHECK(4 * arena.span > left / 4); /* and no less than it may have */
+}
+
+static void opens_smallest(void)
+{
+    CHECK_OK(arena_open());
+    CHECK(arena.span == 1 << 28);
+}
+
 static void cannot_open(void)
 {
     CHECK_FAILS(arena_open(), -ENOMEM, "ulimit -v");
@@ -313,15 +334,12 @@ Test(arena, takes_what_address_space_there_is)
     cr_skip_test("AddressSanitizer takes more address space than the test leaves");
 #endif
     CHECK(status_with_limit((size_t)16 << 30, opens_smaller) == 0);
+    CHECK(status_with_limit((size_t)16 << 30, leaves_three_quarters) == 0);
+    CHECK(status_with_limit((size_t)1 << 30, opens_smallest) == 0);
     CHECK(status_with_limit((size_t)256 << 20, cannot_open) == 0);
 }
 
 /* ---- locked memory ---- */
-
-static size_t kib(const char *label)
-{
-    return (size_t)system_number("/proc/self/status", label);
-}
 
 /* What is to have pages at once does not make zc have those of all entries there may ever be. */
 static void is_locked(const void *when)
