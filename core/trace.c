@@ -64,12 +64,26 @@ static void describe(struct trace_header *header)
     snprintf(header->command, sizeof header->command, "%s", program_invocation_short_name);
 }
 
+/* None that is there: another process may have it mapped that has this number in its own pid namespace, and what this
+ * process ran before exec has left its trace. */
+static int create_file(const char *name, char path[PATH_MAX])
+{
+    int length = snprintf(path, PATH_MAX, "%s.%d", name, (int)getpid());
+    for (int i = 2; length < PATH_MAX; i++) {
+        file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        if (file >= 0 || errno != EEXIST)
+            return file < 0 ? -errno : 0;
+        length = snprintf(path, PATH_MAX, "%s.%d.%d", name, (int)getpid(), i);
+    }
+    return -ENAMETOOLONG;
+}
+
 static int open_file(const char *name)
 {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s.%d", name, (int)getpid());
-    file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    int error = file < 0 ? -errno : map_window();
+    int error = create_file(name, path);
+    if (!error)
+        error = map_window();
     if (error)
         return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, why(error));
     struct trace_header *header = (struct trace_header *)next;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A trace of the buffers that zc_alloc and its like hand out, for `zc tune`. With ZC_TRACE=NAME a process writes
- * NAME.PID, which is complete whenever and however it ends: records go to a mapping of the file.
+ * NAME.PID, or NAME.PID.2 and so on where that is there already; it is complete whenever and however the process ends:
+ * records go to a mapping of the file.
  *
  * The file, version 1, in the machine's byte order:
  *

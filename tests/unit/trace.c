@@ -28,6 +28,7 @@ static const char *path(void)
 static void start_trace(void)
 {
     snprintf(name, sizeof name, "/tmp/zc-trace-test");
+    unlink(path()); /* of a run that failed */
     CHECK(setenv("ZC_TRACE", name, 1) == 0);
 }
 
@@ -148,6 +149,36 @@ Test(trace, file_size)
 {
     apart(ends_at_limit, NULL);
     apart(does_not_begin_beyond_limit, NULL);
+}
+
+/* A file that is there is another's, which may have it mapped. */
+static void spares_another_file(const void *argument)
+{
+    char more[2][sizeof name + 16];
+    struct trace_header header;
+    (void)argument;
+    start_trace();
+    for (int i = 0; i < 2; i++) {
+        snprintf(more[i], sizeof more[i], "%s.%d", path(), i + 2);
+        unlink(more[i]);
+    }
+    FILE *other = fopen(path(), "we");
+    CHECK(other && fputs("another's", other) >= 0 && fclose(other) == 0);
+    other = fopen(more[0], "we");
+    CHECK(other && fclose(other) == 0);
+    CHECK_OK(zc_free(ALLOC(100)));
+    struct stat stat_of;
+    CHECK(stat(path(), &stat_of) == 0 && stat_of.st_size == 9 && unlink(path()) == 0);
+    CHECK(stat(more[0], &stat_of) == 0 && stat_of.st_size == 0 && unlink(more[0]) == 0);
+    FILE *file = fopen(more[1], "re");
+    CHECK(file && fread(&header, sizeof header, 1, file) == 1 && unlink(more[1]) == 0);
+    CHECK(strcmp(header.magic, TRACE_MAGIC) == 0);
+    fclose(file);
+}
+
+Test(trace, file_of_another)
+{
+    apart(spares_another_file, NULL);
 }
 
 static void is_its_own_process(const void *argument)
