@@ -410,9 +410,12 @@ ZC_API int zc_release(zc_view *view);
 ZC_API int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm);
 
 /* A descriptor that is readable when there may be something to do for `comm`, for poll(2), epoll and event loops: then
- * call zc_progress, take what has come (zc_iprobe tells), and poll again. It belongs to `comm`. From then on nothing
- * is spun for, so that each message costs its sender a system call when this process is idle.
- *   -ENOTSUP  not over this transport (over shm it is) */
+ * call zc_progress, take what has come (zc_iprobe tells), and poll again. It stays readable until zc_progress, also for
+ * what other threads' calls have taken in meanwhile, so one thread is to poll it, and no other to call zc_progress on
+ * `comm`. It belongs to `comm`. From then on nothing is spun for, so that each message costs its sender a system call
+ * when this process is idle.
+ *   -ENOTSUP  not over this transport (over shm it is)
+ *   -EMFILE, -ENFILE, -ENOMEM  no descriptor is left, or no memory for one */
 ZC_API int zc_fd(zc_comm *comm);
 
 /* zc_send, then zc_recv. The buffers may be the same. Errors of both; where an argument is refused nothing is sent. */

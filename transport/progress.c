@@ -203,9 +203,12 @@ void comm_poll_in_turn(zc_comm *comm, bool finding)
 int zc_progress(zc_comm *comm)
 {
     int error = comm_check(comm, "zc_progress");
-    if (!error)
-        look_in_turn(comm);
-    return error;
+    if (error)
+        return error;
+    look_in_turn(comm);
+    if (comm->transport->heed)
+        comm->transport->heed(&comm->endpoint);
+    return 0;
 }
 
 int zc_fd(zc_comm *comm)

@@ -234,13 +234,11 @@ static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     return error;
 }
 
-/* Who is never without messages sees as well who comes and who dies. True: it has looked. */
+/* Who is never without messages sees as well who comes and who dies. True: there was something. */
 static bool attend_in_turn(struct shm *shm, bool now)
 {
     bool attend = ++shm->looks % ATTEND_EVERY == 0 || now;
-    if (attend)
-        shm_attend(shm);
-    return attend;
+    return attend && shm_attend(shm);
 }
 
 /* A message that was taken before. */
@@ -303,10 +301,6 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
         shm->polls++;
     }
     bool attend = attend_in_turn(shm, shm->watched);
-    if (shm->watched) {
-        shm_still_bell(shm);
-        shm_doze(shm, false);
-    }
     shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */
     shm_unlock(shm);
 }
@@ -518,7 +512,7 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     shm->patience = shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
-    shm->directory = shm->listener = shm->epoll = shm->bell = -1;
+    shm->directory = shm->listener = shm->epoll = shm->bell = shm->outer = shm->chime = -1;
     int error = invite(shm, group->with);
     if (!error)
         error = shm_meet(shm, timeout_ns);
@@ -589,6 +583,7 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .unwatch = shm_unwatch,
                                         .rouse = shm_rouse,
                                         .fd = shm_fd,
+                                        .heed = shm_heed,
                                         .cancel = shm_cancel,
                                         .probe = shm_probe,
                                         .take = shm_take,

@@ -10,8 +10,8 @@
  * message instead, and the sender sends *parts*.
  *
  * The socket also wakes: a rank that is about to sleep says so on its boards, and who puts something there for it sends
- * a byte. A rank sleeps on one descriptor for all its sockets, so that it notices at once when a peer dies, too; that is
- * also what zc_fd hands out. */
+ * a byte. A rank sleeps on one descriptor for all its sockets, so that it notices at once when a peer dies, too; zc_fd
+ * hands out another one that is readable when that is. */
 #ifndef ZC_TRANSPORT_SHM_H
 #define ZC_TRANSPORT_SHM_H
 
@@ -120,6 +120,7 @@ struct shm {
     char name[SHM_NAME_MOST + 1];
     int rank, size;
     int directory, listener, epoll, bell;
+    int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
     struct link elsewhere; /* stands for ranks that take no part: lost from the beginning */
@@ -132,7 +133,8 @@ struct shm {
     unsigned polls;                   /* that found nothing, since one did */
     unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
     bool crowded;                     /* more ranks than processors: others may run, then it naps before it sleeps */
-    bool watched;                     /* zc_fd was handed out: always asleep */
+    _Atomic bool watched;             /* zc_fd was handed out: always asleep */
+    bool chimed;                      /* there, since zc_progress */
     _Atomic unsigned watchers;        /* threads that sleep at other endpoints, and are to be woken for this one */
     _Atomic bool sleeping;            /* a thread sleeps in epoll, */
     _Atomic uint32_t followers;       /* and these wait for what it finds */
@@ -307,17 +309,15 @@ int shm_watch(struct endpoint *endpoint);
 void shm_unwatch(struct endpoint *endpoint);
 void shm_rouse(const struct endpoint *endpoint);
 
-/* The descriptor to wait on. From now on peers wake this rank, whatever it does. */
+/* The descriptor to wait on, or -errno. From now on peers wake this rank, whatever it does. */
 int shm_fd(struct endpoint *endpoint);
+void shm_heed(struct endpoint *endpoint);
 
 /* Something has happened that threads may be sleeping for. Without the lock. */
 void shm_happened(struct shm *shm);
 
 /* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
 bool shm_doze(struct shm *shm, bool naps);
-
-/* Takes back that the bell was rung, unless a thread has not woken from it yet. */
-void shm_still_bell(struct shm *shm);
 
 /* Wakes the peer if it is asleep; or only if it waits for room, too. From a nap not at once: shm_wake_owed does it. */
 void link_wake(struct link *link);

@@ -33,6 +33,8 @@ static void close_in_child(void)
         close(shm->directory);
         close(shm->epoll);
         close(shm->bell);
+        close(shm->outer);
+        close(shm->chime);
         for (struct link *link = shm->links; link; link = link->next)
             if (!link->error)
                 close(link->sock);
@@ -342,6 +344,8 @@ void shm_part(struct shm *shm)
         free(link->pulls.all);
         free(link);
     }
+    close(shm->chime);
+    close(shm->outer);
     close(shm->bell);
     close(shm->epoll);
 }

@@ -9,12 +9,23 @@
  * while it rings, each wakes as it is readable, and the last one that has woken reads it. What happens then is not missed
  * by those that come later: `events` was counted before, and they look at that after they can be seen to sleep
  * (shm_happened, and struct sleeper in progress.c). Nor do they ring it for each other without end: that one has heard it
- * is nothing that happens. */
+ * is nothing that happens.
+ *
+ * The program that polls the descriptor of zc_fd is none of them: it may look rarely, and meanwhile they could not sleep. So
+ * that descriptor is an epoll of its own, of the other one and of the chime, which zc_progress alone reads. The program
+ * misses nothing: whoever takes cells or packets, or ends an operation, chimes afterwards (shm_happened); zc_progress reads
+ * that before the program looks, and then says again that this rank is asleep (shm_heed), so that either the next cell
+ * comes with a packet, which makes the other epoll readable, or a cell is there already, and it chimes again. */
+#include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/error.h"
 #include "core/sys.h"
 #include "transport/comm.h"
 #include "transport/shm.h"
@@ -70,10 +81,16 @@ void link_wake_for_room(struct link *link)
         wake(link, 0);
 }
 
-static void ring_bell(struct shm *shm)
+static bool ring(int bell)
 {
     uint64_t one = 1;
-    shm->rung = shm->rung || write(shm->bell, &one, sizeof one) > 0;
+    return write(bell, &one, sizeof one) > 0;
+}
+
+static bool still(int bell)
+{
+    uint64_t rings;
+    return read(bell, &rings, sizeof rings) > 0;
 }
 
 /* Does any thread listen to the bell? */
@@ -82,11 +99,13 @@ static bool has_listeners(const struct shm *shm)
     return atomic_load(&shm->sleeping) || atomic_load(&shm->watchers);
 }
 
-void shm_still_bell(struct shm *shm)
+/* Tells all threads of this process that wait for something here. */
+static void ring_all(struct shm *shm)
 {
-    uint64_t rings;
-    if (shm->rung && !has_listeners(shm))
-        shm->rung = read(shm->bell, &rings, sizeof rings) < 0;
+    if (!shm->rung && has_listeners(shm))
+        shm->rung = ring(shm->bell);
+    if (!shm->chimed && shm->watched)
+        shm->chimed = ring(shm->chime);
 }
 
 static void wake_followers(struct shm *shm)
@@ -99,10 +118,9 @@ static void wake_followers(struct shm *shm)
 void shm_happened(struct shm *shm)
 {
     wake_followers(shm);
-    if (has_listeners(shm)) {
+    if (has_listeners(shm) || shm->watched) {
         shm_lock(shm);
-        if (has_listeners(shm))
-            ring_bell(shm);
+        ring_all(shm);
         lock_drop(&shm->lock); /* nothing can have ended */
     }
 }
@@ -130,7 +148,7 @@ bool shm_doze(struct shm *shm, bool naps)
         quiet &= !ring_ready(&link->ring) && !link->broken;
     }
     if (!quiet && (shm->watched || shm->watchers))
-        ring_bell(shm);
+        ring_all(shm);
     return quiet;
 }
 
@@ -139,13 +157,12 @@ bool shm_doze(struct shm *shm, bool naps)
 static void rise(struct shm *shm)
 {
     shm->happened = shm_attend(shm);
-    shm_still_bell(shm);
-    if (has_listeners(shm)) {
-        if (!shm_doze(shm, false))
-            ring_bell(shm);
-    } else if (!shm->watched) {
+    if (shm->rung && !has_listeners(shm))
+        shm->rung = !still(shm->bell);
+    if (!has_listeners(shm) && !shm->watched)
         set_asleep(shm, 0);
-    }
+    else if (!shm_doze(shm, false))
+        ring_all(shm);
 }
 
 static uint64_t nanoseconds_until(uint64_t deadline)
@@ -252,12 +269,46 @@ void shm_rouse(const struct endpoint *endpoint)
     shm_happened(endpoint->state);
 }
 
+static int open_outer(struct shm *shm)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int outer = epoll_create1(EPOLL_CLOEXEC), chime = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (outer >= 0 && chime >= 0 && !epoll_ctl(outer, EPOLL_CTL_ADD, chime, &event) &&
+        !epoll_ctl(outer, EPOLL_CTL_ADD, shm->epoll, &event)) {
+        shm->outer = outer;
+        shm->chime = chime;
+        return 0;
+    }
+    int error = fail(-errno, "zc_fd: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
+    if (outer >= 0)
+        close(outer);
+    if (chime >= 0)
+        close(chime);
+    return error;
+}
+
 int shm_fd(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
     shm_lock(shm);
-    shm->watched = true;
+    bool first = !shm->watched;
+    int error = first ? open_outer(shm) : 0;
+    if (first && !error) {
+        shm->watched = true;
+        shm_doze(shm, false);
+        ring_all(shm); /* for what has come before */
+    }
+    shm_unlock(shm);
+    return error ? error : shm->outer;
+}
+
+void shm_heed(struct endpoint *endpoint)
+{
+    struct shm *shm = endpoint->state;
+    if (!shm->watched)
+        return;
+    shm_lock(shm);
+    shm->chimed = shm->chimed && !still(shm->chime);
     shm_doze(shm, false);
     shm_unlock(shm);
-    return shm->epoll;
 }

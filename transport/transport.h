@@ -123,8 +123,12 @@ struct transport {
     /* Is anything in flight that `poll` would end? For auto. */
     bool (*busy)(const struct endpoint *endpoint);
 
-    /* From now on, a descriptor that is readable when there may be something to poll for. NULL: there is none. */
+    /* From now on, a descriptor that is readable when there may be something to poll for, or something has happened by a
+     * poll since `heed`; or -errno. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);
+
+    /* The program is about to look at all that has happened. NULL: nothing is to be done then. */
+    void (*heed)(struct endpoint *endpoint);
 
     /* Asks to cancel a receive; op_received will say whether it was. */
     void (*cancel)(struct endpoint *endpoint, struct op *op);

@@ -54,6 +54,8 @@
     X(sleepers)                                                                                                        \
     X(naps)                                                                                                            \
     X(descriptor_to_poll)                                                                                              \
+    X(descriptor_and_helper)                                                                                           \
+    X(descriptor_and_sleeper)                                                                                          \
     X(short_of_a_receive)                                                                                              \
     X(letters_start_again)                                                                                             \
     X(letters_not_sent)                                                                                                \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Cases: ranks that sleep, and what wakes them. */
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -272,6 +273,70 @@ void case_ended_by_another(void)
     CHECK_OK(zc_cancel(e.over_second));
     thread_join(thread);
     either_close(&e);
+}
+
+/* ---- the descriptor of zc_fd, where others take what has come ---- */
+
+static bool is_readable(zc_comm *comm, int ms)
+{
+    struct pollfd fd = {.fd = zc_fd(comm), .events = POLLIN};
+
+    return poll(&fd, 1, ms) == 1;
+}
+
+/* The helper thread does. It is readable until zc_progress. */
+void case_descriptor_and_helper(void)
+{
+    zc_comm *comm = open_rank(0, 1);
+    char byte;
+    int found;
+
+    CHECK(is_readable(comm, 0)); /* at first: there may have been something before */
+    for (int i = 0; i < 100; i++) {
+        CHECK_OK(zc_progress(comm));
+        CHECK(!is_readable(comm, 0));
+        CHECK_OK(zc_send("x", 1, 0, 1, comm));
+        comm_poll_for_helper(comm);
+        CHECK(is_readable(comm, 0));
+        comm_poll_for_helper(comm);
+        CHECK(is_readable(comm, 0));
+        CHECK_OK(zc_progress(comm));
+        CHECK_OK(zc_iprobe(0, 1, comm, &found, NULL));
+        CHECK(found);
+        CHECK_OK(zc_recv(&byte, 1, 0, 1, comm, NULL));
+    }
+    CHECK_OK(zc_close(comm));
+}
+
+/* A thread that waits for something else does, and sleeps, though the program does not look. */
+void case_descriptor_and_sleeper(void)
+{
+    enum { MESSAGES = 1000 };
+    zc_comm *comm = open_rank(0, 1);
+    char byte;
+
+    CHECK(zc_fd(comm) >= 0);
+    pthread_t thread = thread_start(receive_one, comm);
+    for (int i = 0; i < MESSAGES; i++) {
+        if (i % 10 == 0)
+            usleep(1000);
+        CHECK_OK(zc_send("x", 1, 0, 2, comm));
+        for (int found = 0; !found;) {
+            CHECKF(is_readable(comm, 5000), "nothing told of message %d", i);
+            CHECK_OK(zc_progress(comm));
+            CHECK_OK(zc_iprobe(0, 2, comm, &found, NULL));
+        }
+        CHECK_OK(zc_recv(&byte, 1, 0, 2, comm, NULL));
+    }
+    CHECK_OK(zc_send("x", 1, 0, 2, comm));
+    struct rusage before = idle_starts(RUSAGE_SELF);
+    sleep(2);
+    check_idle(RUSAGE_SELF, &before, 20);
+    CHECK(is_readable(comm, 0));
+    CHECK_OK(zc_recv(&byte, 1, 0, 2, comm, NULL));
+    CHECK_OK(zc_send("x", 1, 0, 1, comm));
+    thread_join(thread);
+    CHECK_OK(zc_close(comm));
 }
 
 /* ---- many that sleep, each over one of several communicators, or two over the same ---- */
