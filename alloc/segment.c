@@ -162,7 +162,7 @@ bool segment_hidden(void)
 
 static void close_fd(struct segment *segment)
 {
-    if (segment->fd >= 0)
+    if (segment->fd >= 0 && own_file_is(&segment->own, segment->fd))
         sys_close(segment->fd);
     segment->fd = -1;
 }
@@ -177,6 +177,7 @@ static int map_pages(struct segment *segment, unsigned flags)
     segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
     if (segment->fd < 0)
         return fail(-errno, "zc: memfd_create for a segment of %zu bytes failed: %s", length, strerror(errno));
+    segment->own = own_file(segment->fd);
     if (ftruncate(segment->fd, (off_t)length) || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) ||
         !sys_mmap(wire, length, RW, FLAGS, segment->fd, 0) || !sys_mmap(user, length, RW, FLAGS, segment->fd, 0) ||
         sys_madvise(wire, length, MADV_DONTFORK) || sys_madvise(user, length, MADV_DONTFORK) ||
@@ -306,6 +307,10 @@ bool segment_punch(const struct segment *segment, char *wire)
  * writers, which others that may be shown to peers are. */
 static bool map_again(const struct segment *segment, const char *wire, size_t length, char *user, int prot)
 {
+    if (segment->pool->hugetlb && !own_file_is(&segment->own, segment->fd)) {
+        errno = EBADF;
+        return false;
+    }
     if (segment->pool->hugetlb)
         return sys_mmap(user, length, prot, MAP_SHARED | MAP_FIXED, segment->fd, wire - arena_wire_of(segment->user)) &&
                sys_madvise(user, length, MADV_DONTFORK) == 0;

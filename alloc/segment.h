@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "alloc/arena.h"
+#include "core/own_file.h"
 
 struct zc_pool;
 
@@ -25,6 +26,7 @@ struct segment {
     bool hugetlb;         /* of reserved pages */
     _Atomic bool huge;    /* to be collapsed, until the kernel refuses */
     int fd;               /* -1: hidden */
+    struct own_file own;  /* by `fd` */
     struct segment *next; /* of the pool */
 };
 

@@ -11,6 +11,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/lock.h"
+#include "core/own_file.h"
 #include "core/sys.h"
 
 _Static_assert(sizeof(struct trace_header) % sizeof(struct trace_record) == 0, "records are aligned in a window");
@@ -22,6 +23,7 @@ _Atomic bool trace_on;
 
 static lock writing;
 static int file = -1;
+static struct own_file own;
 static off_t mapped;                     /* bytes of the file, from its start */
 static struct trace_record *next, *last; /* in the window */
 static uint64_t start;
@@ -30,7 +32,7 @@ static uint64_t start;
 static int map_window(void)
 {
     /* Blocks are reserved now: a store to a full disk would be a SIGBUS. */
-    int error = sys_may_grow((size_t)mapped + WINDOW);
+    int error = own_file_is(&own, file) ? sys_may_grow((size_t)mapped + WINDOW) : -EBADF;
     if (!error)
         error = -posix_fallocate(file, mapped, WINDOW);
     char *window = error ? NULL : sys_mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, file, mapped);
@@ -44,7 +46,14 @@ static int map_window(void)
 
 static const char *why(int error)
 {
-    return error == -EFBIG ? "it is larger than RLIMIT_FSIZE allows (ulimit -f)" : strerror(-error);
+    switch (error) {
+    case -EFBIG:
+        return "it is larger than RLIMIT_FSIZE allows (ulimit -f)";
+    case -EBADF:
+        return "the program has closed its file";
+    default:
+        return strerror(-error);
+    }
 }
 
 static void stop_in_child(void)
@@ -82,8 +91,10 @@ static int open_file(const char *name)
 {
     char path[PATH_MAX];
     int error = create_file(name, path);
-    if (!error)
+    if (!error) {
+        own = own_file(file);
         error = map_window();
+    }
     if (error)
         return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, why(error));
     struct trace_header *header = (struct trace_header *)next;

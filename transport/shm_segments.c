@@ -193,7 +193,8 @@ static bool show_to(struct link *link, uint32_t number)
                             .slot_size = segment ? segment->slot_size : mapping->slot_size,
                             .stride = segment ? segment->stride : mapping->stride};
     /* The seal would keep hugetlb pages from being renamed. */
-    if (segment && (segment->pool->hugetlb || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)))
+    if (segment && (segment->pool->hugetlb || !own_file_is(&segment->own, segment->fd) ||
+                    fcntl(segment->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)))
         return false;
     if (packet_send(link->sock, &packet, segment ? segment->fd : mapping->fd))
         return false;

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -173,6 +174,17 @@ Test(pool_segments, gaps_take_no_memory)
         CHECK(slot_find(segment->user + i * segment->stride) != NULL);
     kb = system_smaps_kb(segment->user, "Rss");
     CHECKF(kb == (long)segment->carved * ((2 << 10) + 4), "%ld kB for %u slots", kb, segment->carved);
+}
+
+/* A program may close what it has not opened, and have files of its own by those numbers. */
+Test(pool_segments, closes_no_other_descriptor)
+{
+    zc_pool *pool = open_small(4096);
+    CHECK_OK(zc_free(alloc_in(pool)));
+    int fd = pool->segments->fd, other = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(other >= 0 && dup2(other, fd) == fd);
+    CHECK_OK(zc_pool_trim(pool, NULL));
+    CHECK(stats_of(pool).segments == 0 && fcntl(fd, F_GETFD) >= 0);
 }
 
 /* ---- registrars ---- */

@@ -134,6 +134,31 @@ static void ends_at_limit(const void *argument)
     CHECK(!trace_on && stat(path(), &file) == 0 && file.st_size <= 2000000 && unlink(path()) == 0);
 }
 
+/* A program that closes what it has not opened, and has another file by that number. */
+static void ends_where_closed(const void *argument)
+{
+    enum { ROUNDS = 70000 };
+    struct stat traced, now;
+    FILE *other = tmpfile();
+    (void)argument;
+    start_trace();
+    CHECK(other);
+    CHECK_OK(zc_free(ALLOC(100)));
+    CHECK(stat(path(), &traced) == 0 && unlink(path()) == 0);
+    for (int fd = 3; fd < 64; fd++)
+        if (fstat(fd, &now) == 0 && now.st_ino == traced.st_ino && now.st_dev == traced.st_dev)
+            CHECK(dup2(fileno(other), fd) == fd);
+    for (int i = 0; i < ROUNDS; i++)
+        CHECK_OK(zc_free(ALLOC(100)));
+    CHECK(!trace_on && fstat(fileno(other), &now) == 0 && now.st_size == 0);
+    fclose(other);
+}
+
+Test(trace, closed)
+{
+    apart(ends_where_closed, NULL);
+}
+
 static void does_not_begin_beyond_limit(const void *argument)
 {
     struct rlimit limit = {1000000, 1000000};
