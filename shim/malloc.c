@@ -154,9 +154,13 @@ SHOWN size_t malloc_usable_size(void *ptr)
     return pooled(ptr) ? pools->usable_size(ptr) : mi_usable_size(ptr);
 }
 
-/* A buffer of the pools stays where it is large enough and not four times too large. */
+/* A buffer of the pools stays where it is large enough and not four times too large. Size 0 frees, as in glibc. */
 SHOWN void *realloc(void *ptr, size_t size)
 {
+    if (ptr && !size) {
+        free(ptr);
+        return NULL;
+    }
     bool was_pooled = pooled(ptr);
     if (!was_pooled && small(size))
         return mi_realloc(ptr, size);
@@ -182,7 +186,7 @@ static bool power_of_two(size_t n)
     return n && !(n & (n - 1));
 }
 
-SHOWN void *memalign(size_t alignment, size_t size)
+SHOWN void *aligned_alloc(size_t alignment, size_t size)
 {
     if (!power_of_two(alignment)) {
         errno = EINVAL;
@@ -193,9 +197,13 @@ SHOWN void *memalign(size_t alignment, size_t size)
     return ptr ? ptr : or_no_memory(mi_malloc_aligned_at(size, alignment, 0));
 }
 
-SHOWN void *aligned_alloc(size_t alignment, size_t size)
+/* Aligns to the next power of two, as in glibc. */
+SHOWN void *memalign(size_t alignment, size_t size)
 {
-    return memalign(alignment, size);
+    size_t power = 1;
+    while (power && power < alignment)
+        power <<= 1;
+    return aligned_alloc(power, size);
 }
 
 SHOWN int posix_memalign(void **out, size_t alignment, size_t size)
@@ -203,7 +211,7 @@ SHOWN int posix_memalign(void **out, size_t alignment, size_t size)
     if (!power_of_two(alignment) || alignment % sizeof(void *))
         return EINVAL;
     int error = errno;
-    void *ptr = memalign(alignment, size);
+    void *ptr = aligned_alloc(alignment, size);
     errno = error;
     if (!ptr)
         return ENOMEM;

@@ -81,8 +81,8 @@ static void family(void)
     free(p);
     p = reallocate(NULL, MIB);
     CHECK(p && pooled(p));
-    p = reallocate(p, 0);
-    free(p);
+    CHECK(reallocate(p, 0) == NULL); /* and frees it, as in glibc, small or large */
+    CHECK(reallocate(allocate(100), 0) == NULL);
 }
 
 static void alignment(void)
@@ -101,6 +101,12 @@ static void alignment(void)
             for (int i = 0; i < 3; i++)
                 free(p[i]);
         }
+    static const size_t odd[][2] = {{0, 1}, {3, 4}, {48, 64}, {3 * KIB, 4 * KIB}, {1500 * KIB, 2 * MIB}};
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        void *p = memalign(odd[i][0], MIB);
+        CHECKF(p && (uintptr_t)p % odd[i][1] == 0, "%p at %zu", p, odd[i][0]);
+        free(p);
+    }
     char *v = valloc(100 * KIB), *pv = pvalloc(100 * KIB + 1);
     CHECK((uintptr_t)v % 4096 == 0 && (uintptr_t)pv % 4096 == 0 && malloc_usable_size(pv) >= 104 * KIB);
     free(v);
