@@ -319,8 +319,9 @@ static void gather(zc_stats *stats)
             continue;
         struct cached cached = cache_count(pool);
         uint64_t allocs = atomic_load(&pool->allocs) + cached.allocs;
+        size_t count = live_beside(pool, &cached); /* perhaps with some that are not among `allocs` yet */
         stats->allocs += allocs;
-        stats->frees += allocs - live_beside(pool, &cached);
+        stats->frees += allocs > count ? allocs - count : 0;
     }
     pthread_mutex_unlock(&pools_lock);
 }

@@ -30,8 +30,9 @@ static void look(const struct process *process, struct moment *moment)
     live_sum(process->live, &moment->counters);
     moment->error = process_look(process, &moment->view);
     for (size_t i = 0; i < moment->view.pools; i++) { /* which count these */
-        moment->counters.allocs += moment->view.pool[i].allocs;
-        moment->counters.frees += moment->view.pool[i].allocs - moment->view.pool[i].live;
+        const struct pool_view *pool = &moment->view.pool[i];
+        moment->counters.allocs += pool->allocs;
+        moment->counters.frees += pool->allocs > pool->live ? pool->allocs - pool->live : 0; /* it goes on meanwhile */
     }
 }
 
