@@ -67,7 +67,8 @@ struct too_large : std::bad_alloc {
 };
 
 /* For containers of std::pmr. Of the pools behind zc_alloc, or of one pool, which must outlive it and then serves up to
- * its slot size, aligned to a page at most, and throws too_large otherwise. Any such resource can free what another allocated: all are equal. */
+ * its slot size, aligned to a page at most, and throws too_large otherwise. Any such resource can free what another
+ * allocated: all are equal (each only to itself, without RTTI). */
 class memory_resource : public std::pmr::memory_resource
 {
   public:
@@ -97,7 +98,11 @@ class memory_resource : public std::pmr::memory_resource
 
     bool do_is_equal(const std::pmr::memory_resource &other) const noexcept override
     {
+#ifdef __cpp_rtti
         return dynamic_cast<const memory_resource *>(&other) != nullptr;
+#else
+        return this == &other;
+#endif
     }
 
     zc_pool *pool_;
