@@ -2,6 +2,7 @@
 #include "core/options.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -101,7 +102,7 @@ const char *parse_size(const char *text, uint64_t *value)
 static void expected(char *text, size_t size, const struct row *row)
 {
     if (row->kind == KIND_NUMBER) {
-        snprintf(text, size, "a whole number (%s)", row->help);
+        snprintf(text, size, "a whole number of at most %" PRIu32 " (%s)", UINT32_MAX, row->help);
         return;
     }
     size_t used = (size_t)snprintf(text, size, "one of");

@@ -135,7 +135,8 @@ enum zc_huge {
 /* What zc_pool_alloc does at the cap. */
 enum zc_full {
     ZC_FULL_DEFAULT, /* option `full` (ZC_FULL), by default grow */
-    ZC_FULL_GROW,    /* goes past the cap, counted in zc_pool_stats.over_cap */
+    ZC_FULL_GROW,    /* goes past the cap; over_cap counts slots had from the pool beyond it, those in threads' caches
+                        included */
     ZC_FULL_FALLBACK, /* memory of mimalloc, counted in `fallbacks`: its sends are copied, and it is taken by zc_recv, but
                          -EINVAL of zc_irecv, zc_wait, zc_test, zc_wait_any, zc_cancel, zc_writable, zc_write to it,
                          zc_guard, zc_pin and zc_unpin */
