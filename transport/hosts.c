@@ -101,11 +101,13 @@ int hosts_find(const void *comm, struct hosts *hosts)
 {
     struct self mine;
     *hosts = (struct hosts){0};
-    int error = describe_self(&mine);
-    if (!error)
-        error = bootstrap_open_mpi(comm, &hosts->bootstrap);
+    int error = bootstrap_open_mpi(comm, &hosts->bootstrap);
     if (error)
         return error;
+    if ((error = bootstrap_agree(hosts->bootstrap, describe_self(&mine)))) {
+        hosts_end(hosts);
+        return error;
+    }
     hosts->rank = bootstrap_rank(hosts->bootstrap);
     hosts->size = bootstrap_size(hosts->bootstrap);
     size_t size = (size_t)hosts->size;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/options.h"
+#include "transport/bootstrap.h"
 #include "transport/comm.h"
 #include "transport/hosts.h"
 #include "transport/mpi.h"
@@ -25,6 +26,18 @@ static const char *transport_wanted(const zc_options *options, const struct opti
     return defaults->transport;
 }
 
+/* All ranks go on, or none: one that gives up alone would leave the others in a collective call. */
+static int agree(const MPI_Comm *comm, int error)
+{
+    struct bootstrap *bootstrap;
+    int failed = bootstrap_open_mpi(comm, &bootstrap);
+    if (failed)
+        return error ? error : failed;
+    failed = bootstrap_agree(bootstrap, error);
+    bootstrap_close(bootstrap);
+    return failed;
+}
+
 /* What makes auto as fast as it can be: one transport for all, where one can reach all. */
 static int choose(const MPI_Comm *comm, const struct address *address, const struct transport **transport)
 {
@@ -39,6 +52,29 @@ static int choose(const MPI_Comm *comm, const struct address *address, const str
     else if (hosts.here == hosts.size)
         *transport = &shm_transport;
     hosts_end(&hosts);
+    return 0;
+}
+
+/* What this rank knows alone: its options, and the transport that they name. */
+static int prepare(const zc_options *given, zc_options *options, struct address *address,
+                   const struct transport **transport)
+{
+    const struct options *defaults;
+    int error = options_get(&defaults);
+    if (!error)
+        error = comm_options(given, options);
+    if (error)
+        return error;
+    const char *origin, *wanted = transport_wanted(options, defaults, &origin);
+    error = address_parse(wanted, address);
+    if (!error)
+        error = comm_find_transport(address->scheme, transport);
+    if (!error && *transport == &loop_transport)
+        error = fail(-EINVAL, "loop stays inside a process");
+    if (error)
+        return address_refused(origin, wanted, ", expected mpi, shm, auto or verbs[:DEVICE][?...]", error);
+    address->origin = origin;
+    address->whole = wanted;
     return 0;
 }
 
@@ -59,26 +95,11 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
         return fail(-EINVAL, "zc_open_mpi: the communicator is an intercommunicator: see MPI_Intercomm_merge");
     struct address address;
     const struct transport *transport = NULL;
-    const struct options *defaults;
-    int error = options_get(&defaults);
-    if (!error)
-        error = comm_options(given, &options);
+    int error = agree(&comm, prepare(given, &options, &address, &transport));
     if (error)
         return error;
-    const char *origin, *wanted = transport_wanted(&options, defaults, &origin);
-    error = address_parse(wanted, &address);
-    if (!error)
-        error = comm_find_transport(address.scheme, &transport);
-    if (!error && transport == &loop_transport)
-        error = fail(-EINVAL, "loop stays inside a process");
-    if (error)
-        return address_refused(origin, wanted, ", expected mpi, shm, auto or verbs[:DEVICE][?...]", error);
-    address.origin = origin;
-    address.whole = wanted;
-    if (transport == &auto_transport)
-        error = choose(&comm, &address, &transport);
-    if (error)
-        return address_refused(origin, wanted, "", error);
+    if (transport == &auto_transport && (error = choose(&comm, &address, &transport)))
+        return address_refused(address.origin, address.whole, "", error);
     mpi_watch_finalize();
     return comm_open(transport, &address, &comm, &options, out);
 }

@@ -384,6 +384,32 @@ static void bad_parameter(void)
     MPI_Finalize();
 }
 
+/* The first rank's variables or options are fine, the other's are not: that one says why, and nobody waits for it. */
+static void bad_at_one_rank(void)
+{
+    static const char *const transports[] = {"mpi", "shm", "auto"};
+    char host[81] = "";
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    memset(host, 'h', sizeof host - 1);
+    if (rank)
+        CHECK(setenv("ZC_HOST", host, 1) == 0);
+    for (size_t i = 1; i < COUNT(transports); i++) {
+        options.transport = transports[i];
+        CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
+                    rank ? "ZC_HOST" : "rank 1 could not be opened");
+    }
+    for (size_t i = 0; i < COUNT(transports); i++) {
+        options.transport = rank ? "pigeon" : transports[i];
+        CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
+                    rank ? "pigeon" : "rank 1 could not be opened");
+    }
+    MPI_Finalize();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -395,7 +421,7 @@ static const struct {
     ENTRY(single),        ENTRY(funneled),          ENTRY(serialized),           ENTRY(multiple),
     ENTRY(arguments),     ENTRY(no_locked_memory),  ENTRY(few_mappings),         ENTRY(bad_transport),
     ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple), ENTRY(small_past_bound),
-    ENTRY(world),
+    ENTRY(world),         ENTRY(bad_at_one_rank),
 };
 
 int main(int argc, char *argv[])
