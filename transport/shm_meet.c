@@ -13,6 +13,7 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "core/sys.h"
 #include "transport/shm.h"
 
 enum { EVENTS = 16, PACKETS_MOST = 64 /* of a link at a time */ };
@@ -192,7 +193,7 @@ static int hear(struct link *link, const struct packet *packet, int fd, const ch
         error = -EPROTO;
     }
     if (fd >= 0)
-        close(fd);
+        sys_close(fd);
     return error;
 }
 
@@ -249,6 +250,8 @@ bool shm_attend(struct shm *shm)
 {
     struct epoll_event events[EVENTS];
     bool any = false;
+    int cancel;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* with the lock, it would leave that behind */
     int n = epoll_wait(shm->epoll, events, EVENTS, 0);
     for (int i = 0; i < n; i++) {
         if (events[i].data.ptr == &shm->bell)
@@ -259,6 +262,7 @@ bool shm_attend(struct shm *shm)
         else
             attend_link(events[i].data.ptr);
     }
+    pthread_setcancelstate(cancel, NULL);
     return any;
 }
 

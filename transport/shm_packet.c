@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Packets on the socket of a link, and descriptors with them. */
+ * Packets on the socket of a link, and descriptors with them. Not by libc's calls, in which the thread could be cancelled:
+ * it has the lock. */
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/sys.h"
 #include "transport/shm.h"
 
 int packet_send(int sock, const struct packet *packet, int fd)
@@ -24,7 +26,7 @@ int packet_send(int sock, const struct packet *packet, int fd)
         message.msg_control = control.room;
         message.msg_controllen = sizeof control.room;
     }
-    return sendmsg(sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+    return sys_result(syscall(SYS_sendmsg, sock, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
 int packet_receive(int sock, struct packet *packet, int *fd)
@@ -38,7 +40,7 @@ int packet_receive(int sock, struct packet *packet, int *fd)
         .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = CMSG_LEN(sizeof *fd)};
     ssize_t length;
     do
-        length = recvmsg(sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        length = syscall(SYS_recvmsg, sock, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (length < 0 && errno == EINTR);
     if (length < 0)
         return errno == EAGAIN ? 0 : -ECONNRESET;
@@ -55,7 +57,7 @@ int packet_receive(int sock, struct packet *packet, int *fd)
     if (length == sizeof *packet && !(message.msg_flags & MSG_TRUNC) && !more)
         return 1;
     if (*fd >= 0)
-        close(*fd);
+        sys_close(*fd);
     return -EPROTO;
 }
 

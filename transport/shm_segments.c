@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/sys.h"
 #include "transport/shm.h"
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -245,7 +246,7 @@ void mapping_put(struct mapping *mapping)
     if (mapping->at)
         sys_munmap((void *)(uintptr_t)mapping->at, mapping->length);
     if (mapping->fd >= 0)
-        close(mapping->fd);
+        sys_close(mapping->fd);
     free(mapping);
 }
 
@@ -278,7 +279,7 @@ int segments_shown(struct link *link, const struct packet *packet, int fd)
         drop(link, packet->number); /* this comes in its place */
     if (!may_show(link, packet)) {
         if (fd >= 0)
-            close(fd);
+            sys_close(fd);
         return -EPROTO;
     }
     if (!link->mappings)
@@ -286,7 +287,7 @@ int segments_shown(struct link *link, const struct packet *packet, int fd)
     struct mapping *mapping = link->mappings ? calloc(1, sizeof *mapping) : NULL;
     if (!mapping) {
         if (fd >= 0)
-            close(fd);
+            sys_close(fd);
         return -ENOMEM;
     }
     *mapping = (struct mapping){.link = link,

@@ -81,16 +81,17 @@ void link_wake_for_room(struct link *link)
         wake(link, 0);
 }
 
+/* The system calls are not libc's, in which the thread could be cancelled with the lock. */
 static bool ring(int bell)
 {
     uint64_t one = 1;
-    return write(bell, &one, sizeof one) > 0;
+    return syscall(SYS_write, bell, &one, sizeof one) > 0;
 }
 
 static bool still(int bell)
 {
     uint64_t rings;
-    return read(bell, &rings, sizeof rings) > 0;
+    return syscall(SYS_read, bell, &rings, sizeof rings) > 0;
 }
 
 /* Does any thread listen to the bell? */
@@ -281,9 +282,9 @@ static int open_outer(struct shm *shm)
     }
     int error = fail(-errno, "zc_fd: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
     if (outer >= 0)
-        close(outer);
+        sys_close(outer);
     if (chime >= 0)
-        close(chime);
+        sys_close(chime);
     return error;
 }
 

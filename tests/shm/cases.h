@@ -51,6 +51,7 @@
     X(closed_while_asleep)                                                                                             \
     X(ends_before_sleep)                                                                                               \
     X(ended_by_another)                                                                                                \
+    X(cancelled)                                                                                                       \
     X(sleepers)                                                                                                        \
     X(naps)                                                                                                            \
     X(descriptor_to_poll)                                                                                              \

@@ -339,6 +339,69 @@ void case_descriptor_and_sleeper(void)
     CHECK_OK(zc_close(comm));
 }
 
+/* ---- a thread with a cancellation pending wakes one that sleeps, and leaves no lock behind ---- */
+
+static char *never; /* is received into */
+
+static void wake_by_message(zc_comm *comm)
+{
+    CHECK_OK(zc_send("x", 1, 0, 2, comm));
+}
+
+static void wake_by_end(zc_comm *comm)
+{
+    (void)comm;
+    CHECK_OK(zc_cancel(never));
+}
+
+static void look_often(zc_comm *comm)
+{
+    for (int i = 0; i < 1000; i++)
+        CHECK_OK(zc_progress(comm));
+}
+
+static void (*const calls[])(zc_comm *comm) = {wake_by_end, wake_by_message, look_often};
+
+struct cancelled {
+    zc_comm *comm;
+    void (*call)(zc_comm *comm);
+};
+
+static void *call_cancelled(void *argument)
+{
+    const struct cancelled *c = argument;
+
+    pthread_cancel(pthread_self());
+    c->call(c->comm);
+    return NULL;
+}
+
+void case_cancelled(void)
+{
+    zc_comm *comm = open_rank(0, 1);
+    const _Atomic uint32_t *asleep = &shm_of(comm)->peers[0]->ring.mine->asleep;
+    char byte;
+
+    never = ALLOC(1);
+    CHECK_OK(zc_irecv(never, 1, 0, 3, comm));
+    pthread_t sleeper = thread_start(receive_one, comm);
+    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
+        struct cancelled cancelled = {comm, calls[i]};
+        void *result;
+
+        while (!atomic_load(&shm_of(comm)->sleeping) || !(atomic_load(asleep) & RING_ASLEEP))
+            usleep(1000);
+        pthread_t thread = thread_start(call_cancelled, &cancelled);
+        CHECK(pthread_join(thread, &result) == 0);
+        CHECKF(result == NULL, "call %u was cancelled", i);
+    }
+    CHECK_OK(zc_recv(&byte, 1, 0, 2, comm, NULL));
+    CHECK_OK(zc_send("x", 1, 0, 1, comm));
+    thread_join(sleeper);
+    CHECK_OK(zc_free(never));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- many that sleep, each over one of several communicators, or two over the same ---- */
 
 enum { COMMS = 3, THREADS = 4, ROUNDS = 300 };
