@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
+#include "core/sys.h"
 #include "core/trace.h"
 
 enum {
@@ -289,6 +290,9 @@ static int check(const zc_pool_options *options)
     if (options->initial > arena.span / 4 / options->slot_size)
         return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes, the most is %zu bytes in all",
                     options->initial, options->slot_size, arena.span / 4);
+    if (!sys_has(options->initial * options->slot_size))
+        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes are more than this machine has memory for",
+                    options->initial, options->slot_size);
     if (options->initial > options->cap)
         return fail(-EINVAL, "zc_pool_open: %zu initial slots are more than the cap of %zu", options->initial,
                     options->cap);

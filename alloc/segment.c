@@ -216,6 +216,8 @@ int segment_map(struct segment *segment)
     if (sys_may_grow(segment->length))
         return fail(-ENOMEM, "zc: a segment of %zu bytes is larger than RLIMIT_FSIZE allows (ulimit -f)",
                     segment->length);
+    if (!sys_has(segment->length))
+        return fail(-ENOMEM, "zc: a segment of %zu bytes is more than this machine has memory for", segment->length);
     int error = segment->pool->hugetlb ? map_hugetlb(segment) : -ENOMEM;
     if (error && segment->pool->hugetlb_only)
         return error;

@@ -8,11 +8,13 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,6 +77,14 @@ static inline int sys_may_grow(size_t size)
 {
     struct rlimit limit;
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur ? -EFBIG : 0;
+}
+
+/* Has the machine so much memory at all? The kernel does not refuse a memfd for want of it, as it does what malloc asks
+ * for: it kills a process when there is no more. */
+static inline bool sys_has(size_t size)
+{
+    struct sysinfo info;
+    return sysinfo(&info) != 0 || size / info.mem_unit <= info.totalram + info.totalswap;
 }
 
 static inline void sys_close(int fd)

@@ -8,10 +8,40 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 #include "pattern.h"
 #include "ranks.h"
 #include "tests/unit/pools.h"
+
+/* ---- the machine's memory ---- */
+
+static bool tiny; /* the machine, from now on */
+
+int sysinfo(struct sysinfo *info)
+{
+    *info = (struct sysinfo){.totalram = tiny ? 1 << 10 : 1 << 30, .totalswap = tiny ? 1 << 10 : 0, .mem_unit = 4096};
+    return 0;
+}
+
+/* Nothing is asked of the kernel that it would kill somebody for. */
+Test(pool_limits, no_more_than_the_machine_has)
+{
+    zc_pool_options options = small_slots(4096);
+    zc_pool *pool;
+    zc_free(zc_alloc(1));
+    tiny = true;
+    char *most = zc_alloc(8 << 20);
+    CHECK(most);
+    CHECK(!zc_alloc((8 << 20) + 1) && errno == ENOMEM && strstr(zc_errmsg(), "more than this machine has"));
+    options.initial = 2049;
+    CHECK_IS(zc_pool_open(&options, &pool), -ENOMEM);
+    CHECK(strstr(zc_errmsg(), "2049 initial slots"));
+    options.initial = 2048;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    CHECK_OK(zc_pool_close(pool));
+    CHECK_OK(zc_free(most));
+}
 
 /* ---- growth ---- */
 
