@@ -279,6 +279,15 @@ void pool_raise_peak(struct zc_pool *pool, size_t live)
         ;
 }
 
+void pools_tidy(void)
+{
+    pthread_mutex_lock(&pools_lock);
+    struct zc_pool *pool = pools;
+    pthread_mutex_unlock(&pools_lock);
+    for (; pool; pool = pool->next)
+        pool_tidy(pool);
+}
+
 /* ---- the public calls ---- */
 
 static int check(const zc_pool_options *options)

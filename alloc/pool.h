@@ -102,6 +102,11 @@ void pool_raise_peak(struct zc_pool *pool, size_t live);
  * many bytes of address space, on failure too. */
 int pool_trim(struct zc_pool *pool, size_t *released);
 
+/* Opens what of the pool's free slots is still protected, and gives them the pages that they had at first, where that
+ * is possible among themselves: each that has others, or is protected in part, costs mappings. */
+void pool_tidy(struct zc_pool *pool);
+void pools_tidy(void);
+
 static inline struct zc_pool *slot_pool(const struct slot *slot)
 {
     return slot_segment(slot)->pool;

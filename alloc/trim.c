@@ -31,12 +31,21 @@ static bool out_of_use(const struct slot *slot)
     return slot_is(slot, SLOT_COLLECTED) || slot_is(slot, SLOT_STALE) || slot_is(slot, SLOT_BARE);
 }
 
+/* The slot that shows the pages. One that is in use may be renamed meanwhile. */
+static struct slot *shown_by(struct backing *backing)
+{
+    lock_take(&backing->lock);
+    struct slot *slot = backing->slot;
+    lock_drop(&backing->lock);
+    return slot;
+}
+
 /* Nobody uses the segment's slots, nor its pages under another slot. */
 static bool collected(const struct segment *segment)
 {
     for (uint32_t i = 0; i < segment->carved; i++) {
         struct slot *slot = segment_slot(segment, i);
-        if (!out_of_use(slot) || !out_of_use(slot_home(slot)->slot))
+        if (!out_of_use(slot) || !out_of_use(shown_by(slot_home(slot))))
             return false;
     }
     return true;
@@ -123,6 +132,44 @@ static void forget_bare(struct zc_pool *pool)
     }
 }
 
+/* Puts what is collected back into the pool. */
+static void put_back(uint32_t list)
+{
+    while (list != NONE) {
+        struct slot *slot = slot_by_id(list);
+        list = atomic_load_explicit(&slot->next, memory_order_relaxed);
+        if (slot_is(slot, SLOT_COLLECTED)) {
+            slot_become(slot, SLOT_FREE);
+            pool_push(slot);
+        }
+    }
+}
+
+/* Exchanges the backings of a collected slot and of the one that shows its own, if that is collected, too. Should the
+ * second not be mapped, it is out of the pool as in unmix. */
+static void send_home(struct slot *slot)
+{
+    struct backing *away = atomic_load(&slot->backing), *home = slot_home(slot);
+    struct slot *other = shown_by(home);
+    if (away == home || !slot_is(other, SLOT_COLLECTED) || map_under(slot, home))
+        return;
+    renew(slot, home, SLOT_COLLECTED);
+    renew(other, away, map_under(other, away) ? SLOT_STALE : SLOT_COLLECTED);
+}
+
+void pool_tidy(struct zc_pool *pool)
+{
+    pthread_mutex_lock(&pool->growth);
+    cache_drain(pool);
+    uint32_t list = collect(pool);
+    for (uint32_t id = list; id != NONE; id = atomic_load_explicit(&slot_by_id(id)->next, memory_order_relaxed))
+        pool_hooks()->settle(slot_by_id(id));
+    for (uint32_t id = list; id != NONE; id = atomic_load_explicit(&slot_by_id(id)->next, memory_order_relaxed))
+        send_home(slot_by_id(id));
+    put_back(list);
+    pthread_mutex_unlock(&pool->growth);
+}
+
 int pool_trim(struct zc_pool *pool, size_t *released)
 {
     int error = 0;
@@ -145,14 +192,7 @@ int pool_trim(struct zc_pool *pool, size_t *released)
     if (bytes)
         clear_scratch(pool);
     forget_bare(pool);
-    while (list != NONE) {
-        struct slot *slot = slot_by_id(list);
-        list = atomic_load_explicit(&slot->next, memory_order_relaxed);
-        if (slot_is(slot, SLOT_COLLECTED)) {
-            slot_become(slot, SLOT_FREE);
-            pool_push(slot);
-        }
-    }
+    put_back(list);
     pthread_mutex_unlock(&pool->growth);
     *released = bytes;
     return error ? fail(error, "zc_pool_trim: remapping a slot failed: %s", strerror(-error)) : 0;

@@ -12,6 +12,7 @@
 #include "protect/pages.h"
 #include "protect/policy.h"
 #include "protect/range.h"
+#include "protect/sweep.h"
 
 static void describe_own(const struct hold *hold, struct text *text)
 {
@@ -131,8 +132,10 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
         if (!awaited && again)
             return fail(-ENOMEM, "zc_guard: no spare slot or no mappings are left to protect the buffer");
         again = !awaited; /* perhaps it was until now */
-        if (!awaited)
+        if (!awaited) {
+            maps_sweep();
             continue;
+        }
         /* Who waits for sends is served first. That may be nobody any more, or not end before the peer receives: so
          * end them as a store would. */
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
@@ -145,12 +148,17 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
 
 static int guard_all(struct hold *hold, size_t size, char **wire)
 {
-    for (;;) {
+    for (bool swept = false;;) {
         struct backing *backing;
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
         if (!error) {
             slot_unlock(backing);
             error = hold_receive(hold, true, wire);
+        }
+        if (error == -ENOMEM && !swept) {
+            maps_sweep();
+            swept = true;
+            continue;
         }
         if (error)
             return fail(error, "zc_guard: %s",

@@ -176,8 +176,7 @@ void slot_settle(struct slot *slot, const struct backing *backing)
     }
 }
 
-/* Holds that may have protected pages of the slot. */
-static int holds_left(const struct slot *slot, const struct backing *backing)
+int slot_holds(const struct slot *slot, const struct backing *backing)
 {
     int holds = 0;
     for (const struct hold *hold = slot->receives; hold; hold = hold->next)
@@ -190,7 +189,7 @@ static int holds_left(const struct slot *slot, const struct backing *backing)
 /* What was claimed for the other mappings stays: they end where holds began or ended since all was settled. */
 void slot_settle_over(struct slot *slot, const struct backing *backing, const struct hold *over)
 {
-    int holds = holds_left(slot, backing);
+    int holds = slot_holds(slot, backing);
     if (holds == 0 || slot->maps > MAPS_EXCESS * MAPS_SPLIT * holds) {
         slot_settle(slot, backing);
         return;

@@ -38,6 +38,9 @@ struct hold *backing_denies(const struct backing *backing, uint32_t page);
 /* The hold that denies an access to the page, or NULL. Receives come first. */
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);
 
+/* Holds in force, each of which may have protected pages of the slot. */
+int slot_holds(const struct slot *slot, const struct backing *backing);
+
 /* Gives each page of the guard the laxest protection that its holds allow. */
 void slot_settle(struct slot *slot, const struct backing *backing);
 

@@ -8,6 +8,7 @@
 #include "protect/conflict.h"
 #include "protect/policy.h"
 #include "protect/range.h"
+#include "protect/sweep.h"
 #include "transport/comm.h"
 
 enum { EARLY = 64 }; /* looks for a small message before the receive is posted, which costs more */
@@ -114,6 +115,10 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
     char *wire;
     comm_poll(comm, NULL);
     error = hold_receive(&op->hold, true, &wire);
+    if (error == -ENOMEM) {
+        maps_sweep();
+        error = hold_receive(&op->hold, true, &wire);
+    }
     if (error) {
         op_free(op);
         return refuse(error, "zc_irecv", buf, cap);

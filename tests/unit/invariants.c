@@ -684,6 +684,97 @@ Test(rule6, without_mappings_sends_are_copied)
     CHECK_OK(zc_close(comm));
 }
 
+/* What is idle-protected, or has other pages than at first, has mappings that nothing in flight needs: true exhaustion
+ * alone refuses a receive or a guard. */
+static void use_mappings_up(zc_comm *comm, char *b[], int n, bool written)
+{
+    uint64_t before = stats_now().unreserved;
+    char in[2 * PAGE];
+    for (int i = 0; i < n; i++) {
+        CHECK_OK(zc_send(b[i], 2 * PAGE, 0, 1, comm));
+        if (written)
+            store(b[i], 7);
+        CHECK_OK(zc_recv(in, sizeof in, 0, 1, comm, NULL));
+        CHECK_PATTERN(in, sizeof in, (unsigned)i);
+    }
+    CHECK(stats_now().unreserved > before);
+}
+
+static void idle_mappings(bool written, bool freed)
+{
+    enum { N = 100 };
+    setenv("ZC_MAPS", "100", 1);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+    zc_pool *pool = pool_of_pages(2), *other = pool_of_pages(3);
+    char *b[N], *in = slot_in(other);
+    for (unsigned i = 0; i < N; i++) {
+        b[i] = slot_in(pool);
+        pattern_fill(b[i], 2 * PAGE, i);
+    }
+    int maps = maps_left();
+    use_mappings_up(comm, b, N, written);
+    for (int i = 0; i < N && freed; i++)
+        CHECK_OK(zc_free(b[i]));
+    int last = maps_left();
+    CHECK(maps_claim(last));
+    CHECK_OK(zc_irecv(in, PAGE, 0, 2, comm));
+    CHECK_PAGES(in, "-ww");
+    CHECK_OK(zc_cancel(in));
+    CHECKF(maps_left() == maps - last, "%d of %d - %d maps left", maps_left(), maps, last);
+    for (int i = 0; i < N && !freed; i++)
+        CHECK_PAGES(b[i], "ww");
+    for (int i = 0; i < N && freed; i++) {
+        b[i] = slot_in(pool);
+        store(b[i], (char)i);
+    }
+    for (int i = 0; i < N; i++) /* each with pages of its own, in both mappings */
+        CHECK(!freed || (load(b[i]) == (char)i && load(backing_wire(backing_of(b[i]))) == (char)i));
+    CHECK_REST(pool);
+    CHECK_REST(other);
+    CHECK_SIGNALS();
+    CHECK_OK(zc_close(comm));
+}
+
+Test(rule6, idle_protection_refuses_no_receive)
+{
+    idle_mappings(false, false);
+}
+
+Test(rule6, idle_protection_refuses_no_guard)
+{
+    enum { N = 100 };
+    setenv("ZC_MAPS", "200", 1);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+    zc_pool *pool = pool_of_pages(2);
+    char *b[N], *p = buffer(3, 1);
+    for (unsigned i = 0; i < N; i++) {
+        b[i] = slot_in(pool);
+        pattern_fill(b[i], 2 * PAGE, i);
+    }
+    for (enum zc_deny deny = ZC_DENY_STORES; deny <= ZC_DENY_ALL; deny++) {
+        struct zc_guard guard;
+        use_mappings_up(comm, b, N, false);
+        int last = maps_left();
+        CHECK(maps_claim(last));
+        CHECK_OK(zc_guard(p, PAGE, deny, &guard));
+        CHECK_PAGES(p, deny == ZC_DENY_ALL ? "-ww" : "rww");
+        CHECK_OK(zc_unguard(&guard));
+        maps_unclaim(last);
+    }
+    CHECK_REST(pool);
+    CHECK_OK(zc_close(comm));
+}
+
+Test(rule6, protection_of_freed_slots_refuses_no_receive)
+{
+    idle_mappings(false, true);
+}
+
+Test(rule6, pages_of_freed_slots_refuse_no_receive)
+{
+    idle_mappings(true, true);
+}
+
 /* Spares are outside the cap: a pool all of whose slots are live can still end conflicts. */
 Test(rule6, a_full_pool_still_renames)
 {
