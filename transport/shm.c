@@ -294,8 +294,8 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
         if (link->greeted && !link->error)
             any |= link_take(link);
     if (any) {
-        if (shm->polls && shm->patience < shm->patience_most)
-            shm->patience *= 2;
+        if (shm->polls && shm_patience(shm) < shm->patience_most)
+            shm_set_patience(shm, 2 * shm_patience(shm));
         shm->polls = 0;
     } else {
         shm->polls++;
@@ -509,7 +509,8 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
      * and be woken costs as much as dozens of messages. */
     shm->crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
-    shm->patience = shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
+    shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
+    shm_set_patience(shm, shm->patience_most);
     shm->over_end = &shm->over;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = shm->outer = shm->chime = -1;

@@ -128,22 +128,23 @@ struct shm {
     struct message *free_messages;
     struct registrar registrar;
     struct ids shows;
-    uint32_t *show_of;                /* by granule: 1 + number; 0: not shown */
-    unsigned looks;                   /* polls, and receives that took at once what was there */
-    unsigned polls;                   /* that found nothing, since one did */
-    unsigned patience, patience_most; /* polls of one that waits, before it sleeps */
-    bool crowded;                     /* more ranks than processors: others may run, then it naps before it sleeps */
-    _Atomic bool watched;             /* zc_fd was handed out: always asleep */
-    bool chimed;                      /* there, since zc_progress */
-    _Atomic unsigned watchers;        /* threads that sleep at other endpoints, and are to be woken for this one */
-    _Atomic bool sleeping;            /* a thread sleeps in epoll, */
-    _Atomic uint32_t followers;       /* and these wait for what it finds */
-    bool rung;                        /* the bell, for those two: the last of them that wakes takes that back */
-    uint32_t sleeps;                  /* the number of the last */
-    _Atomic bool owes;                /* to some link */
-    _Atomic uint32_t events;          /* futex: what has happened that a thread may sleep for */
-    bool happened;                    /* something has, and threads that sleep are to be told, */
-    struct op *over, **over_end;      /* as are operations that are over, when the lock is dropped */
+    uint32_t *show_of;           /* by granule: 1 + number; 0: not shown */
+    unsigned looks;              /* polls, and receives that took at once what was there */
+    unsigned polls;              /* that found nothing, since one did */
+    _Atomic unsigned patience;   /* polls of one that waits, before it sleeps: changes under the lock, and is */
+    unsigned patience_most;      /* read without it; at most so many */
+    bool crowded;                /* more ranks than processors: others may run, then it naps before it sleeps */
+    _Atomic bool watched;        /* zc_fd was handed out: always asleep */
+    bool chimed;                 /* there, since zc_progress */
+    _Atomic unsigned watchers;   /* threads that sleep at other endpoints, and are to be woken for this one */
+    _Atomic bool sleeping;       /* a thread sleeps in epoll, */
+    _Atomic uint32_t followers;  /* and these wait for what it finds */
+    bool rung;                   /* the bell, for those two: the last of them that wakes takes that back */
+    uint32_t sleeps;             /* the number of the last */
+    _Atomic bool owes;           /* to some link */
+    _Atomic uint32_t events;     /* futex: what has happened that a thread may sleep for */
+    bool happened;               /* something has, and threads that sleep are to be told, */
+    struct op *over, **over_end; /* as are operations that are over, when the lock is dropped */
     struct message *landing, **landing_end; /* messages to be copied then */
     struct shm *next;                       /* of the process, for its children */
 };
@@ -312,6 +313,16 @@ void shm_rouse(const struct endpoint *endpoint);
 /* The descriptor to wait on, or -errno. From now on peers wake this rank, whatever it does. */
 int shm_fd(struct endpoint *endpoint);
 void shm_heed(struct endpoint *endpoint);
+
+static inline unsigned shm_patience(const struct shm *shm)
+{
+    return atomic_load_explicit(&shm->patience, memory_order_relaxed);
+}
+
+static inline void shm_set_patience(struct shm *shm, unsigned polls)
+{
+    atomic_store_explicit(&shm->patience, polls, memory_order_relaxed);
+}
 
 /* Something has happened that threads may be sleeping for. Without the lock. */
 void shm_happened(struct shm *shm);

@@ -177,6 +177,8 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
 {
     bool quiet = nap->may(nap, true);
     shm_lock(shm);
+    if (shm_patience(shm) > SHM_PATIENCE_LEAST)
+        shm_set_patience(shm, shm_patience(shm) / 2);
     bool naps = shm->crowded && !waiting->napped && !shm->watched && !shm->watchers;
     quiet &= shm_doze(shm, naps) && !shm->rung;
     shm_unlock(shm);
@@ -211,9 +213,10 @@ bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
         waiting->seen = events;
         return false;
     }
-    if (waiting->polls < shm->patience)
+    unsigned patience = shm_patience(shm);
+    if (waiting->polls < patience)
         return false;
-    if (shm->crowded && waiting->polls < shm->patience + SHM_YIELDS) {
+    if (shm->crowded && waiting->polls < patience + SHM_YIELDS) {
         sched_yield();
         return false;
     }
@@ -226,8 +229,6 @@ void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *n
     bool none = false;
     waiting->polls = 1;
     if (atomic_compare_exchange_strong(&shm->sleeping, &none, true)) {
-        if (shm->patience > SHM_PATIENCE_LEAST)
-            shm->patience /= 2;
         sleep_first(shm, waiting, nap);
         return;
     }
