@@ -170,7 +170,8 @@ SHOWN void *realloc(void *ptr, size_t size)
     void *moved = malloc(size);
     if (!moved)
         return NULL;
-    memcpy(moved, ptr, usable < size ? usable : size);
+    if (ptr)
+        memcpy(moved, ptr, usable < size ? usable : size);
     free(ptr);
     return moved;
 }

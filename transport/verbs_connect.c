@@ -266,7 +266,8 @@ int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error)
     char *all = malloc(size * bytes);
     if (!error)
         error = mine && all ? make_own(verbs) : fail(-ENOMEM, "zc_open: no memory");
-    error = bootstrap_agree(bootstrap, error);
+    int agreed = bootstrap_agree(bootstrap, error);
+    error = error ? error : agreed;
     if (!error) {
         fill_card(verbs, mine);
         error = bootstrap_allgather(bootstrap, mine, bytes, all);

@@ -86,6 +86,7 @@ static void protect_as_asked(void)
     options.protect = ZC_PROTECT_USERFAULTFD;
     if (zc_pool_open(&options, &pool) == -ENOTSUP) {
         puts("there is no userfaultfd");
+        free(early);
         return;
     }
     zc_comm *comm = open_self();

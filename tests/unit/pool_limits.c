@@ -18,6 +18,7 @@
 
 static bool tiny; /* the machine, from now on */
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int sysinfo(struct sysinfo *info)
 {
     *info = (struct sysinfo){.totalram = tiny ? 1 << 10 : 1 << 30, .totalswap = tiny ? 1 << 10 : 0, .mem_unit = 4096};

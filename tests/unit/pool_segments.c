@@ -25,6 +25,7 @@ static void notice(const char *at, size_t length)
     told_wire += wire && at <= wire && wire < at + length;
 }
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset)
 {
     if (flags & MAP_FIXED)
@@ -33,6 +34,7 @@ void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset)
     return mapped ? mapped : MAP_FAILED;
 }
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int madvise(void *at, size_t length, int advice)
 {
     if (advice == MADV_REMOVE)
