@@ -179,7 +179,7 @@ Test(trace, file_size)
 /* A file that is there is another's, which may have it mapped. */
 static void spares_another_file(const void *argument)
 {
-    char more[2][sizeof name + 16];
+    char more[2][128];
     struct trace_header header;
     (void)argument;
     start_trace();
