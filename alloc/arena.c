@@ -58,15 +58,22 @@ static size_t span_allowed(void)
     return span;
 }
 
+enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+
+/* Makes a part of the tables one that can be stored to. Not by mprotect, which a process may be refused. */
+static bool give_memory(void *at, size_t length)
+{
+    return sys_mmap(at, length, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0) != NULL;
+}
+
 /* All without access: what can be stored to would be had at once under mlockall. */
 static bool reserve(size_t span)
 {
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
     size_t entries = entries_bytes(span);
     size_t segments = (span >> GRANULE_SHIFT) * sizeof *arena.segments;
     char *halves = sys_mmap(NULL, 2 * span + HUGE_BYTES, PROT_NONE, FLAGS, -1, 0);
     char *tables = halves ? sys_mmap(NULL, entries + segments, PROT_NONE, FLAGS, -1, 0) : NULL;
-    if (!tables || sys_mprotect(tables + entries, segments, PROT_READ | PROT_WRITE)) {
+    if (!tables || !give_memory(tables + entries, segments)) {
         refused = errno;
         if (halves)
             sys_munmap(halves, 2 * span + HUGE_BYTES);
@@ -126,8 +133,7 @@ char *arena_take(size_t length)
     length = (length + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
     pthread_mutex_lock(&taking);
     size_t at = arena_taken(), entries = entries_bytes(length);
-    if (length <= arena.span - at &&
-        sys_mprotect(&arena.entries[at >> PAGE_SHIFT], entries, PROT_READ | PROT_WRITE) == 0) {
+    if (length <= arena.span - at && give_memory(&arena.entries[at >> PAGE_SHIFT], entries)) {
         user = arena.user + at;
         atomic_store_explicit(&arena.taken, at + length, memory_order_release);
     }
