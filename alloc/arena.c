@@ -60,10 +60,20 @@ static size_t span_allowed(void)
 
 enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
 
+/* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page of 16 GiB. */
+static void mark_sparse(void *at, size_t length)
+{
+    sys_madvise(at, length, MADV_NOHUGEPAGE);
+    sys_madvise(at, length, MADV_DONTDUMP);
+}
+
 /* Makes a part of the tables one that can be stored to. Not by mprotect, which a process may be refused. */
 static bool give_memory(void *at, size_t length)
 {
-    return sys_mmap(at, length, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0) != NULL;
+    if (!sys_mmap(at, length, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0))
+        return false;
+    mark_sparse(at, length);
+    return true;
 }
 
 /* All without access: what can be stored to would be had at once under mlockall. */
@@ -81,10 +91,7 @@ static bool reserve(size_t span)
             sys_munmap(tables, entries + segments);
         return false;
     }
-    /* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page
-     * of 16 GiB. */
-    sys_madvise(tables, entries + segments, MADV_NOHUGEPAGE);
-    sys_madvise(tables, entries + segments, MADV_DONTDUMP);
+    mark_sparse(tables, entries);
     arena.user = (char *)(((uintptr_t)halves + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
     arena.wire = arena.user + span;
     arena.entries = (struct entry *)tables;
