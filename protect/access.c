@@ -7,6 +7,7 @@
 
 #include "core/options.h"
 #include "core/stats.h"
+#include "core/thread.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
 #include "protect/pages.h"
@@ -27,7 +28,6 @@ static struct hold_rules rules = {
 static int open_error;
 
 /* The rest, which variables say. */
-
 static void open_once(void)
 {
     const struct options *options;
@@ -43,7 +43,7 @@ static void open_once(void)
 static int open_rules(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, open_once);
+    thread_once(&once, open_once);
     return open_error;
 }
 

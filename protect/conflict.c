@@ -233,8 +233,7 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
         return CONFLICT_GOES_ON;
     }
     bool guarded = page - slot->guard_first < slot->guard_pages;
-    if (slot_is_private(
-            slot)) { /* nothing of it is protected; and it may be freed without its lock, and trimmed away */
+    if (slot_is_private(slot)) { /* unprotected; and it may be freed without its lock, and trimmed away */
         slot_unlock(backing);
         return c->start ? CONFLICT_ENDED : CONFLICT_NONE;
     }

@@ -1,37 +1,26 @@
 /* SPDX-License-Identifier: MIT
  *
  * What comes in the middle of a call, at the worst instant, just as it calls the kernel: signals, and cancellation. */
-#include <dlfcn.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <sys/stat.h>
 
 #include "apart.h"
 #include "core/trace.h"
 #include "invariants.h"
+#include "tests/unit/interpose.h"
 
 TestSuite(interrupts, .timeout = 60);
 
 static long when = -1; /* this system call is made: once, that thread */
 static void (*then)(void);
 
-// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
-__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+static long on_syscall(long number, const long a[6])
 {
-    static long (*real)(long, ...);
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
-    va_list list;
-    va_start(list, number);
-    long a[6];
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(list, long);
-    va_end(list);
     if (number == when) {
         when = -1;
         then();
     }
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return real_syscall(number, a);
 }
 
 /* ---- a handler of the application's ---- */

@@ -2,12 +2,11 @@
  *
  * Faults of userfaultfd whose news are late: the thread has been woken with others and has gone on. The library's two
  * threads are held up at their system calls until it is so. */
-#include <dlfcn.h>
 #include <linux/userfaultfd.h>
-#include <stdarg.h>
 #include <sys/ioctl.h>
 
 #include "invariants.h"
+#include "tests/unit/interpose.h"
 
 TestSuite(park, .timeout = 60);
 
@@ -60,23 +59,13 @@ static void after_read(const struct uffd_msg *message)
             sched_yield();
 }
 
-// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
-__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+static long on_syscall(long number, const long a[6])
 {
-    static long (*real)(long, ...);
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
-    va_list list;
-    va_start(list, number);
-    long a[6];
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(list, long);
-    va_end(list);
     if (atomic_load(&armed) && number == SYS_mremap && sys_tid() == atomic_load(&second))
         atomic_store(&gone_on, true); /* to where the kernel waits for the reader */
     if (atomic_load(&armed))
         before_call(number, a);
-    long result = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    long result = real_syscall(number, a);
     if (atomic_load(&armed) && number == SYS_read && result == (long)sizeof(struct uffd_msg))
         after_read((const struct uffd_msg *)a[1]);
     return result;

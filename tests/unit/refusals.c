@@ -3,7 +3,6 @@
  * The n-th system call of the allocator, or of messages, fails, for every n: an error with a message or a fall-back,
  * with nothing lost and nothing leaked, and all is well again afterwards. */
 #include <criterion/criterion.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -24,6 +23,7 @@
 #include "pattern.h"
 #include "ranks.h"
 #include "system.h"
+#include "tests/unit/interpose.h"
 #include "tests/unit/pools.h"
 #include "transport/loop.h"
 
@@ -45,18 +45,8 @@ static bool fails(const char *name)
 }
 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
-/* It reads six arguments whether or not the caller has given as many, as the C library's does. */
-__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+static long on_syscall(long number, const long a[6])
 {
-    static long (*real)(long, ...);
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
-    va_list list;
-    va_start(list, number);
-    long a[6];
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(list, long);
-    va_end(list);
     const char *name = number == SYS_mmap         ? "mmap"
                        : number == SYS_munmap     ? "munmap"
                        : number == SYS_madvise    ? "madvise"
@@ -70,7 +60,7 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...)
         errno = ENOMEM;
         return -1;
     }
-    return name && fails(name) ? -1 : real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return name && fails(name) ? -1 : real_syscall(number, a);
 }
 
 void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset)

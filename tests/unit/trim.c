@@ -2,10 +2,8 @@
  *
  * Trimming a pool whose backings were mixed by renames: between slots, and between segments. */
 #include <criterion/criterion.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <linux/userfaultfd.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +18,7 @@
 #include "pattern.h"
 #include "protect/inherit.h"
 #include "ranks.h"
+#include "tests/unit/interpose.h"
 #include "tests/unit/pools.h"
 
 /* zc calls the kernel through this alone: the n-th mremap that duplicates a mapping, as a trim does, fails; or the n-th
@@ -36,19 +35,8 @@ static bool may_fail(long number, const long a[6])
 /* Called once, before pages are populated. */
 static void (*_Atomic populating)(void);
 
-/* It reads six arguments whether or not the caller has given as many, as the C library's does. */
-// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
-__attribute__((no_sanitize("address"))) long syscall(long number, ...)
+static long on_syscall(long number, const long a[6])
 {
-    static long (*real)(long, ...);
-    if (!real)
-        *(void **)&real = dlsym(RTLD_NEXT, "syscall");
-    va_list list;
-    va_start(list, number);
-    long a[6];
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(list, long);
-    va_end(list);
     if (may_fail(number, a) && fail_at && --fail_at == 0) {
         errno = ENOMEM;
         return -1;
@@ -56,7 +44,7 @@ __attribute__((no_sanitize("address"))) long syscall(long number, ...)
     void (*call)(void) = NULL;
     if (number == SYS_madvise && a[2] == MADV_POPULATE_WRITE && (call = atomic_exchange(&populating, NULL)))
         call();
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return real_syscall(number, a);
 }
 
 static size_t displaced(zc_pool *pool, bool other_segment)
