@@ -19,13 +19,13 @@ struct segment {
     char *user;
     size_t length;    /* bytes mapped, a multiple of 2 MiB */
     size_t slot_size; /* bytes that a slot uses, whole pages */
-    size_t stride;    /* from slot to slot; more than slot_size only to align huge slots */
+    size_t stride;    /* from slot to slot; more than slot_size to align huge slots, or for ZC_DEBUG's guard page */
     uint32_t slots;
     _Atomic uint32_t carved; /* slots that were set up, from the front */
     bool mapped;
     bool hugetlb;         /* of reserved pages */
     _Atomic bool huge;    /* to be collapsed, until the kernel refuses */
-    int fd;               /* -1: hidden */
+    int fd;               /* -1: hidden, closed, or not mapped any more */
     struct own_file own;  /* by `fd` */
     struct segment *next; /* of the pool */
 };

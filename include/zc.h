@@ -29,11 +29,10 @@
  * - Argument order is that of MPI: buffer, length, peer, tag, communicator. Lengths are bytes.
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
- * - Errors of every call that has such an argument, and are not named again: a buffer that is not zc memory where
- *   that is asked for, or is not live, or ends before the range, and a pointer to an output that is NULL, -EINVAL; a
- *   communicator that is NULL, -EINVAL, or closed, -EBADF; in a forked child, -EPERM; and -EPERM where MPI was
- *   initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator, also of zc_wait,
- *   zc_wait_any and zc_cancel of a receive over it.
+ * - Errors common to all calls, not repeated below. -EINVAL: a buffer that is not live zc memory where that is
+ *   required, a range that leaves its buffer, a communicator or a required output that is NULL. -EBADF: a closed
+ *   communicator. -EPERM: in a forked child; or MPI was initialised below MPI_THREAD_SERIALIZED and this is not the
+ *   thread that opened the communicator (also zc_wait, zc_wait_any and zc_cancel of a receive over it).
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
@@ -96,8 +95,8 @@ ZC_API void *zc_aligned_alloc(size_t alignment, size_t size);
 /* As realloc(3): keeps the buffer where its slot is large enough and not four times too large, or the
  * smallest that zc_alloc has for `size`, else moves it. Waits for receives in flight into `ptr`, never
  * for sends. `ptr` NULL allocates, size 0 frees and returns NULL with errno 0. On failure `ptr` is as it
- * was. Errors as zc_alloc and zc_free, but that nothing is printed where size is not 0, and that of a
- * receive into `ptr` that failed. */
+ * was. Errors: those of zc_alloc and zc_free (printed only where size is 0), and that of a failed
+ * receive into `ptr`. */
 ZC_API void *zc_realloc(void *ptr, size_t size);
 
 /* Gives the buffer back; NULL is fine. Never waits: what is in flight stays intact, and the pages
@@ -124,22 +123,22 @@ enum zc_huge {
     ZC_HUGE_NEVER,
     ZC_HUGE_ALWAYS,
     ZC_HUGE_HUGETLB, /* pages that the administrator has reserved (vm.nr_hugepages). Slots are rounded up to 2 MiB, and
-                            2 MiB are the unit in which bytes wait for a receive in flight beside them. Where no reserved
-                            pages are left, segments get ordinary huge ones, counted in zc_pool_stats.hugetlb_missed, and
-                            a line on stderr says so once. ZC_DEBUG=on and the malloc preload use ordinary ones. Over
-                            shm, messages of such a pool are copied in parts, each of which needs the sender to call zc on
-                            the same communicator: one that waits for another communicator holds them up */
+                        2 MiB are the unit in which bytes wait for a receive in flight beside them. Where no reserved
+                        pages are left, segments get ordinary huge ones, counted in zc_pool_stats.hugetlb_missed, and a
+                        line on stderr says so once. ZC_DEBUG=on and the malloc preload use ordinary ones. Over shm,
+                        messages of such a pool are copied in parts, each of which needs the sender to call zc on the
+                        same communicator: one that waits for another communicator holds them up */
     ZC_HUGE_HUGETLB_ONLY /* the same, but then ENOMEM */
 };
 
 /* What zc_pool_alloc does at the cap. */
 enum zc_full {
-    ZC_FULL_DEFAULT, /* option `full` (ZC_FULL), by default grow */
-    ZC_FULL_GROW,    /* goes past the cap; over_cap counts slots had from the pool beyond it, those in threads' caches
+    ZC_FULL_DEFAULT,  /* option `full` (ZC_FULL), by default grow */
+    ZC_FULL_GROW,     /* goes past the cap; over_cap counts slots had from the pool beyond it, those in threads' caches
                         included */
-    ZC_FULL_FALLBACK, /* memory of mimalloc, counted in `fallbacks`: its sends are copied, and it is taken by zc_recv, but
-                         -EINVAL of zc_irecv, zc_wait, zc_test, zc_wait_any, zc_cancel, zc_writable, zc_write to it,
-                         zc_guard, zc_pin and zc_unpin */
+    ZC_FULL_FALLBACK, /* memory of mimalloc, counted in `fallbacks`. Sends of it are copied and zc_recv accepts it;
+                         zc_irecv, zc_wait, zc_test, zc_wait_any, zc_cancel, zc_writable, zc_write to it, zc_guard,
+                         zc_pin and zc_unpin refuse it with -EINVAL */
     ZC_FULL_FAIL      /* ENOMEM */
 };
 
@@ -176,7 +175,7 @@ typedef struct zc_pool_stats {
     size_t cap;
     uint64_t allocs, fallbacks, over_cap; /* since the pool was opened */
     size_t cached;         /* free, and kept by threads for themselves: up to 64 slots and 256 KiB each */
-    size_t in_flight;      /* slots with a send, or its copy, a receive that was not asked about, or a guard */
+    size_t in_flight;      /* slots held by a send (or its copy), by a receive not reported yet, or by a guard */
     size_t idle_protected; /* live, not in flight, and perhaps still protected: the next store to each faults */
     size_t waste;          /* populated, but neither live nor in flight: cached, spare, or waiting to be used */
     uint64_t renamed;      /* conflicts ended by fresh pages, since the pool was opened */
@@ -276,14 +275,15 @@ typedef struct zc_options {
     enum zc_on_timeout on_timeout;
     uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so, and for which zc_close waits for
                                   views of others; 0: ZC_FAULT_TIMEOUT, else 10,000 */
-    uint32_t max_in_flight;    /* most sends in flight, besides one by each other thread that sends at the time; more
-                                  make zc_send wait for a completion, which breaks "no call waits".
+    uint32_t max_in_flight;    /* bound on sends in flight, which each further thread inside zc_send may exceed by one.
+                                  At the bound zc_send waits for a completion: "no call waits" no longer holds.
                                   0: ZC_MAX_IN_FLIGHT, else no bound */
     uint32_t max_views;        /* most messages that zc_recv_view lends at a time, so that a program which forgets to
                                   release them cannot keep all memory of its peers. 0: ZC_MAX_VIEWS, else no bound */
     const char *transport;     /* of zc_open_mpi and the address "mpi" (-EINVAL with any other): "mpi", "shm" where its
-                                  processes are of one host and user, "auto" (shm between those that are, MPI for others; see docs/shm.md), or
-                                  "verbs[:DEVICE][?...]" without rank, size and root. NULL: ZC_TRANSPORT, else mpi */
+                                  processes are of one host and user, "auto" (shm between those that are, MPI for
+                                  others; see docs/shm.md), or "verbs[:DEVICE][?...]" without rank, size and root.
+                                  NULL: ZC_TRANSPORT, else mpi */
 } zc_options;
 
 // clang-format off
@@ -325,8 +325,9 @@ typedef struct zc_options {
  *   others    what the system refused; zc_errmsg() says what that was for */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);
 
-/* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Views of its messages that
- * others do not release are waited for up to fault_timeout_ms; they stay what they are afterwards, and cost the pages.
+/* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Waits up to
+ * fault_timeout_ms for others to release views of its messages. Views held longer stay valid, and their pages are not
+ * reused.
  * Messages to this rank that nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all
  * ranks have closed it. Buffers stay the application's. Receives that had not landed are reported
  * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.
@@ -396,10 +397,10 @@ typedef struct zc_view {
 /* Receives as zc_recv_alloc, but lends the message instead of giving it away. Over shm, messages of more than 8 KiB are
  * then not copied at all: `data` is the sender's memory, mapped read-only, and for the sender the message is in flight
  * until zc_release: it may store to its buffer (which then gets fresh pages), send it again, or free it; its zc_flush
- * counts it as received, zc_close waits for a while, zc_wait on the buffer until the release. Should the sender die, or a
- * rank that has passed the message on, `data` stays. A sender that circumvents zc can change what it has
- * lent: copy what is to be checked first. Once max_views are lent, messages are copied; as they always are over other
- * transports. Errors as zc_recv_alloc; *view is untouched then. */
+ * counts it as received, zc_close waits for a while, zc_wait on the buffer until the release. `data` stays valid if the
+ * sender, or a rank that forwarded the message, dies. A sender that circumvents zc can change what it has lent: copy
+ * what is to be checked first. Once max_views are lent, messages are copied; as they always are over other transports.
+ * Errors as zc_recv_alloc; *view is untouched then. */
 ZC_API int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm);
 
 /* Gives it back, and makes *view empty; from any thread; NULL is fine. zc_close gives back what was not.
@@ -411,10 +412,10 @@ ZC_API int zc_release(zc_view *view);
 ZC_API int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm);
 
 /* A descriptor that is readable when there may be something to do for `comm`, for poll(2), epoll and event loops: then
- * call zc_progress, take what has come (zc_iprobe tells), and poll again. It stays readable until zc_progress, also for
- * what other threads' calls have taken in meanwhile, so one thread is to poll it, and no other to call zc_progress on
- * `comm`. It belongs to `comm`. From then on nothing is spun for, so that each message costs its sender a system call
- * when this process is idle.
+ * call zc_progress, take what has come (zc_iprobe tells), and poll again. It stays readable until zc_progress is
+ * called, even if another thread's call has taken the message in. So one thread should poll it, and only that thread
+ * call zc_progress on `comm`. It belongs to `comm`. From then on nothing is spun for, so that each message costs its
+ * sender a system call when this process is idle.
  *   -ENOTSUP  not over this transport (over shm it is)
  *   -EMFILE, -ENFILE, -ENOMEM  no descriptor is left, or no memory for one */
 ZC_API int zc_fd(zc_comm *comm);
@@ -428,8 +429,8 @@ ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag
 /* Waits for the oldest unreported receive whose range contains `buf`, reports it, and makes its pages
  * accessible; returns its error. If there is none, waits until no send in flight and no guard against stores
  * needs the page of `buf` and returns 0 with *status zero (source and tag -1): value semantics leave nothing to
- * report for a send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED, -EIO, -ECONNRESET, -EPROTO,
- * -ENOMEM, as of zc_recv. */
+ * report for a send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED, -EIO,
+ * -ECONNRESET, -EPROTO, -ENOMEM, as of zc_recv. */
 ZC_API int zc_wait(const void *buf, zc_status *status);
 
 /* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported (an error of the
@@ -445,8 +446,9 @@ ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *s
 ZC_API int zc_cancel(const void *buf);
 
 /* Waits until all sends of `comm` have left this process's buffers (for large messages: until they were
- * received, be it as a view, which need not have been released). What other threads send meanwhile is waited for, too: until
- * there is a moment with nothing in flight. Returns the first error of a send that nobody has been told of. */
+ * received, be it as a view, which need not have been released). Sends that other threads post meanwhile are waited
+ * for, too: until there is a moment with nothing in flight. Returns the first error of a send that nobody has been told
+ * of. */
 ZC_API int zc_flush(zc_comm *comm);
 
 /* Makes progress on `comm`: looks at operations in flight and ends those that are complete. Never waits. (Calls that do
@@ -515,9 +517,9 @@ typedef void zc_error_handler(zc_comm *comm, int error, const char *message, voi
  * is being received over `comm`. */
 ZC_API int zc_set_error_handler(zc_comm *comm, zc_error_handler *handler, void *arg);
 
-/* Puts zc's handler for SIGSEGV back on top if another one was installed since, which is then asked about faults that are
- * not zc's. A line on stderr says when that is needed: with a later handler that does not call the one before, stores
- * to buffers in flight end the process. -EPERM: in a forked child. */
+/* Puts zc's SIGSEGV handler back above one that was installed later, to which faults that are not zc's are passed on.
+ * Needed where the later handler does not call the one before: stores to buffers in flight would then end the process.
+ * zc prints a line on stderr when it notices. -EPERM: in a forked child. */
 ZC_API int zc_reinstall(void);
 
 /* Counts since the start of the process. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Exchanging the backings of two slots by exchanging their user mappings: page tables are moved, not made
- * anew, so that no page has to be touched again (three moves of 1 MiB cost a third of one fresh mapping
+ * anew, so that no page has to be touched again (three moves of 1 MiB cost half of one fresh mapping
  * and its population here; docs/design.md). */
 #ifndef ZC_PROTECT_EXCHANGE_H
 #define ZC_PROTECT_EXCHANGE_H

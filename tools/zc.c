@@ -112,7 +112,7 @@ static void print_commands(FILE *out)
     for (int i = 0; i < COMMANDS; i++)
         fprintf(out, "  %-8s %s\n", commands[i]->name, commands[i]->summary);
     fputs("\nzc COMMAND --help says more about each, zc --version which zc this is, and zc(7) what zc is.\n"
-          "Exit status: 0, done; 1, it could not be done; 2, it was not said right.\n",
+          "Exit status: 0, done; 1, it could not be done; 2, usage error.\n",
           out);
 }
 

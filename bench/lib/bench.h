@@ -32,7 +32,7 @@ void bench_say(const char *format, ...) __attribute__((format(printf, 1, 2))); /
 _Noreturn void bench_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void bench_must(int rc, const char *what); /* dies with zc's message if rc is not 0 */
 
-/* The only options are flags; dies of any other. Returns whether `flag` is there. */
+/* The only options are flags; dies of any other. Sets those that are there. */
 struct flag {
     const char *name;
     bool *set;

@@ -16,7 +16,7 @@ extern const struct command command_info, command_top, command_record, command_t
 
 enum {
     STATUS_FAILED = 1, /* it could not be done */
-    STATUS_USAGE = 2,  /* it was not said right */
+    STATUS_USAGE = 2,  /* usage error */
     STATUS_NOT_RUN = 127
 };
 
