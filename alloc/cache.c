@@ -100,7 +100,7 @@ static struct cache *cache_of(struct zc_pool *pool)
     if (pool->cache_most == 0 || pool->index == 0 || thread_caches == &without)
         return NULL;
     if (thread_caches == &fresh) {
-        pthread_once(&once, prepare);
+        thread_once(&once, prepare);
         struct thread *thread = possible ? calloc(1, sizeof *thread) : NULL;
         if (!thread || !thread_keeps(THREAD_CACHES, thread_ends, thread)) {
             free(thread);

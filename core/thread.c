@@ -62,7 +62,7 @@ static void prepare(void)
 
 bool thread_keeps(enum thread_kept what, void (*give_back)(void *argument), void *argument)
 {
-    pthread_once(&once, prepare);
+    thread_once(&once, prepare);
     if (!self.watched) {
         self.watched = true;
         self.watched = possible && pthread_setspecific(key, &self) == 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/options.h"
+#include "core/thread.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
 #include "protect/helper.h"
@@ -66,7 +67,7 @@ static void open_once(void)
 static int begin(struct zc_loan *loan, const void *buf, size_t length, struct range *range)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, open_once);
+    thread_once(&once, open_once);
     int error = open_error ? open_error : range_find_own(buf, length, loan->call, range);
     loan->copy = NULL;
     loan->tentative = false;

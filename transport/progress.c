@@ -8,6 +8,7 @@
 
 #include "core/clock.h"
 #include "core/stats.h"
+#include "core/thread.h"
 #include "protect/conflict.h"
 #include "transport/comm.h"
 
@@ -76,7 +77,7 @@ static uint32_t happenings(const zc_comm *comm)
 void comm_enlist(zc_comm *comm)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
+    thread_once(&once, watch_forks);
     pthread_mutex_lock(&list_lock);
     atomic_store(&comm->open, true);
     comm->next = list;

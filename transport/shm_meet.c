@@ -14,6 +14,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/sys.h"
+#include "core/thread.h"
 #include "transport/shm.h"
 
 enum { EVENTS = 16, PACKETS_MOST = 64 /* of a link at a time */ };
@@ -51,7 +52,7 @@ static void watch_forks(void)
 static void enlist(struct shm *shm)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
+    thread_once(&once, watch_forks);
     pthread_mutex_lock(&opened_lock);
     shm->next = opened;
     opened = shm;
