@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/error.h"
 #include "core/thread.h"
 
 /* Of a thread that has not missed a cache yet, and of one that may have none: its destructors run, or it is in a forked

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/conflict.h"
 
-#include <sched.h>
 #include <stdlib.h>
 
 #include "core/clock.h"

@@ -9,7 +9,6 @@
 
 #include "alloc/debug.h"
 #include "alloc/hooks.h"
-#include "core/clock.h"
 #include "core/options.h"
 #include "core/signals.h"
 #include "core/stats.h"

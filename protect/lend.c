@@ -9,7 +9,6 @@
 #include "protect/conflict.h"
 #include "protect/fault.h"
 #include "protect/helper.h"
-#include "protect/pages.h"
 #include "protect/range.h"
 
 static void describe(const struct hold *hold, struct text *text)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/preload.h"
 
-#include <pthread.h>
 #include <sys/resource.h>
 
 #include "alloc/cache.h"

@@ -81,7 +81,7 @@ void adrift_drain(void)
         adrift_progress();
 }
 
-void adrift_drain_buffered(void)
+static void adrift_drain_buffered(void)
 {
     while (adrift.buffered > 0)
         adrift_progress();
@@ -118,8 +118,9 @@ static int pack(struct call *call, const void **buf, int *count, MPI_Datatype *t
     return code;
 }
 
-int buffered_send(struct call *call, const void *buf, int count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
-                  MPI_Request *request)
+/* Sends as `call`; the message is what the buffer holds now. It may be in flight for longer than the program asks. */
+static int buffered_send(struct call *call, const void *buf, int count, MPI_Datatype type, int dest, int tag,
+                         MPI_Comm comm, MPI_Request *request)
 {
     int code = MPI_SUCCESS;
     adrift_progress();

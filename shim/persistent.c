@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-#include "shim/buffered.h"
 #include "shim/call.h"
 #include "shim/pending.h"
 

@@ -2,7 +2,6 @@
 #include "transport/bootstrap.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <mpi.h>
 #include <netdb.h>

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "core/error.h"
 #include "transport/mpi.h"
 
 /* What this thread's last probe found. It is still there, and MPI_Recv has not to wait for it, unless something was

@@ -36,6 +36,15 @@ void shm_over(struct shm *shm, struct op *op, int error)
     shm->over_end = &op->in.next;
 }
 
+/* Nobody needs the message any more: the sender is told, if it waits for that. */
+static void shm_done(struct message *message)
+{
+    if (message->offered && !message->link->error)
+        link_answer(message->link, message, STEP_DONE);
+    else
+        shm_free_message(message);
+}
+
 /* Copies the messages to where they are to land, without the lock: that may take long. */
 static void land(struct shm *shm, struct message *landing)
 {
@@ -108,14 +117,6 @@ void shm_free_message(struct message *message)
         mapping_put(message->mapping);
     message->next = shm->free_messages;
     shm->free_messages = message;
-}
-
-void shm_done(struct message *message)
-{
-    if (message->offered && !message->link->error)
-        link_answer(message->link, message, STEP_DONE);
-    else
-        shm_free_message(message);
 }
 
 /* Delivers a message that came whole. */

@@ -177,9 +177,6 @@ void shm_pair(struct shm *shm, struct op *receive, struct message *message);
 struct message *shm_new_message(struct shm *shm, struct link *link);
 void shm_free_message(struct message *message);
 
-/* Nobody needs the message any more: the sender is told, if it waits for that. */
-void shm_done(struct message *message);
-
 /* ---- shm_copy.c ---- */
 
 void shm_copy(char *to, const char *from, size_t length);
@@ -326,9 +323,6 @@ static inline void shm_set_patience(struct shm *shm, unsigned polls)
 
 /* Something has happened that threads may be sleeping for. Without the lock. */
 void shm_happened(struct shm *shm);
-
-/* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
-bool shm_doze(struct shm *shm, bool naps);
 
 /* Wakes the peer if it is asleep; or only if it waits for room, too. From a nap not at once: shm_wake_owed does it. */
 void link_wake(struct link *link);

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "core/error.h"
-#include "core/sys.h"
 #include "transport/shm.h"
 
 static void fail_receive(struct shm *shm, struct op *receive, int error)

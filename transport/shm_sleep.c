@@ -136,7 +136,8 @@ static void set_asleep(struct shm *shm, uint32_t asleep)
     atomic_thread_fence(memory_order_seq_cst); /* that it sleeps, before what there is */
 }
 
-bool shm_doze(struct shm *shm, bool naps)
+/* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
+static bool shm_doze(struct shm *shm, bool naps)
 {
     bool quiet = true;
     shm->sleeps += RING_SLEEPS;

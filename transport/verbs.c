@@ -121,7 +121,8 @@ static void land_from_self(struct verbs *verbs, struct op *receive, struct messa
     message_free(message);
 }
 
-void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message)
+/* The receive has met the message: delivers it or starts to. */
+static void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message)
 {
     struct peer *peer = &verbs->peers[message->match.source];
     size_t cap = receive->in.length;

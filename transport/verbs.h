@@ -162,9 +162,6 @@ static inline void verbs_unlock(struct verbs *verbs)
 /* The operation is over, a receive as its status says. Its memory is not touched any more. */
 void verbs_over(struct verbs *verbs, struct op *op, int error);
 
-/* The receive has met the message: delivers it or starts to. */
-void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message);
-
 void message_free(struct message *message);
 
 /* A message like this one has arrived: goes to its receive, or waits for one. 0 or -ENOMEM. */

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "core/clock.h"
-#include "core/error.h"
 #include "transport/verbs.h"
 #include "transport/verbs_wr.h"
 
