@@ -186,15 +186,16 @@ static bool send_short(zc_comm *comm, const void *buf, const struct range *range
     comm->transport->placed(&comm->endpoint, dst, whole);
     if (!whole)
         return false;
-    count(sends);
+    struct often *mine = stats_mine();
+    count_at(mine, sends);
     if (!length)
-        count(sends_empty);
+        count_at(mine, sends_empty);
     else if (range->slot)
-        count(sends_inline);
+        count_at(mine, sends_inline);
     else
-        count(sends_copied);
+        count_at(mine, sends_copied);
     if (!range->slot && length)
-        count(sends_foreign);
+        count_at(mine, sends_foreign);
     poll_sometimes(comm);
     return true;
 }
