@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "alloc/heap.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "alloc/pool_spec.h"
 #include "alloc/reclaim.h"
@@ -22,9 +20,8 @@ static struct configured {
     size_t from;
 } configured[CONFIGURED_MOST];
 static size_t configured_count;
-static int configured_error;
+static struct kept_error configuring;
 static _Atomic bool opened; /* without an error */
-static char configured_message[ERROR_BYTES];
 
 _Atomic uint32_t heap_indices[HEAP_CACHED + 1];
 
@@ -67,11 +64,9 @@ static int configure(const char *spec)
                         bad, end ? "no more than 64 pools" : wanted);
         struct zc_pool *pool;
         int error = pool_open(&options, &pool);
-        if (error) {
-            char why[sizeof configured_message];
-            snprintf(why, sizeof why, "%s", zc_errmsg());
-            return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1, why);
-        }
+        if (error)
+            return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1,
+                        zc_errmsg());
         if (options.slot_size != pool->slot_size) {
             error_say("ZC_POOLS=%.100s: at character %d: slots of %zu bytes are rounded up to whole pages, %zu bytes",
                       spec, (int)(at - spec) + 1, options.slot_size, pool->slot_size);
@@ -86,11 +81,8 @@ static int configure(const char *spec)
 static void configure_once(void)
 {
     const struct options *options;
-    configured_error = options_get(&options);
-    if (!configured_error)
-        configured_error = configure(options->pools);
-    if (configured_error)
-        snprintf(configured_message, sizeof configured_message, "%s", zc_errmsg());
+    int error = options_get(&options);
+    error_keep(&configuring, error ? error : configure(options->pools));
 }
 
 static struct zc_pool *class_pool(unsigned class)
@@ -121,10 +113,10 @@ int heap_open(void)
     if (error)
         return error;
     thread_once(&once, configure_once);
-    if (configured_error)
-        return fail(configured_error, "%s", configured_message);
-    atomic_store_explicit(&opened, true, memory_order_release);
-    return 0;
+    error = error_again(&configuring);
+    if (!error)
+        atomic_store_explicit(&opened, true, memory_order_release);
+    return error;
 }
 
 bool heap_opened(void)

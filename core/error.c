@@ -13,10 +13,23 @@ static _Thread_local char message[ERROR_BYTES];
 
 void error_say(const char *format, ...)
 {
+    char text[sizeof message];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    strcpy(message, text);
+}
+
+void error_keep(struct kept_error *kept, int error)
+{
+    kept->error = error;
+    memcpy(kept->message, message, sizeof message);
+}
+
+int error_again(const struct kept_error *kept)
+{
+    return kept->error ? fail(kept->error, "%s", kept->message) : 0;
 }
 
 void error_print(void)

@@ -10,7 +10,7 @@
 
 enum { ERROR_BYTES = 512 }; /* of a message, its end included */
 
-/* Sets the thread's message. */
+/* Sets the thread's message, which may be an argument itself: zc_errmsg(). */
 void error_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2)));
 
 /* The same, as the value to return: `error`, a negative errno; a macro so that compilers see that it is one. */
@@ -18,6 +18,18 @@ void error_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2
 
 /* For functions that return a pointer: sets errno, is NULL. */
 #define fail_null(error, ...) (error_say(__VA_ARGS__), errno = -(error), NULL)
+
+/* An error for calls to come, of what is done once. */
+struct kept_error {
+    int error; /* 0: none */
+    char message[ERROR_BYTES];
+};
+
+/* Keeps `error` and the thread's message. */
+void error_keep(struct kept_error *kept, int error);
+
+/* Returns what was kept, and sets the message if it is an error. */
+int error_again(const struct kept_error *kept);
 
 /* Prints the thread's message on stderr, for misuse whose return code few callers look at. */
 void error_print(void);

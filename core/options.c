@@ -74,8 +74,7 @@ static const struct row rows[] = {
 enum { ROWS = sizeof rows / sizeof rows[0] };
 
 static struct options options;
-static int status;
-static char status_message[512];
+static struct kept_error reading;
 
 const char *parse_size(const char *text, uint64_t *value)
 {
@@ -198,17 +197,15 @@ int options_read(char *const *environment, struct options *options)
 
 static void load(void)
 {
-    status = options_read(environ, &options);
-    if (status)
-        snprintf(status_message, sizeof status_message, "%s", zc_errmsg());
+    error_keep(&reading, options_read(environ, &options));
 }
 
 int options_get(const struct options **out)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, load);
-    if (status)
-        return fail(status, "%s", status_message);
-    *out = &options;
-    return 0;
+    int error = error_again(&reading);
+    if (!error)
+        *out = &options;
+    return error;
 }

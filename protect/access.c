@@ -25,26 +25,22 @@ static void describe_own(const struct hold *hold, struct text *text)
 static struct hold_rules rules = {
     .policy = ZC_POLICY_PROTECT, .release = ZC_RELEASE_EAGER, .helper = true, .describe = describe_own};
 
-static int open_error;
-
 /* The rest, which variables say. */
 static void open_once(void)
 {
     const struct options *options;
-    open_error = options_get(&options);
-    if (open_error)
-        return;
+    if (options_get(&options))
+        return; /* cannot be: then nobody has a buffer */
     rules.conflict = options->conflict;
     rules.on_conflict = options->on_conflict;
     rules.on_timeout = options->on_timeout;
     rules.timeout_ns = options->fault_timeout_ms * 1000000;
 }
 
-static int open_rules(void)
+static void open_rules(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
-    return open_error;
 }
 
 int zc_writable(void *buf)
@@ -87,11 +83,11 @@ int zc_write(void *dst, const void *src, size_t n)
     int error = range_find_own(dst, n, "zc_write", &to);
     if (!error)
         error = range_find(src, n, "zc_write", &from);
-    bool between = !error && from.slot && from.slot != to.slot;
-    if (between)
-        error = open_rules();
     if (error)
         return error;
+    bool between = from.slot && from.slot != to.slot;
+    if (between)
+        open_rules();
     if (from.slot) {
         error = conflict_own(from.slot, from.offset, n, WITH_RECEIVES, &backing);
         if (error)
@@ -180,10 +176,9 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     int error = range_find_own(buf, len, "zc_guard", &range);
     if (!error)
         error = fault_open(); /* memory of the malloc preload needs no handler until it is protected */
-    if (!error)
-        error = open_rules();
     if (error)
         return error;
+    open_rules();
     struct hold *hold = calloc(1, sizeof *hold);
     if (!hold)
         return fail(-ENOMEM, "zc_guard: no memory");

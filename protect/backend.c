@@ -3,7 +3,6 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "core/error.h"
 #include "core/options.h"
@@ -29,9 +28,7 @@ int backend_choose(struct zc_pool *pool, enum zc_protect wanted)
     if (error && wanted)
         return error;
     if (error && !atomic_flag_test_and_set(&told)) {
-        char why[256] = "";
-        memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
-        error_say("%s; mprotect serves instead", why);
+        error_say("%s; mprotect serves instead", zc_errmsg());
         error_print();
     }
     pool->protect = error ? ZC_PROTECT_MPROTECT : protect;

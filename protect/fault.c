@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <ucontext.h>
 
 #include "alloc/debug.h"
@@ -225,8 +224,7 @@ int zc_reinstall(void)
     return error;
 }
 
-static int open_error;
-static char open_message[ERROR_BYTES];
+static struct kept_error preparing;
 
 static void prepare_once(void)
 {
@@ -234,11 +232,9 @@ static void prepare_once(void)
     int error = arena_open();
     if (!error)
         error = options_get(&options);
-    if (error) {
-        open_error = error;
-        memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
+    error_keep(&preparing, error);
+    if (error)
         return;
-    }
     static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, slot_settle_popped};
     pool_hooks_set(&hooks);
     maps_open(options->maps);
@@ -248,9 +244,8 @@ int fault_prepare(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, prepare_once);
-    if (open_error)
-        return fail(open_error, "%s", open_message);
-    return arena_open(); /* refuses in a forked child */
+    int error = error_again(&preparing);
+    return error ? error : arena_open(); /* which refuses in a forked child */
 }
 
 static void open_once(void)

@@ -40,18 +40,19 @@ static void progress(void *unused)
     conflict_interposer->progress();
 }
 
-static int open_error;
+static struct kept_error opening;
 
 static void open_once(void)
 {
     static struct progressor progressor = {.progress = progress};
     const struct options *options;
-    open_error = fault_open();
-    if (!open_error)
-        open_error = options_get(&options);
-    if (!open_error && conflict_interposer->threads())
-        open_error = helper_attach(&progressor);
-    if (open_error)
+    int error = fault_open();
+    if (!error)
+        error = options_get(&options);
+    if (!error && conflict_interposer->threads())
+        error = helper_attach(&progressor);
+    error_keep(&opening, error);
+    if (error)
         return;
     rules.helper = conflict_interposer->threads();
     rules.conflict = options->conflict;
@@ -67,7 +68,9 @@ static int begin(struct zc_loan *loan, const void *buf, size_t length, struct ra
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
-    int error = open_error ? open_error : range_find_own(buf, length, loan->call, range);
+    int error = error_again(&opening);
+    if (!error)
+        error = range_find_own(buf, length, loan->call, range);
     loan->copy = NULL;
     loan->tentative = false;
     loan->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &rules};

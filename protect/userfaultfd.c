@@ -62,26 +62,22 @@ static int set_up(void)
     return error;
 }
 
-static int open_error;
-static char open_message[ERROR_BYTES];
+static struct kept_error opening;
 
 static void open_once(void)
 {
-    open_error = set_up();
-    if (open_error)
-        memcpy(open_message, zc_errmsg(), strnlen(zc_errmsg(), sizeof open_message - 1));
+    error_keep(&opening, set_up());
 }
 
 static int open_backend(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
-    if (open_error)
-        return fail(open_error, "%s", open_message);
-    if (user_mode_only)
+    int error = error_again(&opening);
+    if (!error && user_mode_only)
         error_say("userfaultfd is restricted to faults of user mode (vm.unprivileged_userfaultfd, /dev/userfaultfd): a "
                   "system call on a guarded buffer fails with EFAULT instead of waiting");
-    return 0;
+    return error;
 }
 
 /* May be refused, where mappings have run out. Pages that are not registered are not used at all: taking them out of the

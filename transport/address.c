@@ -79,9 +79,7 @@ int address_check_keys(const struct address *address, const char *const known[])
 
 int address_refused(const char *origin, const char *whole, const char *expected, int error)
 {
-    char why[256] = "";
     if (!origin)
         return error;
-    memcpy(why, zc_errmsg(), strnlen(zc_errmsg(), sizeof why - 1));
-    return fail(error, "zc_open_mpi: %s is \"%.100s\"%s: %s", origin, whole, expected, why);
+    return fail(error, "zc_open_mpi: %s is \"%.100s\"%s: %s", origin, whole, expected, zc_errmsg());
 }
