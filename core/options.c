@@ -14,7 +14,7 @@
 
 extern char **environ;
 
-/* Names of the values of an enum whose first value, 0, stands for "default" and has no name. */
+/* Names of values that follow each other, the initial one first. In most enums 0 stands for "default" and has none. */
 #define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
 
 enum kind { KIND_NAME, KIND_NUMBER, KIND_TEXT };
@@ -24,7 +24,6 @@ struct row {
     enum kind kind;
     size_t offset; /* in struct options */
     const char *const *names;
-    int base; /* value of names[0] */
     uint64_t initial;
     const char *help;
 };
@@ -32,43 +31,41 @@ struct row {
 #define FIELD(name) offsetof(struct options, name)
 
 static const struct row rows[] = {
-    {"ZC_CONFLICT", KIND_NAME, FIELD(conflict), NAMES("auto", "wait", "copy"), ZC_CONFLICT_AUTO, ZC_CONFLICT_AUTO,
+    {"ZC_CONFLICT", KIND_NAME, FIELD(conflict), NAMES("auto", "wait", "copy"), ZC_CONFLICT_AUTO,
      "how a store that meets a send in flight goes on"},
     {"ZC_ON_CONFLICT", KIND_NAME, FIELD(on_conflict), NAMES("quiet", "report", "abort"), ZC_ON_CONFLICT_QUIET,
-     ZC_ON_CONFLICT_QUIET, "what is said about it"},
-    {"ZC_RACE", KIND_TEXT, FIELD(race), NULL, 0, 0, "file to which libzc-race.so adds what it sees"},
-    {"ZC_RACE_ABORT", KIND_NAME, FIELD(race_abort), NAMES("off", "on"), 0, 0, "whether the first ends the process"},
-    {"ZC_POLICY", KIND_NAME, FIELD(policy), NAMES("auto", "protect", "copy"), ZC_POLICY_AUTO, ZC_POLICY_AUTO,
+     "what is said about it"},
+    {"ZC_RACE", KIND_TEXT, FIELD(race), NULL, 0, "file to which libzc-race.so adds what it sees"},
+    {"ZC_RACE_ABORT", KIND_NAME, FIELD(race_abort), NAMES("off", "on"), 0, "whether the first ends the process"},
+    {"ZC_POLICY", KIND_NAME, FIELD(policy), NAMES("auto", "protect", "copy"), ZC_POLICY_AUTO,
      "whether sends protect or copy"},
-    {"ZC_RELEASE", KIND_NAME, FIELD(release), NAMES("auto", "eager", "lazy"), ZC_RELEASE_AUTO, ZC_RELEASE_AUTO,
+    {"ZC_RELEASE", KIND_NAME, FIELD(release), NAMES("auto", "eager", "lazy"), ZC_RELEASE_AUTO,
      "when a completed send's protection ends"},
-    {"ZC_PROGRESS", KIND_NAME, FIELD(progress), NAMES("calls", "thread"), ZC_PROGRESS_CALLS, ZC_PROGRESS_CALLS,
-     "who makes progress"},
-    {"ZC_ON_TIMEOUT", KIND_NAME, FIELD(on_timeout), NAMES("wait", "abort"), ZC_ON_TIMEOUT_WAIT, ZC_ON_TIMEOUT_WAIT,
+    {"ZC_PROGRESS", KIND_NAME, FIELD(progress), NAMES("calls", "thread"), ZC_PROGRESS_CALLS, "who makes progress"},
+    {"ZC_ON_TIMEOUT", KIND_NAME, FIELD(on_timeout), NAMES("wait", "abort"), ZC_ON_TIMEOUT_WAIT,
      "what a fault does after ZC_FAULT_TIMEOUT"},
-    {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 0, 10000, "milliseconds"},
-    {"ZC_PEER_TIMEOUT", KIND_NUMBER, FIELD(peer_timeout_ms), NULL, 0, 4000,
+    {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 10000, "milliseconds"},
+    {"ZC_PEER_TIMEOUT", KIND_NUMBER, FIELD(peer_timeout_ms), NULL, 4000,
      "milliseconds after which a peer that does not answer over verbs is lost"},
-    {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0, 0,
+    {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0,
      "most sends in flight of a communicator; 0: no bound"},
-    {"ZC_MAX_VIEWS", KIND_NUMBER, FIELD(max_views), NULL, 0, 0,
+    {"ZC_MAX_VIEWS", KIND_NUMBER, FIELD(max_views), NULL, 0,
      "most messages that a communicator lends at a time; 0: no bound"},
-    {"ZC_TRANSPORT", KIND_TEXT, FIELD(transport), NULL, 0, 0, "of zc_open_mpi: mpi, shm, auto or verbs[:DEVICE][?...]"},
-    {"ZC_HOST", KIND_TEXT, FIELD(host), NULL, 0, 0, "name of this host: transport auto takes others for elsewhere"},
-    {"ZC_FULL", KIND_NAME, FIELD(full), NAMES("grow", "fallback", "fail"), ZC_FULL_GROW, ZC_FULL_GROW,
-     "what a pool does at its cap"},
-    {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO, ZC_HUGE_AUTO,
+    {"ZC_TRANSPORT", KIND_TEXT, FIELD(transport), NULL, 0, "of zc_open_mpi: mpi, shm, auto or verbs[:DEVICE][?...]"},
+    {"ZC_HOST", KIND_TEXT, FIELD(host), NULL, 0, "name of this host: transport auto takes others for elsewhere"},
+    {"ZC_FULL", KIND_NAME, FIELD(full), NAMES("grow", "fallback", "fail"), ZC_FULL_GROW, "what a pool does at its cap"},
+    {"ZC_HUGE", KIND_NAME, FIELD(huge), NAMES("auto", "never", "always"), ZC_HUGE_AUTO,
      "huge pages for slots of 2 MiB and more"},
     {"ZC_PROTECT", KIND_NAME, FIELD(protect), NAMES("mprotect", "userfaultfd"), ZC_PROTECT_MPROTECT,
-     ZC_PROTECT_MPROTECT, "how buffers in flight are protected"},
-    {"ZC_MAPS", KIND_NUMBER, FIELD(maps), NULL, 0, 0, "mappings that zc may use up; 0: what vm.max_map_count leaves"},
-    {"ZC_MALLOC_THRESHOLD", KIND_NUMBER, FIELD(malloc_threshold), NULL, 0, 64 << 10,
+     "how buffers in flight are protected"},
+    {"ZC_MAPS", KIND_NUMBER, FIELD(maps), NULL, 0, "mappings that zc may use up; 0: what vm.max_map_count leaves"},
+    {"ZC_MALLOC_THRESHOLD", KIND_NUMBER, FIELD(malloc_threshold), NULL, 64 << 10,
      "bytes from which libzc-malloc.so allocates from pools"},
-    {"ZC_MALLOC_MOST", KIND_NUMBER, FIELD(malloc_most), NULL, 0, 64 << 20, "and up to which it does"},
-    {"ZC_DEBUG", KIND_NAME, FIELD(debug), NAMES("off", "on"), 0, 0, "guard pages, canaries and poison of buffers"},
-    {"ZC_POOLS", KIND_TEXT, FIELD(pools), NULL, 0, 0,
+    {"ZC_MALLOC_MOST", KIND_NUMBER, FIELD(malloc_most), NULL, 64 << 20, "and up to which it does"},
+    {"ZC_DEBUG", KIND_NAME, FIELD(debug), NAMES("off", "on"), 0, "guard pages, canaries and poison of buffers"},
+    {"ZC_POOLS", KIND_TEXT, FIELD(pools), NULL, 0,
      "pools of zc_alloc: SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:hugetlb|:hugetlb-only|:small][:FULL][:PROTECT],..."},
-    {"ZC_TRACE", KIND_TEXT, FIELD(trace), NULL, 0, 0, "NAME: writes allocations to the file NAME.PID, for zc tune"},
+    {"ZC_TRACE", KIND_TEXT, FIELD(trace), NULL, 0, "NAME: writes allocations to the file NAME.PID, for zc tune"},
 };
 
 enum { ROWS = sizeof rows / sizeof rows[0] };
@@ -120,7 +117,7 @@ bool options_describe(size_t i, struct option_text *text)
     for (const char *const *name = row->names; name && *name; name++)
         used += (size_t)snprintf(text->values + used, sizeof text->values - used, used ? "|%s" : "%s", *name);
     if (row->names)
-        snprintf(text->initial, sizeof text->initial, "%s", row->names[(int)row->initial - row->base]);
+        snprintf(text->initial, sizeof text->initial, "%s", row->names[0]);
     else if (row->kind == KIND_NUMBER)
         snprintf(text->initial, sizeof text->initial, "%llu", (unsigned long long)row->initial);
     if (!row->names)
@@ -146,7 +143,7 @@ static bool set(struct options *options, const struct row *row, const char *valu
     case KIND_NAME:
         for (int i = 0; row->names[i]; i++) {
             if (strcmp(row->names[i], value) == 0) {
-                int chosen = row->base + i;
+                int chosen = (int)row->initial + i;
                 memcpy(field, &chosen, sizeof chosen);
                 return true;
             }
