@@ -33,7 +33,8 @@ static bool protectable(const struct slot *slot)
 
 static inline bool guarded_already(const struct hold *hold)
 {
-    return pages_guarded(hold->slot, hold_first_page(hold), hold_end_page(hold));
+    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
+    return pages_guarded(hold->slot, (uint32_t)(hold->offset >> PAGE_SHIFT), (uint32_t)(end >> PAGE_SHIFT));
 }
 
 /* Better copied, since that makes a receiver faster that is behind? */
@@ -60,13 +61,12 @@ static bool worth_holding(const struct hold *hold)
 static bool guard_send(struct hold *hold)
 {
     struct slot *slot = hold->slot;
-    uint32_t first = hold_first_page(hold);
     hold->resent = guarded_already(hold);
     if (hold->resent) {
         policy_resent(slot);
         return true;
     }
-    if (!pages_guard(slot, first, hold_end_page(hold) - first, PROT_READ))
+    if (!pages_guard(hold, PROT_READ))
         return false;
     policy_protected(slot);
     return true;

@@ -107,7 +107,6 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
 {
     struct slot *slot = hold->slot, *bounce;
     struct hold *dropped = NULL;
-    uint32_t first = hold_first_page(hold), pages = hold_end_page(hold) - first;
     hold->backing = NULL;
     hold->bounce = NULL;
     hold->landed = hold->shown = hold->head_open = hold->tail_open = false;
@@ -118,7 +117,7 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     int error = replace(hold, &dropped);
     if (!error && backing->sends && !bounce)
         error = -ENOMEM;
-    if (!error && guarded && pages && !pages_guard(slot, first, pages, PROT_NONE))
+    if (!error && guarded && !pages_guard(hold, PROT_NONE))
         error = -ENOMEM;
     if (!error) {
         if (backing->sends) {

@@ -32,6 +32,17 @@ static bool covers_page(const struct hold *hold, uint32_t page)
     return hold->guarded && first_guarded(hold) <= page && page < end_guarded(hold);
 }
 
+/* The same; and so it is up to *end. */
+static bool covers_pages(const struct hold *hold, uint32_t page, uint32_t *end)
+{
+    uint32_t first = first_guarded(hold), past = end_guarded(hold);
+    if (hold->guarded && first > page && first < *end)
+        *end = first;
+    if (hold->guarded && past > page && past < *end)
+        *end = past;
+    return covers_page(hold, page);
+}
+
 void slot_announce(struct slot *slot)
 {
     atomic_fetch_add_explicit(&slot->event, 1, memory_order_release);
@@ -91,13 +102,12 @@ static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool
     slot->guard_pages = high - low;
 }
 
-bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
+bool pages_guard(const struct hold *hold, int prot)
 {
+    struct slot *slot = hold->slot;
+    uint32_t first = first_guarded(hold), pages = end_guarded(hold) - first;
     if (pages == 0) /* of no bytes: nothing would be found again, and given back */
         return true;
-    uint32_t unit = slot_pool(slot)->unit, end = (first + pages + unit - 1) & -unit;
-    first &= -unit;
-    pages = end - first;
     int split = backend_of(slot_pool(slot))->split;
     /* More than one for each page, and one after the last, there cannot be. */
     int claim = slot->maps <= slot_pool(slot)->slot_size >> PAGE_SHIFT ? split : 0;
@@ -120,26 +130,12 @@ bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot)
 static int page_need(const struct slot *slot, const struct backing *backing, uint32_t page, uint32_t *end)
 {
     int need = PROT_READ | PROT_WRITE;
-    for (const struct hold *hold = slot->receives; hold; hold = hold->next) {
-        if (!hold->guarded || !hold_closed(hold))
-            continue;
-        if (covers_page(hold, page))
+    for (const struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (hold_closed(hold) && covers_pages(hold, page, end))
             need = PROT_NONE;
-        if (first_guarded(hold) > page && first_guarded(hold) < *end)
-            *end = first_guarded(hold);
-        if (end_guarded(hold) > page && end_guarded(hold) < *end)
-            *end = end_guarded(hold);
-    }
-    for (const struct hold *hold = backing->sends; hold; hold = hold->next) {
-        if (!hold->guarded)
-            continue;
-        if (covers_page(hold, page))
+    for (const struct hold *hold = backing->sends; hold; hold = hold->next)
+        if (covers_pages(hold, page, end))
             need &= PROT_READ;
-        if (first_guarded(hold) > page && first_guarded(hold) < *end)
-            *end = first_guarded(hold);
-        if (end_guarded(hold) > page && end_guarded(hold) < *end)
-            *end = end_guarded(hold);
-    }
     return need;
 }
 

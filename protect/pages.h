@@ -8,20 +8,9 @@
 
 #include "protect/hold.h"
 
-/* Pages of the slot that the hold needs: from the first to before the end, which may be lower where it needs none. */
-static inline uint32_t hold_first_page(const struct hold *hold)
-{
-    return (uint32_t)(hold->offset >> PAGE_SHIFT) + hold->head_open;
-}
-
-static inline uint32_t hold_end_page(const struct hold *hold)
-{
-    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
-    return (uint32_t)(end >> PAGE_SHIFT) - hold->tail_open;
-}
-
-/* Protects pages, in whole units of protection, and adds them to the guard. False where mappings have run out. */
-bool pages_guard(struct slot *slot, uint32_t first, uint32_t pages, int prot);
+/* Protects the pages of a hold, in whole units of protection, and adds them to the guard. False where mappings have run
+ * out. */
+bool pages_guard(const struct hold *hold, int prot);
 
 /* Is every page from `first` to before `end` protected? */
 static inline bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
