@@ -18,17 +18,17 @@
 #include "protect/userfaultfd.h"
 
 static int fd = -1;
-static bool user_mode_only;
+static bool all_faults; /* of the kernel too */
 
 static int control(unsigned long request, void *argument)
 {
     return sys_result(syscall(SYS_ioctl, fd, request, argument));
 }
 
-/* With faults of the kernel by privilege or by the device, else with those of user mode. The fd, or -errno. */
-static int acquire(void)
+int userfaultfd_acquire(bool *kernel_faults)
 {
     enum { FLAGS = O_CLOEXEC | O_NONBLOCK }; /* its reader polls */
+    *kernel_faults = true;
     int new = (int)syscall(SYS_userfaultfd, FLAGS);
     if (new >= 0 || errno != EPERM)
         return new >= 0 ? new : -errno;
@@ -39,14 +39,14 @@ static int acquire(void)
     }
     if (new >= 0)
         return new;
-    user_mode_only = true;
+    *kernel_faults = false;
     new = (int)syscall(SYS_userfaultfd, FLAGS | UFFD_USER_MODE_ONLY);
     return new >= 0 ? new : -errno;
 }
 
 static int set_up(void)
 {
-    fd = acquire();
+    fd = userfaultfd_acquire(&all_faults);
     if (fd < 0)
         return fail(-ENOTSUP, "userfaultfd cannot be had: %s", strerror(-fd));
     struct uffdio_api api = {.api = UFFD_API, .features = USERFAULTFD_NEEDS};
@@ -74,7 +74,7 @@ static int open_backend(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
     int error = error_again(&opening);
-    if (!error && user_mode_only)
+    if (!error && !all_faults)
         error_say("userfaultfd is restricted to faults of user mode (vm.unprivileged_userfaultfd, /dev/userfaultfd): a "
                   "system call on a guarded buffer fails with EFAULT instead of waiting");
     return error;

@@ -5,6 +5,7 @@
 #define ZC_PROTECT_USERFAULTFD_H
 
 #include <linux/userfaultfd.h>
+#include <stdbool.h>
 #include <sys/ioctl.h>
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -31,5 +32,9 @@ enum {
     USERFAULTFD_NEEDS = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED |
                         UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS
 };
+
+/* One that is told of faults of the kernel too, by privilege or by the device, else of those of user mode. The fd, which
+ * does not block, or -errno. */
+int userfaultfd_acquire(bool *kernel_faults);
 
 #endif

@@ -3,7 +3,6 @@
  * zc info: what this host can do for zc, what it costs, and what to change. */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -110,30 +109,11 @@ static void transports(void)
     rdma_devices();
 }
 
-/* A userfaultfd whose faults of the kernel's own are served too, or else one for the program's only; -errno. */
-static int open_userfaultfd(bool *kernel_faults)
-{
-    *kernel_faults = true;
-    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-    if (device >= 0) {
-        int fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC);
-        close(device);
-        if (fd >= 0)
-            return fd;
-    }
-    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-    if (fd >= 0)
-        return fd;
-    *kernel_faults = false;
-    fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
-    return fd >= 0 ? fd : -errno;
-}
-
 static void protection(void)
 {
     fact("page protection", NULL, "mprotect and SIGSEGV");
     bool kernel_faults;
-    int fd = open_userfaultfd(&kernel_faults);
+    int fd = userfaultfd_acquire(&kernel_faults);
     if (fd < 0) {
         fact("userfaultfd",
              fd == -ENOSYS ? "build the kernel with CONFIG_USERFAULTFD"
