@@ -4,6 +4,7 @@
 #ifndef ZC_TRANSPORT_COMM_H
 #define ZC_TRANSPORT_COMM_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -147,10 +148,7 @@ static inline struct op *comm_begin(zc_comm *comm, bool sends, const struct rang
  * whose protection would make a system call fail and a library fault. */
 static inline const void *wire_checked(const void *wire)
 {
-#if ZC_DEBUG
-    if (arena_has(wire))
-        abort();
-#endif
+    assert(!arena_has(wire));
     return wire;
 }
 

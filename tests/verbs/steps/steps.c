@@ -21,10 +21,10 @@ enum { TIMES = 16, WARM = 32, LENGTH = 65536, SMALL = 1000, PORT = 19100 };
 
 /* Instructions that the end of a send may take, and percents of the bounds that are allowed: a debug build is optimized
  * less, and has assertions. */
-#if ZC_DEBUG
-enum { END_MOST = 480, PERCENT = 125 };
-#else
+#ifdef NDEBUG
 enum { END_MOST = 480, PERCENT = 100 };
+#else
+enum { END_MOST = 480, PERCENT = 125 };
 #endif
 
 /* ---- the sender, which is stepped through, and its receiver ---- */
