@@ -23,7 +23,7 @@ void arena_seal_off(void)
     if (arena.forked) /* by an ancestor, or done already; what it got since then is its own */
         return;
     arena.forked = true;
-    sys_mmap(arena.user, 2 * arena.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    sys_reserve(arena.user, 2 * arena.span, PROT_NONE);
 }
 
 enum { SPAN_LEAST = 1 << 28 };
@@ -58,8 +58,6 @@ static size_t span_allowed(void)
     return span;
 }
 
-enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
-
 /* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page of 16 GiB. */
 static void mark_sparse(void *at, size_t length)
 {
@@ -70,7 +68,7 @@ static void mark_sparse(void *at, size_t length)
 /* Makes a part of the tables one that can be stored to. Not by mprotect, which a process may be refused. */
 static bool give_memory(void *at, size_t length)
 {
-    if (!sys_mmap(at, length, PROT_READ | PROT_WRITE, FLAGS | MAP_FIXED, -1, 0))
+    if (!sys_reserve(at, length, PROT_READ | PROT_WRITE))
         return false;
     mark_sparse(at, length);
     return true;
@@ -81,8 +79,8 @@ static bool reserve(size_t span)
 {
     size_t entries = entries_bytes(span);
     size_t segments = (span >> GRANULE_SHIFT) * sizeof *arena.segments;
-    char *halves = sys_mmap(NULL, 2 * span + HUGE_BYTES, PROT_NONE, FLAGS, -1, 0);
-    char *tables = halves ? sys_mmap(NULL, entries + segments, PROT_NONE, FLAGS, -1, 0) : NULL;
+    char *halves = sys_reserve(NULL, 2 * span + HUGE_BYTES, PROT_NONE);
+    char *tables = halves ? sys_reserve(NULL, entries + segments, PROT_NONE) : NULL;
     if (!tables || !give_memory(tables + entries, segments)) {
         refused = errno;
         if (halves)
@@ -92,7 +90,7 @@ static bool reserve(size_t span)
         return false;
     }
     mark_sparse(tables, entries);
-    arena.user = (char *)(((uintptr_t)halves + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    arena.user = (char *)round_to_huge((uintptr_t)halves);
     arena.wire = arena.user + span;
     arena.entries = (struct entry *)tables;
     arena.segments = (struct segment * _Atomic *)(tables + entries);
@@ -137,7 +135,7 @@ char *arena_take(size_t length)
 {
     static pthread_mutex_t taking = PTHREAD_MUTEX_INITIALIZER;
     char *user = NULL;
-    length = (length + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+    length = round_to_huge(length);
     pthread_mutex_lock(&taking);
     size_t at = arena_taken(), entries = entries_bytes(length);
     if (length <= arena.span - at && give_memory(&arena.entries[at >> PAGE_SHIFT], entries)) {

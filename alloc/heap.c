@@ -41,7 +41,7 @@ static size_t class_pages(unsigned class)
 
 size_t heap_class_size(size_t size)
 {
-    return class_pages(class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT)) << PAGE_SHIFT;
+    return class_pages(class_of(pages_of(size))) << PAGE_SHIFT;
 }
 
 static void add_configured(struct zc_pool *pool, size_t from)
@@ -127,7 +127,7 @@ bool heap_opened(void)
 /* The pool is the one for `size` bytes. It is for as many pages too, if none of ZC_POOLS begins between. */
 static void remember(const struct zc_pool *pool, size_t size)
 {
-    size_t pages = (size + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    size_t pages = pages_of(size);
     if (pages > HEAP_CACHED || atomic_load_explicit(&heap_indices[pages], memory_order_relaxed) == pool->index)
         return;
     size_t most = pages << PAGE_SHIFT;
@@ -139,7 +139,7 @@ static void remember(const struct zc_pool *pool, size_t size)
 
 static struct zc_pool *find_pool(size_t size, size_t alignment)
 {
-    unsigned class = class_of((size + PAGE_BYTES - 1) >> PAGE_SHIFT);
+    unsigned class = class_of(pages_of(size));
     size_t slot_size = class_pages(class) << PAGE_SHIFT;
     /* Segments start at 2 MiB, so a slot is aligned if its size is a multiple of the alignment. */
     while (slot_size & (alignment - 1))
@@ -157,7 +157,7 @@ static struct zc_pool *find_pool(size_t size, size_t alignment)
  * a quarter. Else the pool itself. */
 static struct zc_pool *or_idle(struct zc_pool *pool, size_t size)
 {
-    size_t pages = (size + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    size_t pages = pages_of(size);
     unsigned class = class_of(pages);
     struct zc_pool *next = atomic_load_explicit(&classes[class + 1], memory_order_acquire);
     bool wanted = next && 4 * class_pages(class + 1) <= 5 * pages &&

@@ -28,7 +28,7 @@ static inline struct slot *heap_pop(size_t size)
 {
     if (size > CACHE_BYTES)
         return NULL;
-    size_t pages = (size + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    size_t pages = pages_of(size);
     return cache_pop(atomic_load_explicit(&heap_indices[pages], memory_order_relaxed));
 }
 

@@ -28,7 +28,7 @@ static void publish(struct segment *segment, struct segment *value)
  * kernel refuses, small pages serve. */
 static void collapse(struct segment *segment, char *wire, size_t length)
 {
-    char *first = (char *)(((uintptr_t)wire + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    char *first = (char *)round_to_huge((uintptr_t)wire);
     char *end = (char *)((uintptr_t)(wire + length) & ~(HUGE_BYTES - 1));
     for (char *at = first; at < end; at += HUGE_BYTES)
         if (sys_madvise(at, PAGE_BYTES, MADV_POPULATE_WRITE))

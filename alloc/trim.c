@@ -113,9 +113,8 @@ static int unmix(struct segment *segment, uint32_t *list)
 /* Exchanging mappings leaves some page behind there, which would keep the memory of its segment. */
 static void clear_scratch(struct zc_pool *pool)
 {
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
     lock_take(&pool->scratch_lock);
-    sys_mmap(pool->scratch, pool->stride, PROT_NONE, FLAGS, -1, 0);
+    sys_reserve(pool->scratch, pool->stride, PROT_NONE);
     lock_drop(&pool->scratch_lock);
 }
 

@@ -7,10 +7,6 @@
 #include "core/own_file.h"
 #include "core/stats.h"
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
 struct live live;
 
 static int file = -1;

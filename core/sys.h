@@ -33,10 +33,24 @@
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 enum { PAGE_SHIFT = 12, PAGE_SIZE_ = 1 << PAGE_SHIFT };
 #define PAGE_BYTES ((size_t)PAGE_SIZE_)
 #define HUGE_BYTES ((size_t)2 << 20)
+
+static inline size_t pages_of(size_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
+}
+
+/* Up, as is pages_of: a length or an address. */
+static inline size_t round_to_huge(size_t n)
+{
+    return (n + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+}
 
 static inline int sys_result(long r)
 {
@@ -48,6 +62,12 @@ static inline void *sys_mmap(void *addr, size_t len, int prot, int flags, int fd
 {
     void *p = (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, off);
     return p == MAP_FAILED ? NULL : p;
+}
+
+/* Maps private memory of which none is set aside: in place of what is at `at`, or anywhere (NULL). Returns as sys_mmap. */
+static inline void *sys_reserve(void *at, size_t len, int prot)
+{
+    return sys_mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
 }
 
 static inline int sys_munmap(void *addr, size_t len)

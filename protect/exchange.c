@@ -34,7 +34,7 @@ static void move(char *from, char *to, size_t length)
     while (error == -ENOMEM && maps_drop_ballast())
         error = sys_move(from, to, length);
     if (error == -EFAULT && length > PAGE_BYTES) {
-        size_t half = (length / 2 + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+        size_t half = pages_of(length / 2) << PAGE_SHIFT;
         move(from, to, half);
         move(from + half, to + half, length - half);
         return;

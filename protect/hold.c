@@ -33,8 +33,8 @@ static bool protectable(const struct slot *slot)
 
 static inline bool guarded_already(const struct hold *hold)
 {
-    size_t end = hold->length ? hold->offset + hold->length + PAGE_BYTES - 1 : hold->offset;
-    return pages_guarded(hold->slot, (uint32_t)(hold->offset >> PAGE_SHIFT), (uint32_t)(end >> PAGE_SHIFT));
+    size_t first = hold->offset >> PAGE_SHIFT, end = hold->length ? pages_of(hold->offset + hold->length) : first;
+    return pages_guarded(hold->slot, (uint32_t)first, (uint32_t)end);
 }
 
 /* Better copied, since that makes a receiver faster that is behind? */

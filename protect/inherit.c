@@ -26,12 +26,11 @@ static char *copy_of(const char *user)
 
 static bool map_copy(void)
 {
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
     copy.length = arena_taken();
-    char *range = sys_mmap(NULL, copy.length + HUGE_BYTES, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    char *range = sys_reserve(NULL, copy.length + HUGE_BYTES, PROT_READ | PROT_WRITE);
     if (!range)
         return false;
-    copy.start = (char *)(((uintptr_t)range + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    copy.start = (char *)round_to_huge((uintptr_t)range);
     sys_munmap(range, (size_t)(copy.start - range));
     sys_munmap(copy.start + copy.length, HUGE_BYTES - (size_t)(copy.start - range));
     return true;

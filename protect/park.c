@@ -309,9 +309,8 @@ static void *park(void *unused)
 
 int park_open(int descriptor)
 {
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
     fd = descriptor;
-    queue = sys_mmap(NULL, (2 * FAULTS_MOST + 1) * sizeof *queue, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
+    queue = sys_reserve(NULL, (2 * FAULTS_MOST + 1) * sizeof *queue, PROT_READ | PROT_WRITE);
     if (!queue)
         return fail(-ENOMEM, "zc: no memory for parking faults");
     parked = queue + FAULTS_MOST;

@@ -75,9 +75,8 @@ static void *alloc(size_t size, size_t alignment)
 /* Locks may be taken for ever in a child, by threads that it does not have; it needs none for its private copy. */
 static void free_inherited(struct slot *slot)
 {
-    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
     slot_become(slot, SLOT_FREE);
-    sys_mmap(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE, FLAGS, -1, 0);
+    sys_reserve(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE);
 }
 
 static void free_buffer(void *ptr)

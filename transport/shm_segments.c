@@ -15,10 +15,6 @@
 #include "core/sys.h"
 #include "transport/shm.h"
 
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
-
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE };
 
 /* Maps a descriptor that a peer sent, if it is what it should be: read-only, at a multiple of 2 MiB, so that huge pages
@@ -34,11 +30,10 @@ static void *map_sealed(int fd, size_t length)
         return NULL;
     }
     size_t room = length + HUGE_BYTES;
-    char *range =
-        room > length ? sys_mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : NULL;
+    char *range = room > length ? sys_reserve(NULL, room, PROT_NONE) : NULL;
     if (!range)
         return NULL;
-    char *at = (char *)(((uintptr_t)range + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+    char *at = (char *)round_to_huge((uintptr_t)range);
     if (!sys_mmap(at, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) || sys_madvise(at, length, MADV_DONTFORK) ||
         sys_madvise(at, length, MADV_DONTDUMP)) {
         sys_munmap(range, room);
@@ -54,7 +49,7 @@ static void *map_sealed(int fd, size_t length)
 
 static size_t board_bytes(void)
 {
-    return (sizeof(struct board) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+    return pages_of(sizeof(struct board)) << PAGE_SHIFT;
 }
 
 struct board *board_create(int *fd)
@@ -145,8 +140,7 @@ static void on_remove(void *context, struct segment *segment)
 
 int segments_open(struct shm *shm)
 {
-    shm->show_of =
-        sys_mmap(NULL, table_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    shm->show_of = sys_reserve(NULL, table_bytes(), PROT_READ | PROT_WRITE);
     if (!shm->show_of)
         return fail(-ENOMEM, "zc_open: shm: no address space for a table of segments");
     shm->registrar = (struct registrar){.add = on_add, .remove = on_remove, .context = shm};

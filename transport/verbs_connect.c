@@ -100,7 +100,7 @@ static int make_slots(struct verbs *verbs)
 {
     size_t slots = (size_t)verbs->receive_slots + verbs->send_slots, size = (size_t)verbs->size;
     size_t counters = 2 * size * sizeof(uint64_t);
-    verbs->slots_bytes = (slots * SLOT_BYTES + counters + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+    verbs->slots_bytes = pages_of(slots * SLOT_BYTES + counters) << PAGE_SHIFT;
     verbs->slots = sys_mmap(NULL, verbs->slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     verbs->free_slots = calloc(verbs->send_slots, sizeof *verbs->free_slots);
     if (!verbs->slots || !verbs->free_slots)

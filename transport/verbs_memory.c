@@ -80,8 +80,7 @@ int memory_open(struct memory *memory, struct ibv_pd *pd, int access, bool late,
                               .access = access,
                               .late = late,
                               .optional = optional};
-    memory->regions =
-        sys_mmap(NULL, table_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    memory->regions = sys_reserve(NULL, table_bytes(), PROT_READ | PROT_WRITE);
     if (!memory->regions)
         return fail(-ENOMEM, "zc: no memory for a table of %zu bytes", table_bytes());
     int error = registrar_attach(&memory->registrar);

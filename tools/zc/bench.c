@@ -110,7 +110,7 @@ static int run(int argc, char **argv)
            "ratio");
     for (int i = at; i < argc && !status; i++) {
         parse_size(argv[i], &size);
-        status = bench((size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES);
+        status = bench(pages_of(size) << PAGE_SHIFT);
     }
     for (size_t i = 0; at == argc && i < sizeof usual / sizeof usual[0] && !status; i++)
         status = bench(usual[i]);

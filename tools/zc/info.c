@@ -141,7 +141,7 @@ static bool collapses(void)
     if (fd >= 0 && ftruncate(fd, 2 * HUGE_BYTES) == 0)
         area = sys_mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (area) {
-        char *huge = (char *)(((uintptr_t)area + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1));
+        char *huge = (char *)round_to_huge((uintptr_t)area);
         /* The file's offset and the address must agree. */
         done = sys_mmap(huge, HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) &&
                sys_madvise(huge, PAGE_BYTES, MADV_POPULATE_WRITE) == 0 &&
