@@ -13,7 +13,7 @@
 #include "core/trace.h"
 #include "protect/conflict.h"
 #include "protect/fallback.h"
-#include "protect/fault.h"
+#include "protect/open.h"
 
 int zc_pool_open(const zc_pool_options *given, zc_pool **pool)
 {
@@ -22,7 +22,7 @@ int zc_pool_open(const zc_pool_options *given, zc_pool **pool)
         return fail(-EINVAL, "zc_pool_open: pool is NULL");
     int error = sized_take(&options, sizeof options, given, "zc_pool_open", "ZC_POOL_OPTIONS_INIT");
     if (!error)
-        error = fault_open();
+        error = protect_open();
     return error ? error : pool_open(&options, pool);
 }
 
@@ -42,7 +42,7 @@ static void *alloc_past(struct zc_pool *pool, size_t alignment, size_t size)
 static void *alloc_slowly(struct zc_pool *pool, size_t alignment, size_t size)
 {
     struct slot *slot;
-    int error = fault_open();
+    int error = protect_open();
     if (!error)
         error = cache_refill(pool, &slot);
     if (error > 0)
@@ -69,7 +69,7 @@ static void *alloc_aligned(size_t alignment, size_t size)
     if (alignment == 0 || (alignment & (alignment - 1)) || alignment > HUGE_BYTES)
         return fail_null(-EINVAL, "zc_aligned_alloc: alignment %zu, expected a power of two up to %zu", alignment,
                          HUGE_BYTES);
-    int error = heap_opened() ? 0 : fault_open(); /* which pools need to know of */
+    int error = heap_opened() ? 0 : protect_open(); /* which pools need to know of */
     if (error) {
         errno = -error;
         return NULL;

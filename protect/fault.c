@@ -7,16 +7,10 @@
 #include <ucontext.h>
 
 #include "alloc/debug.h"
-#include "alloc/hooks.h"
-#include "core/options.h"
 #include "core/signals.h"
 #include "core/stats.h"
-#include "core/thread.h"
-#include "protect/backend.h"
 #include "protect/conflict.h"
-#include "protect/maps.h"
-#include "protect/pages.h"
-#include "protect/policy.h"
+#include "protect/open.h"
 
 enum {
     DEPTH_MOST = 8,   /* faults inside handlers that interrupted a waiting fault */
@@ -218,47 +212,8 @@ void fault_check(void)
 
 int zc_reinstall(void)
 {
-    int error = fault_open();
+    int error = protect_open();
     if (!error)
         fault_reinstall();
-    return error;
-}
-
-static struct kept_error preparing;
-
-static void prepare_once(void)
-{
-    const struct options *options;
-    int error = arena_open();
-    if (!error)
-        error = options_get(&options);
-    error_keep(&preparing, error);
-    if (error)
-        return;
-    static const struct pool_hooks hooks = {backend_choose, backend_mapped, maps_account, slot_settle_popped};
-    pool_hooks_set(&hooks);
-    maps_open(options->maps);
-}
-
-int fault_prepare(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    thread_once(&once, prepare_once);
-    int error = error_again(&preparing);
-    return error ? error : arena_open(); /* which refuses in a forked child */
-}
-
-static void open_once(void)
-{
-    policy_open();
-    fault_reinstall();
-}
-
-int fault_open(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    int error = fault_prepare();
-    if (!error)
-        thread_once(&once, open_once);
     return error;
 }

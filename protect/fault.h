@@ -5,12 +5,6 @@
 #ifndef ZC_PROTECT_FAULT_H
 #define ZC_PROTECT_FAULT_H
 
-/* Sets up, once, what pools need to know of protection: arena, options, limits. 0 or -errno with a message. */
-int fault_prepare(void);
-
-/* The same with all that protecting needs: costs, handler. */
-int fault_open(void);
-
 /* Puts the handler back on top if something installed its own since (MPI_Init does), which is chained to. */
 void fault_reinstall(void);
 

@@ -7,7 +7,7 @@
 #include "core/options.h"
 #include "core/thread.h"
 #include "protect/conflict.h"
-#include "protect/fault.h"
+#include "protect/open.h"
 #include "protect/range.h"
 #include "protect/sweep.h"
 
@@ -101,7 +101,7 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
         return fail(-EINVAL, "zc_guard: deny %d, expected ZC_DENY_STORES or ZC_DENY_ALL", (int)deny);
     int error = range_find_own(buf, len, "zc_guard", &range);
     if (!error)
-        error = fault_open(); /* memory of the malloc preload needs no handler until it is protected */
+        error = protect_open(); /* memory of the malloc preload needs no handler until it is protected */
     if (error)
         return error;
     struct hold *hold = calloc(1, sizeof *hold);

@@ -9,6 +9,7 @@
 #include "protect/conflict.h"
 #include "protect/fault.h"
 #include "protect/helper.h"
+#include "protect/open.h"
 #include "protect/range.h"
 
 static void describe(const struct hold *hold, struct text *text)
@@ -46,7 +47,7 @@ static void open_once(void)
 {
     static struct progressor progressor = {.progress = progress};
     const struct options *options;
-    int error = fault_open();
+    int error = protect_open();
     if (!error)
         error = options_get(&options);
     if (!error && conflict_interposer->threads())

@@ -8,9 +8,9 @@
 #include "core/error.h"
 #include "core/options.h"
 #include "core/stats.h"
-#include "protect/fault.h"
 #include "protect/hold.h"
 #include "protect/inherit.h"
+#include "protect/open.h"
 
 /* What the pools may keep free when one of them grows: a program that needs other sizes than before shall not keep
  * the memory of both. */
@@ -40,7 +40,7 @@ static int open_pools(bool hidden, char **start, size_t *length)
         segment_hide();
     }
     /* Where the program has zc, too, these pools may be protected some day, as it says (ZC_PROTECT). */
-    int error = hidden ? 0 : fault_prepare();
+    int error = hidden ? 0 : protect_prepare();
     if (!error)
         error = heap_open();
     if (error == -EINVAL)

@@ -12,6 +12,7 @@
 #include "core/stats.h"
 #include "protect/conflict.h"
 #include "protect/fault.h"
+#include "protect/open.h"
 #include "transport/view.h"
 
 static const struct transport *const transports[] = {
@@ -220,7 +221,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
               zc_comm **out)
 {
     bool poll = false;
-    int error = fault_open();
+    int error = protect_open();
     if (!error)
         error = heap_open(); /* for its variables: they are told of now, not at the first allocation */
     struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);
