@@ -61,6 +61,9 @@ struct zc_pool {
 /* Opens a pool. Takes over a closed one of the same layout, so that its addresses are used again. */
 int pool_open(const zc_pool_options *options, struct zc_pool **out);
 
+/* Makes up to n slots. How many were made, or -ENOMEM with a message. */
+int pool_grow(struct zc_pool *pool, uint32_t n);
+
 /* Claims a free slot, growing the pool if there is none. 0 or -ENOMEM with a message. */
 int pool_claim(struct zc_pool *pool);
 
