@@ -57,23 +57,24 @@ static int configure(const char *spec)
     for (const char *at = *spec ? spec : NULL; at;) {
         zc_pool_options options = ZC_POOL_OPTIONS_INIT;
         size_t from = ZC_UNLIMITED;
-        const char *bad, *wanted;
-        const char *end = pool_spec_parse(at, &options, &from, &bad, &wanted);
-        if (!end || configured_count == CONFIGURED_MOST)
-            return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(bad - spec) + 1,
-                        bad, end ? "no more than 64 pools" : wanted);
+        int start = (int)(at - spec) + 1;
+        const char *wanted = pool_spec_parse(&at, &options, &from);
+        if (!wanted && configured_count == CONFIGURED_MOST)
+            wanted = "no more than 64 pools";
+        if (wanted)
+            return fail(-EINVAL, "ZC_POOLS=%.100s: at character %d ('%.1s'): expected %s", spec, (int)(at - spec) + 1,
+                        at, wanted);
         struct zc_pool *pool;
         int error = pool_open(&options, &pool);
         if (error)
-            return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, (int)(at - spec) + 1,
-                        zc_errmsg());
+            return fail(error, "ZC_POOLS=%.100s: the pool at character %d: %s", spec, start, zc_errmsg());
         if (options.slot_size != pool->slot_size) {
             error_say("ZC_POOLS=%.100s: at character %d: slots of %zu bytes are rounded up to whole pages, %zu bytes",
-                      spec, (int)(at - spec) + 1, options.slot_size, pool->slot_size);
+                      spec, start, options.slot_size, pool->slot_size);
             error_print();
         }
         add_configured(pool, from);
-        at = *end ? end + 1 : NULL;
+        at = *at ? at + 1 : NULL;
     }
     return 0;
 }

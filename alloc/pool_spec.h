@@ -9,8 +9,7 @@
 #include "zc.h"
 
 /* One `SIZE:SLOTS[:from=SIZE][:cap=N][:huge|:hugetlb|:hugetlb-only|:small][:grow|:fallback|:fail]` with an optional
- * `:mprotect` or `:userfaultfd`; returns its end, or NULL with *bad at the character that was not understood and *wanted saying what was. */
-const char *pool_spec_parse(const char *at, zc_pool_options *options, size_t *from, const char **bad,
-                            const char **wanted);
+ * `:mprotect` or `:userfaultfd`, from *at to its end. NULL; or what was wanted at *at, where it was not understood. */
+const char *pool_spec_parse(const char **at, zc_pool_options *options, size_t *from);
 
 #endif

@@ -121,12 +121,12 @@ static void give_way(struct slot *slot, struct backing *backing, struct hold *ho
 /* ---- conflicts ---- */
 
 /* The access will not end well: hands it to the communicator's error handler. Drops the lock. */
-static void refuse(const struct conflict *c, struct slot *slot, struct backing *backing, const struct hold *hold,
-                   size_t offset, int error, const char *why)
+static void refuse(struct slot *slot, struct backing *backing, const struct hold *hold, const struct conflict *c,
+                   int error, const char *why)
 {
     const struct hold_rules *rules = hold->rules;
     struct text text = {0};
-    describe_access(&text, c, slot, offset);
+    describe_access(&text, c, slot, c->offset);
     text_add(&text, why);
     hold->rules->describe(hold, &text);
     text.bytes[text.length < sizeof text.bytes ? text.length : sizeof text.bytes - 1] = 0;
@@ -151,24 +151,64 @@ static void let_pass(struct slot *slot, struct backing *backing, struct conflict
     slot_unlock(backing);
 }
 
+/* Tells of a receive that failed, once. Drops the lock. */
+static void show_failure(struct slot *slot, struct backing *backing, struct hold *hold, struct conflict *c)
+{
+    int error = hold->error;
+    hold->shown = true;
+    if (!c->call) {
+        refuse(slot, backing, hold, c, error, ", where nothing was received: it ");
+        return;
+    }
+    c->error = error;
+    slot_unlock(backing);
+}
+
+static size_t touched_byte(const struct hold *hold, const struct conflict *c)
+{
+    return c->call ? hold->offset : c->offset;
+}
+
+/* What the first step does beside: counts, tells, and says how long to wait. */
+static void begin(struct slot *slot, const struct backing *backing, const struct hold *hold, struct conflict *c,
+                  uint64_t now)
+{
+    const struct hold_rules *rules = hold->rules;
+    c->start = now;
+    /* At most twice the better choice: renaming at once, or having waited. */
+    c->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
+    sight(slot, backing, c, false);
+    if (hold->backing) {
+        count(conflicts);
+        if (!rules->lent && rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
+            tell("conflict: ", c, slot, touched_byte(hold, c), hold);
+        if (!rules->lent && rules->on_conflict == ZC_ON_CONFLICT_ABORT)
+            abort();
+        policy_written(slot_pool(slot), slot);
+        c->stored = !c->call;
+    }
+    count(waits);
+}
+
+/* It takes too long. */
+static void complain(const struct slot *slot, const struct hold *hold, struct conflict *c)
+{
+    c->told = true;
+    tell("still waiting: ", c, slot, touched_byte(hold, c), hold);
+    if (hold->rules->on_timeout == ZC_ON_TIMEOUT_ABORT)
+        abort();
+}
+
 /* One step towards the end of a conflict with `hold`, which never sleeps. Drops the lock. */
 static void step(struct slot *slot, struct backing *backing, struct hold *hold, struct conflict *c)
 {
-    size_t offset = c->call ? hold->offset : c->offset;
     const struct hold_rules *rules = hold->rules;
     bool receive = hold->backing == NULL;
     uint64_t now = clock_ns();
 
     c->sleep_ns = 0;
     if (receive && hold->landed) {
-        int error = hold->error;
-        hold->shown = true;
-        if (!c->call) {
-            refuse(c, slot, backing, hold, offset, error, ", where nothing was received: it ");
-            return;
-        }
-        c->error = error;
-        slot_unlock(backing);
+        show_failure(slot, backing, hold, c);
         return;
     }
     /* Another thread must make progress for an access: there may be none, or this one keeps it from doing so. */
@@ -178,38 +218,20 @@ static void step(struct slot *slot, struct backing *backing, struct hold *hold, 
         return;
     }
     if (receive && !c->call && !rules->helper) {
-        refuse(c, slot, backing, hold, offset, -EPERM,
+        refuse(slot, backing, hold, c, -EPERM,
                ", and below MPI_THREAD_MULTIPLE nobody can wait for it here (zc_wait first): it ");
         abort(); /* what is touched is not there */
     }
-    if (!c->start) {
-        c->start = now;
-        /* At most twice the better choice: renaming at once, or having waited. */
-        c->deadline = now + policy_cost(slot_pool(slot), COST_RENAME, 0);
-        sight(slot, backing, c, false);
-        if (!receive) {
-            count(conflicts);
-            if (!rules->lent && rules->on_conflict >= ZC_ON_CONFLICT_REPORT)
-                tell("conflict: ", c, slot, offset, hold);
-            if (!rules->lent && rules->on_conflict == ZC_ON_CONFLICT_ABORT)
-                abort();
-            policy_written(slot_pool(slot), slot);
-            c->stored = !c->call;
-        }
-        count(waits);
-    }
+    if (!c->start)
+        begin(slot, backing, hold, c, now);
     bool rename = !receive && slot_can_rename(slot) && (rules->conflict != ZC_CONFLICT_WAIT || alone);
     bool late = rules->conflict == ZC_CONFLICT_COPY || alone || now >= c->deadline;
     if (rename && late) {
         slot_rename(slot, backing);
         return;
     }
-    if (now - c->start > rules->timeout_ns && !c->told) {
-        c->told = true;
-        tell("still waiting: ", c, slot, offset, hold);
-        if (rules->on_timeout == ZC_ON_TIMEOUT_ABORT)
-            abort();
-    }
+    if (now - c->start > rules->timeout_ns && !c->told)
+        complain(slot, hold, c);
     let_pass(slot, backing, c, rename ? c->deadline - now : SLICE_NS);
 }
 

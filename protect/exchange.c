@@ -11,6 +11,11 @@
 #include "protect/maps.h"
 #include "protect/pages.h"
 
+static uint32_t slot_pages(const struct slot *slot)
+{
+    return (uint32_t)(slot_pool(slot)->slot_size >> PAGE_SHIFT);
+}
+
 static void protect(const struct slot *slot, size_t at, size_t length, int prot)
 {
     backend_must_protect(slot_pool(slot), slot_user(slot) + at, length, prot, slot->guard_closed);
@@ -76,37 +81,30 @@ static uint32_t run_end(const struct slot *slot, uint32_t page, uint32_t pages, 
     return end;
 }
 
-static bool displaced(struct slot *slot)
+/* Nobody may store while bytes are copied, not to pages without a hold either. */
+static void deny_stores(const struct slot *slot)
 {
-    return slot->backing != slot_home(slot);
-}
-
-struct backing *exchange_backings(struct slot *slot, struct backing *backing, struct slot *other, size_t from,
-                                  size_t to)
-{
-    struct zc_pool *pool = slot_pool(slot);
-    size_t size = pool->slot_size;
-    uint32_t pages = (uint32_t)(size >> PAGE_SHIFT);
-    struct backing *fresh = atomic_load(&other->backing);
-    char *user = slot_user(slot), *spare = slot_user(other);
-    bool receiving, any = false;
-    signals_close();
-
-    /* Nobody may store while bytes are copied, not to pages without a hold either. */
-    bool whole = slot->guard_whole && slot->guard_pages == pages;
+    uint32_t pages = slot_pages(slot);
+    bool receiving, whole = slot->guard_whole && slot->guard_pages == pages;
     for (uint32_t page = 0, end; page < pages && !whole; page = end) {
         end = run_end(slot, page, pages, &receiving);
         if (!receiving)
             protect(slot, (size_t)page << PAGE_SHIFT, (size_t)(end - page) << PAGE_SHIFT, PROT_READ);
     }
-    const char *old_bytes = backing_wire(backing);
-    char *new_bytes = backing_wire(fresh);
-    memcpy(new_bytes, old_bytes, from);
-    memcpy(new_bytes + to, old_bytes + to, size - to);
+}
+
+/* Exchanges what the two show. Is any of it being received into, and closed? */
+static bool exchange_mappings(const struct slot *slot, const struct backing *backing, const struct slot *other,
+                              const struct backing *fresh)
+{
+    struct zc_pool *pool = slot_pool(slot);
+    char *user = slot_user(slot), *spare = slot_user(other);
+    uint32_t pages = slot_pages(slot);
+    bool receiving, any = false;
 
     /* The spare may still be protected from its last use. */
     if (other->guard_pages)
-        protect(other, 0, size, PROT_READ | PROT_WRITE);
+        protect(other, 0, pool->slot_size, PROT_READ | PROT_WRITE);
     lock_take(&pool->scratch_lock);
     for (uint32_t page = 0, end; page < pages; page = end) {
         end = run_end(slot, page, pages, &receiving);
@@ -122,8 +120,19 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
         move_around(pool, user, spare, at, length);
     }
     lock_drop(&pool->scratch_lock);
+    return any;
+}
 
-    lock_take(&fresh->lock);
+static bool displaced(struct slot *slot)
+{
+    return slot->backing != slot_home(slot);
+}
+
+/* The books follow the mappings. */
+static void exchange_books(struct slot *slot, struct backing *backing, struct slot *other, struct backing *fresh,
+                           bool closed)
+{
+    uint32_t pages = slot_pages(slot);
     int before = displaced(slot) + displaced(other);
     atomic_store_explicit(&other->backing, backing, memory_order_release);
     atomic_store_explicit(&slot->backing, fresh, memory_order_release);
@@ -135,12 +144,27 @@ struct backing *exchange_backings(struct slot *slot, struct backing *backing, st
     other->maps = slot->maps;
     other->guard_first = 0;
     other->guard_pages = pages;
-    other->guard_whole = !any;
-    other->guard_closed = any || slot->guard_closed;
+    other->guard_whole = !closed;
+    other->guard_closed = closed || slot->guard_closed;
     slot->maps = 0;
     slot->guard_first = 0;
-    slot->guard_pages = any ? pages : 0; /* those of receives are found again by settling all */
+    slot->guard_pages = closed ? pages : 0; /* those of receives are found again by settling all */
     slot->guard_whole = false;
-    slot->guard_closed = any;
+    slot->guard_closed = closed;
+}
+
+struct backing *exchange_backings(struct slot *slot, struct backing *backing, struct slot *other, size_t from,
+                                  size_t to)
+{
+    struct backing *fresh = atomic_load(&other->backing);
+    const char *old_bytes = backing_wire(backing);
+    char *new_bytes = backing_wire(fresh);
+    signals_close();
+    deny_stores(slot);
+    memcpy(new_bytes, old_bytes, from);
+    memcpy(new_bytes + to, old_bytes + to, slot_pool(slot)->slot_size - to);
+    bool closed = exchange_mappings(slot, backing, other, fresh);
+    lock_take(&fresh->lock);
+    exchange_books(slot, backing, other, fresh, closed);
     return fresh;
 }

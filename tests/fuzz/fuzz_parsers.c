@@ -37,11 +37,11 @@ static void pools(const char *at)
     for (const char *end = at; *at; at = end + (*end == ',')) {
         zc_pool_options options = ZC_POOL_OPTIONS_INIT;
         size_t from = ZC_UNLIMITED;
-        const char *bad, *wanted;
 
-        end = pool_spec_parse(at, &options, &from, &bad, &wanted);
-        CHECK(bad >= at && bad <= at + strlen(at) && wanted);
-        if (!end)
+        end = at;
+        const char *wanted = pool_spec_parse(&end, &options, &from);
+        CHECK(end >= at && end <= at + strlen(at));
+        if (wanted)
             return;
         CHECK(options.slot_size && options.initial <= options.cap && (*end == ',' || !*end));
     }
