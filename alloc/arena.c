@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "core/error.h"
-#include "core/stats.h"
+#include "core/live.h"
 #include "core/thread.h"
 
 _Static_assert(sizeof(struct entry) == 64, "metadata is 64 bytes a page");

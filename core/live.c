@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+#include "core/live.h"
+
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 
 #include "core/own_file.h"
-#include "core/stats.h"
 
 struct live live;
 

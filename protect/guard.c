@@ -55,7 +55,7 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
             return fail(-ENOMEM, "zc_guard: no spare slot or no mappings are left to protect the buffer");
         again = !awaited; /* perhaps it was until now */
         if (!awaited) {
-            maps_sweep();
+            sweep();
             continue;
         }
         /* Who waits for sends is served first. That may be nobody any more, or not end before the peer receives: so
@@ -78,7 +78,7 @@ static int guard_all(struct hold *hold, size_t size, char **wire)
             error = hold_receive(hold, true, wire);
         }
         if (error == -ENOMEM && !swept) {
-            maps_sweep();
+            sweep();
             swept = true;
             continue;
         }

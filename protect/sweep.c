@@ -23,7 +23,7 @@ static bool settle_idle(struct segment *segment)
     return true;
 }
 
-void maps_sweep(void)
+void sweep(void)
 {
     segments_visit(settle_idle);
     pools_tidy();

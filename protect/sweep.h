@@ -6,6 +6,6 @@
 
 /* Takes back what idle buffers and free slots have of the account of mappings. Looks at every slot there is, without
  * any lock of one. */
-void maps_sweep(void);
+void sweep(void);
 
 #endif

@@ -116,7 +116,7 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
     comm_poll(comm, NULL);
     error = hold_receive(&op->hold, true, &wire);
     if (error == -ENOMEM) {
-        maps_sweep();
+        sweep();
         error = hold_receive(&op->hold, true, &wire);
     }
     if (error) {

@@ -19,7 +19,7 @@
 #include "apart.h"
 #include "check.h"
 #include "core/clock.h"
-#include "core/stats.h"
+#include "core/live.h"
 #include "loop.h"
 
 static void *filled(size_t size)

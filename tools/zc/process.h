@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What another process does with zc, as seen from outside: its counters are in a page that it shows (core/stats.h), and
+ * What another process does with zc, as seen from outside: its counters are in a page that it shows (core/live.h), and
  * its pools and slots are read where they are, by process_vm_readv(2). It is not stopped and notices nothing, so that
  * what is seen is of several moments. */
 #ifndef ZC_TOOLS_PROCESS_H
@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#include "core/stats.h"
+#include "core/live.h"
 
 enum { POOLS_MOST = 512, HOLDERS_MOST = 64 };
 
