@@ -62,7 +62,7 @@ static void look_at_slots(const struct segment *segment, zc_pool_stats *now)
         struct backing *backing = slot_lock(slot);
         bool in_flight = backing->sends || slot->receives;
         now->in_flight += in_flight;
-        now->idle_protected += !in_flight && slot_is(slot, SLOT_LIVE) && slot->guard_pages;
+        now->idle_protected += !in_flight && slot_is(slot, SLOT_LIVE) && slot->protected_pages;
         now->waste += !in_flight && !slot_is(slot, SLOT_LIVE) && !slot_is(slot, SLOT_BARE);
         slot_unlock(backing);
     }

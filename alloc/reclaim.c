@@ -82,7 +82,7 @@ static bool take_pages(struct slot *slot)
     if (atomic_load_explicit(&slot->backing, memory_order_relaxed) != home)
         return false;
     pool_hooks()->settle(slot);
-    return slot->guard_pages == 0 && segment_punch(slot_segment(slot), backing_wire(home));
+    return slot->protected_pages == 0 && segment_punch(slot_segment(slot), backing_wire(home));
 }
 
 /* Takes the pages of one free slot. */

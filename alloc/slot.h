@@ -35,20 +35,20 @@ enum slot_state {
 
 struct slot {
     struct backing *_Atomic backing;
-    struct hold *receives;  /* unreported receives, oldest first; also guards that deny everything */
-    _Atomic uint32_t next;  /* free list: id of the next slot */
-    _Atomic uint32_t event; /* futex: changes when a hold of the slot ends or it is renamed */
-    uint32_t guard_first;   /* pages that may be protected, from the slot's start */
-    uint32_t guard_pages;   /* 0: all is read-write */
-    _Atomic uint8_t state;  /* enum slot_state, and SLOT_SHARED; see slot_is */
+    struct hold *receives;    /* unreported receives, oldest first; also guards that deny everything */
+    _Atomic uint32_t next;    /* free list: id of the next slot */
+    _Atomic uint32_t event;   /* futex: changes when a hold of the slot ends or it is renamed */
+    uint32_t protected_first; /* pages that may be protected, from the slot's start */
+    uint32_t protected_pages; /* 0: all is read-write */
+    _Atomic uint8_t state;    /* enum slot_state, and SLOT_SHARED; see slot_is */
     /* History of its protection (protect/policy.c). */
     uint8_t run, estimate, skip, backoff;
-    bool pinned : 1;       /* renaming is forbidden */
-    bool guard_whole : 1;  /* every page of the guard is protected, none was released singly */
-    bool guard_closed : 1; /* some page of the guard may be closed to loads, too */
-    bool reserved : 1;     /* a spare slot and mappings are claimed for renaming it */
-    bool awaited : 1;      /* somebody waits for an event: wake, and copy later sends */
-    uint16_t maps;         /* mappings that its protection may have split off */
+    bool pinned : 1;           /* renaming is forbidden */
+    bool protected_whole : 1;  /* every one of them is, none was released singly */
+    bool protected_closed : 1; /* some may be closed to loads, too */
+    bool reserved : 1;         /* a spare slot and mappings are claimed for renaming it */
+    bool awaited : 1;          /* somebody waits for an event: wake, and copy later sends */
+    uint16_t maps;             /* mappings that its protection may have split off */
 };
 
 /* Added to its state: held or pinned since it became live. Others may be at it, and its lock is needed. */
@@ -91,9 +91,9 @@ static inline void slot_init(struct slot *slot, struct backing *backing)
     backing->slot = slot;
     atomic_store_explicit(&slot->backing, backing, memory_order_relaxed);
     slot->receives = NULL;
-    slot->guard_first = slot->guard_pages = 0;
+    slot->protected_first = slot->protected_pages = 0;
     slot_become(slot, SLOT_FREE);
-    slot->pinned = slot->guard_whole = slot->guard_closed = false;
+    slot->pinned = slot->protected_whole = slot->protected_closed = false;
     slot->reserved = slot->awaited = false;
     slot->maps = 0;
     slot_forget(slot);
@@ -113,12 +113,12 @@ static inline struct backing *slot_lock_briefly(struct slot *slot)
     }
 }
 
-/* The same, with this thread's signals blocked if the buffer is guarded, so that a touch could fault. */
+/* The same, with this thread's signals blocked if the buffer is protected, so that a touch could fault. */
 static inline struct backing *slot_lock(struct slot *slot)
 {
     for (;;) {
         struct backing *backing = slot_lock_briefly(slot);
-        if (!slot->guard_pages || signals_closed())
+        if (!slot->protected_pages || signals_closed())
             return backing;
         lock_drop(&backing->lock);
         signals_close();

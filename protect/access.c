@@ -20,7 +20,7 @@ int zc_writable(void *buf)
     error = conflict_own(slot, 0, range.offset + range.left, WITH_BOTH, &backing);
     if (error)
         return fail(error, "zc_writable: a receive into the buffer at %p failed", buf);
-    if (slot->guard_pages)
+    if (slot->protected_pages)
         policy_written(slot_pool(slot), slot);
     slot_settle(slot, backing);
     slot_unlock(backing);

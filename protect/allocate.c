@@ -81,7 +81,7 @@ static void *alloc_aligned(size_t alignment, size_t size)
     return ptr;
 }
 
-/* Where more is to be done than to hand out a slot of the thread's cache: there is none (NULL), it has a guard, or there
+/* Where more is to be done than to hand out a slot of the thread's cache: there is none (NULL), it is protected, or there
  * is a trace. */
 static __attribute__((noinline)) void *alloc_otherwise(struct slot *slot, size_t size)
 {
@@ -96,7 +96,7 @@ static __attribute__((noinline)) void *alloc_otherwise(struct slot *slot, size_t
 static inline void *alloc_quickly(size_t size)
 {
     struct slot *slot = heap_pop(size);
-    if (!slot || slot->guard_pages || tracing())
+    if (!slot || slot->protected_pages || tracing())
         return alloc_otherwise(slot, size);
     slot_acquire_bare(slot);
     return slot_user(slot);

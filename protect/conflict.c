@@ -102,13 +102,13 @@ void conflict_freed(const struct slot *slot, const struct backing *backing)
     sight(slot, backing, &all, true);
 }
 
-/* Gives up guarding pages of a receive that was lent, for an access that cannot wait for it: to other bytes of its
+/* Gives up protecting pages of a receive that was lent, for an access that cannot wait for it: to other bytes of its
  * first or last page, or where nobody could end it meanwhile. Drops the lock. */
 static void give_way(struct slot *slot, struct backing *backing, struct hold *hold, const struct conflict *c)
 {
     if (hold_overlaps(hold, c->offset, c->length)) {
         sight(slot, backing, c, false);
-        hold->guarded = false;
+        hold->protects = false;
     } else if (c->offset < hold->offset) {
         hold->head_open = true;
     } else {
@@ -253,13 +253,13 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
         step(slot, backing, hold, c);
         return CONFLICT_GOES_ON;
     }
-    bool guarded = page - slot->guard_first < slot->guard_pages;
+    bool protected = page - slot->protected_first < slot->protected_pages;
     if (slot_is_private(slot)) { /* unprotected; and it may be freed without its lock, and trimmed away */
         slot_unlock(backing);
         return c->start ? CONFLICT_ENDED : CONFLICT_NONE;
     }
     struct zc_pool *pool = slot_pool(slot);
-    if (guarded) {
+    if (protected) {
         if (!c->start) {
             policy_written(pool, slot);
             count(faults_idle);
@@ -268,10 +268,10 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
     }
     if (c->stored)
         policy_observe(pool, COST_STORE, pool->slot_size, clock_ns() - c->start);
-    else if (guarded)
+    else if (protected)
         policy_observe(pool, COST_STORE, pool->slot_size, policy_cost(pool, COST_UNPROTECT, 0));
     slot_unlock(backing);
-    return guarded || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
+    return protected || c->start ? CONFLICT_ENDED : CONFLICT_NONE;
 }
 
 enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t offset, bool store)

@@ -58,7 +58,7 @@ extern void (*_Atomic conflict_progress)(void);
 /* Which holds are in the way of a call. */
 enum conflict_with { WITH_RECEIVES = 1, WITH_SENDS = 2, WITH_BOTH = 3 };
 
-/* Waits for or ends what holds bytes [offset, offset + length) of the slot, guarded or not, and returns the
+/* Waits for or ends what holds bytes [offset, offset + length) of the slot, protected or not, and returns the
  * slot's backing in *out, locked: the bytes may be used through the wire mapping. 0, or the error of a failed receive,
  * with nothing locked. */
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out);

@@ -18,7 +18,7 @@ static uint32_t slot_pages(const struct slot *slot)
 
 static void protect(const struct slot *slot, size_t at, size_t length, int prot)
 {
-    backend_must_protect(slot_pool(slot), slot_user(slot) + at, length, prot, slot->guard_closed);
+    backend_must_protect(slot_pool(slot), slot_user(slot) + at, length, prot, slot->protected_closed);
     count(remaps);
 }
 
@@ -85,7 +85,7 @@ static uint32_t run_end(const struct slot *slot, uint32_t page, uint32_t pages, 
 static void deny_stores(const struct slot *slot)
 {
     uint32_t pages = slot_pages(slot);
-    bool receiving, whole = slot->guard_whole && slot->guard_pages == pages;
+    bool receiving, whole = slot->protected_whole && slot->protected_pages == pages;
     for (uint32_t page = 0, end; page < pages && !whole; page = end) {
         end = run_end(slot, page, pages, &receiving);
         if (!receiving)
@@ -103,7 +103,7 @@ static bool exchange_mappings(const struct slot *slot, const struct backing *bac
     bool receiving, any = false;
 
     /* The spare may still be protected from its last use. */
-    if (other->guard_pages)
+    if (other->protected_pages)
         protect(other, 0, pool->slot_size, PROT_READ | PROT_WRITE);
     lock_take(&pool->scratch_lock);
     for (uint32_t page = 0, end; page < pages; page = end) {
@@ -139,18 +139,18 @@ static void exchange_books(struct slot *slot, struct backing *backing, struct sl
     backing->slot = other;
     fresh->slot = slot;
     maps_force((displaced(slot) + displaced(other) - before) * MAPS_SPLIT);
-    /* The guards went with the mappings. */
+    /* Protection went with the mappings. */
     maps_unclaim(other->maps);
     other->maps = slot->maps;
-    other->guard_first = 0;
-    other->guard_pages = pages;
-    other->guard_whole = !closed;
-    other->guard_closed = closed || slot->guard_closed;
+    other->protected_first = 0;
+    other->protected_pages = pages;
+    other->protected_whole = !closed;
+    other->protected_closed = closed || slot->protected_closed;
     slot->maps = 0;
-    slot->guard_first = 0;
-    slot->guard_pages = closed ? pages : 0; /* those of receives are found again by settling all */
-    slot->guard_whole = false;
-    slot->guard_closed = closed;
+    slot->protected_first = 0;
+    slot->protected_pages = closed ? pages : 0; /* those of receives are found again by settling all */
+    slot->protected_whole = false;
+    slot->protected_closed = closed;
 }
 
 struct backing *exchange_backings(struct slot *slot, struct backing *backing, struct slot *other, size_t from,

@@ -17,10 +17,10 @@
 /* ---- sends ---- */
 
 /* Takes a send hold; where to send from. */
-static const char *link_send(struct hold *hold, struct backing *backing, bool guarded)
+static const char *link_send(struct hold *hold, struct backing *backing, bool protects)
 {
     hold->backing = backing;
-    hold->guarded = guarded;
+    hold->protects = protects;
     slot_share(hold->slot);
     hold_insert(&backing->sends, hold);
     return backing_wire(backing) + hold->offset;
@@ -31,10 +31,10 @@ static bool protectable(const struct slot *slot)
     return !slot->pinned && !slot->awaited && !slot_closed(slot);
 }
 
-static inline bool guarded_already(const struct hold *hold)
+static inline bool protected_already(const struct hold *hold)
 {
     size_t first = hold->offset >> PAGE_SHIFT, end = hold->length ? pages_of(hold->offset + hold->length) : first;
-    return pages_guarded(hold->slot, (uint32_t)first, (uint32_t)end);
+    return pages_protected(hold->slot, (uint32_t)first, (uint32_t)end);
 }
 
 /* Better copied, since that makes a receiver faster that is behind? */
@@ -51,22 +51,22 @@ static bool worth_holding(const struct hold *hold)
     case ZC_POLICY_PROTECT:
         return true;
     default:
-        return guarded_already(hold) ? !better_copied(hold)
-                                     : !policy_feeds(slot_pool(hold->slot), hold->length) &&
-                                           policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
+        return protected_already(hold) ? !better_copied(hold)
+                                       : !policy_feeds(slot_pool(hold->slot), hold->length) &&
+                                             policy_protects(slot_pool(hold->slot), hold->slot, hold->length);
     }
 }
 
 /* Protects the slot for a send that may be held, the slot being reserved. */
-static bool guard_send(struct hold *hold)
+static bool protect_send(struct hold *hold)
 {
     struct slot *slot = hold->slot;
-    hold->resent = guarded_already(hold);
+    hold->resent = protected_already(hold);
     if (hold->resent) {
         policy_resent(slot);
         return true;
     }
-    if (!pages_guard(hold, PROT_READ))
+    if (!pages_protect(hold, PROT_READ))
         return false;
     policy_protected(slot);
     return true;
@@ -79,7 +79,7 @@ static __attribute__((noinline)) const char *hold_first(struct hold *hold, struc
     const char *wire = NULL;
     if (protectable(slot) && worth_holding(hold)) {
         backing = slot_reserve(slot, backing);
-        if (slot->reserved && protectable(slot) && guard_send(hold))
+        if (slot->reserved && protectable(slot) && protect_send(hold))
             wire = link_send(hold, backing, true);
         else
             count(unreserved);
@@ -95,8 +95,8 @@ const char *hold_send(struct hold *hold)
 {
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock_briefly(slot);
-    if (!guarded_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY || better_copied(hold) ||
-        !slot_reserve_now(slot))
+    if (!protected_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY ||
+        better_copied(hold) || !slot_reserve_now(slot))
         return hold_first(hold, backing);
     policy_resent(slot);
     hold->resent = true;
@@ -124,17 +124,17 @@ const char *hold_send_tentative(struct hold *hold)
 bool hold_send_keep(struct hold *hold)
 {
     /* Stores that came since the message was posted raced with the call. A rename by another thread has
-     * already taken the pages out of the slot: then there is nothing to guard. */
+     * already taken the pages out of the slot: then there is nothing to protect. */
     struct slot *slot = hold->slot;
     struct backing *backing = slot_reserve(slot, slot_lock(slot));
     if (backing == hold->backing && slot->reserved) {
-        hold->guarded = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && guard_send(hold);
-        if (!hold->guarded) {
+        hold->protects = hold->rules->policy != ZC_POLICY_COPY && !slot_closed(slot) && protect_send(hold);
+        if (!hold->protects) {
             slot_rename(slot, backing);
             return true;
         }
     }
-    bool kept = backing != hold->backing || hold->guarded;
+    bool kept = backing != hold->backing || hold->protects;
     if (!backing->sends)
         slot_unreserve(slot);
     slot_unlock(backing);
@@ -174,7 +174,7 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
 bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to)
 {
     struct backing *backing = slot_lock_briefly(slot);
-    bool open = !slot->guard_pages && !slot_closed(slot);
+    bool open = !slot->protected_pages && !slot_closed(slot);
     if (open)
         memcpy(to, backing_wire(backing) + offset, length);
     lock_drop(&backing->lock);
@@ -212,7 +212,7 @@ static bool lingers(struct slot *slot, const struct hold *hold)
 void hold_end(struct hold *hold)
 {
     struct backing *backing = hold->backing;
-    if (hold->guarded && !hold->resent)
+    if (hold->protects && !hold->resent)
         signals_close(); /* its end is likely to need a system call anyway */
     lock_take(&backing->lock);
     hold_unlink(hold);
@@ -220,8 +220,8 @@ void hold_end(struct hold *hold)
     if (!backing->sends) {
         slot_unreserve(slot);
         /* In pieces, it would save no later send a system call. */
-        bool useful = slot->guard_whole && lingers(slot, hold);
-        if (hold->guarded && slot_is(slot, SLOT_LIVE) && slot->guard_pages && !useful)
+        bool useful = slot->protected_whole && lingers(slot, hold);
+        if (hold->protects && slot_is(slot, SLOT_LIVE) && slot->protected_pages && !useful)
             slot_settle(slot, backing);
     }
     if (slot->awaited) {
@@ -306,7 +306,7 @@ void slot_release(struct slot *slot, struct backing *backing)
 
 void slot_acquire(struct slot *slot)
 {
-    if (slot->guard_pages)
+    if (slot->protected_pages)
         slot_settle_popped(slot);
     slot_acquire_bare(slot);
 }

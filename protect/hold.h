@@ -9,7 +9,7 @@
  *   - Never are both in flight on one backing: a send posted while receives are in flight is copied, a receive
  *     posted while sends are in flight is bounced.
  *
- * For each page of the backing that a slot shows now: a guarded receive in flight => PROT_NONE, else a guarded
+ * For each page of the backing that a slot shows now: a protecting receive in flight => PROT_NONE, else a protecting
  * send in flight => PROT_READ or stricter, else anything. What a page needs is always computed from all holds
  * of the slot (page_need in pages.c), so a page is released by the last hold that needs it.
  *
@@ -60,12 +60,12 @@ struct hold {
     size_t offset, length;     /* bytes of the slot */
     const struct hold_rules *rules;
     bool named;                /* a receive that the program asks about by its address */
-    bool guarded;              /* its pages are protected */
+    bool protects;             /* its pages */
     bool behind;               /* a send whose receiver has older messages to take */
     bool resent;               /* a send whose pages were protected already */
     bool landed;               /* a receive that is over and was not yet reported */
     bool shown;                /* its failure was shown to a bare touch */
-    bool head_open, tail_open; /* its first or last page is not guarded any more, since it holds not all of that */
+    bool head_open, tail_open; /* its first or last page is not protected any more, since it holds not all of that */
     int error;                 /* of a landed receive */
 };
 
@@ -87,20 +87,20 @@ static inline bool hold_closed(const struct hold *receive)
  * says whether that took no system call. NULL: not held, copy the bytes and send those. */
 const char *hold_send(struct hold *hold);
 
-/* Takes a send hold without a guard, for a buffer that the caller gives up, and says where to send from. NULL if
+/* Takes a send hold that does not protect, for a buffer that the caller gives up, and says where to send from. NULL if
  * receives are in flight, or one failed and was not told of: then copy. */
 const char *hold_send_given(struct hold *hold);
 
-/* The same for a message that the transport is likely to take at once, so that nothing needs to be reserved for a
- * guard. NULL also where the slot may not be guarded. */
+/* The same for a message that the transport is likely to take at once, so that nothing needs to be reserved for
+ * protection. NULL also where the slot may not be protected. */
 const char *hold_send_tentative(struct hold *hold);
 
-/* The transport did not take it at once: guards it, or lets it keep the pages and gives the slot fresh ones. False
+/* The transport did not take it at once: protects it, or lets it keep the pages and gives the slot fresh ones. False
  * if neither spares nor mappings are left for that. */
 bool hold_send_keep(struct hold *hold);
 
 /* Copies the bytes of a send instead, which it holds only for so long: without a lock, for which signals would be blocked.
- * False, where the slot may not be guarded: see that no receive is in the way, and use hold_copy_out. */
+ * False, where the slot may not be protected: see that no receive is in the way, and use hold_copy_out. */
 bool hold_send_copied(struct hold *hold, char *to);
 
 /* Copies bytes of a slot as they are now. */
@@ -121,14 +121,14 @@ void hold_end(struct hold *hold);
 
 /* ---- receives ---- */
 
-/* Takes `hold`, guarded or not; *wire says where the bytes are to land. Older landed receives that it
+/* Takes `hold`, which protects its pages or not; *wire says where the bytes are to land. Older landed receives that it
  * overlaps are dropped. 0; -EBUSY: overlaps one in flight; -ENOMEM. */
-int hold_receive(struct hold *hold, bool guarded, char **wire);
+int hold_receive(struct hold *hold, bool protects, char **wire);
 
-/* The same for one that is not guarded, where nothing else is in flight or unreported; else false. */
+/* The same for one that does not, where nothing else is in flight or unreported; else false. */
 bool hold_receive_alone(struct hold *hold, char **wire);
 
-/* Takes `hold` for the library itself, unguarded, while it stores to the slot's backing. Slot locked. */
+/* Takes `hold` for the library itself, without protection, while it stores to the slot's backing. Slot locked. */
 void hold_own(struct hold *hold);
 
 /* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile:
@@ -172,7 +172,7 @@ void slot_acquire(struct slot *slot);
 /* The same of one that comes from the pool, not from a cache, and is to hold `size` bytes: ZC_DEBUG watches them. */
 void slot_acquire_from(const struct zc_pool *pool, struct slot *slot, size_t size);
 
-/* The same of one from a cache that has no guard, as most. */
+/* The same of one from a cache that is not protected, as most. */
 static inline void slot_acquire_bare(struct slot *slot)
 {
     slot_become(slot, SLOT_LIVE);

@@ -103,7 +103,7 @@ static struct backing *bounce_beside(const struct hold *hold, struct backing *ba
 
 /* ---- beginning ---- */
 
-int hold_receive(struct hold *hold, bool guarded, char **wire)
+int hold_receive(struct hold *hold, bool protects, char **wire)
 {
     struct slot *slot = hold->slot, *bounce;
     struct hold *dropped = NULL;
@@ -111,13 +111,13 @@ int hold_receive(struct hold *hold, bool guarded, char **wire)
     hold->bounce = NULL;
     hold->landed = hold->shown = hold->head_open = hold->tail_open = false;
     hold->error = 0;
-    hold->guarded = guarded;
+    hold->protects = protects;
 
     struct backing *backing = bounce_beside(hold, slot_lock(slot), &bounce);
     int error = replace(hold, &dropped);
     if (!error && backing->sends && !bounce)
         error = -ENOMEM;
-    if (!error && guarded && !pages_guard(hold, PROT_NONE))
+    if (!error && protects && !pages_protect(hold, PROT_NONE))
         error = -ENOMEM;
     if (!error) {
         if (backing->sends) {
@@ -201,8 +201,8 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     if (!keep || (freed && hold->named)) /* nobody will ask for it */
         hold_unlink(hold);
     if (exchanged)
-        slot_settle(slot, backing); /* its guard is new */
-    else if (hold->guarded && !freed && !(error && keep))
+        slot_settle(slot, backing); /* its mappings are new */
+    else if (hold->protects && !freed && !(error && keep))
         slot_settle_over(slot, backing, hold);
     slot_announce(slot);
     slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
@@ -222,7 +222,7 @@ void hold_done(struct hold *hold, size_t length)
 {
     struct slot *slot = hold->slot;
     struct backing *backing = slot_lock_briefly(slot);
-    bool plain = !hold->guarded && !hold->bounce && !slot->awaited && slot_is(slot, SLOT_LIVE);
+    bool plain = !hold->protects && !hold->bounce && !slot->awaited && slot_is(slot, SLOT_LIVE);
     if (plain) /* nothing follows from its end */
         hold_unlink(hold);
     lock_drop(&backing->lock);
@@ -248,6 +248,6 @@ void hold_report(struct hold *hold, struct backing *backing)
 {
     struct slot *slot = hold->slot;
     hold_unlink(hold);
-    if (hold->error && hold->guarded) /* shown by a call, it is still closed */
+    if (hold->error && hold->protects) /* shown by a call, it is still closed */
         slot_settle_over(slot, backing, hold);
 }

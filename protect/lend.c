@@ -209,7 +209,7 @@ int zc_lend_touch(const void *buf, size_t length, bool store)
     if (error)
         return error;
     struct backing *backing = slot_lock(range.slot);
-    bool open = range.slot->guard_pages == 0;
+    bool open = range.slot->protected_pages == 0;
     slot_unlock(backing);
     return open ? 0 : conflict_touch(range.slot, range.offset, length < range.left ? length : range.left, store);
 }

@@ -14,13 +14,13 @@ enum {
 };
 
 /* What is protected for a hold: whole units of the pages that it needs. */
-static uint32_t first_guarded(const struct hold *hold)
+static uint32_t first_protected(const struct hold *hold)
 {
     uint32_t unit = slot_pool(hold->slot)->unit;
     return ((uint32_t)(hold->offset >> PAGE_SHIFT) & -unit) + (hold->head_open ? unit : 0);
 }
 
-static uint32_t end_guarded(const struct hold *hold)
+static uint32_t end_protected(const struct hold *hold)
 {
     uint32_t unit = slot_pool(hold->slot)->unit;
     size_t end = hold->length ? hold->offset + hold->length + unit * PAGE_BYTES - 1 : hold->offset;
@@ -29,16 +29,16 @@ static uint32_t end_guarded(const struct hold *hold)
 
 static bool covers_page(const struct hold *hold, uint32_t page)
 {
-    return hold->guarded && first_guarded(hold) <= page && page < end_guarded(hold);
+    return hold->protects && first_protected(hold) <= page && page < end_protected(hold);
 }
 
 /* The same; and so it is up to *end. */
 static bool covers_pages(const struct hold *hold, uint32_t page, uint32_t *end)
 {
-    uint32_t first = first_guarded(hold), past = end_guarded(hold);
-    if (hold->guarded && first > page && first < *end)
+    uint32_t first = first_protected(hold), past = end_protected(hold);
+    if (hold->protects && first > page && first < *end)
         *end = first;
-    if (hold->guarded && past > page && past < *end)
+    if (hold->protects && past > page && past < *end)
         *end = past;
     return covers_page(hold, page);
 }
@@ -64,9 +64,9 @@ static int set_protection(struct slot *slot, uint32_t first, uint32_t pages, int
     signals_close(); /* what takes long is not to be interrupted; slot_unlock() opens them */
     uint64_t before = clock_ns();
     if (must)
-        backend_must_protect(pool, at, length, prot, slot->guard_closed);
+        backend_must_protect(pool, at, length, prot, slot->protected_closed);
     else
-        error = backend_protect(pool, at, length, prot, slot->guard_closed);
+        error = backend_protect(pool, at, length, prot, slot->protected_closed);
     if (error)
         return error;
     policy_observe(pool, prot & PROT_WRITE ? COST_UNPROTECT : COST_PROTECT, pool->slot_size, clock_ns() - before);
@@ -78,34 +78,34 @@ static int set_protection(struct slot *slot, uint32_t first, uint32_t pages, int
     return 0;
 }
 
-static void guard_clear(struct slot *slot)
+static void clear_protected(struct slot *slot)
 {
     maps_unclaim(slot->maps);
     slot->maps = 0;
-    slot->guard_pages = 0;
-    slot->guard_whole = slot->guard_closed = false;
+    slot->protected_pages = 0;
+    slot->protected_whole = slot->protected_closed = false;
 }
 
-static void extend_guard(struct slot *slot, uint32_t first, uint32_t pages, bool whole)
+static void extend_protected(struct slot *slot, uint32_t first, uint32_t pages, bool whole)
 {
-    if (slot->guard_pages == 0) {
-        slot->guard_first = first;
-        slot->guard_pages = pages;
-        slot->guard_whole = whole;
+    if (slot->protected_pages == 0) {
+        slot->protected_first = first;
+        slot->protected_pages = pages;
+        slot->protected_whole = whole;
         return;
     }
-    uint32_t end = slot->guard_first + slot->guard_pages;
-    uint32_t low = first < slot->guard_first ? first : slot->guard_first;
+    uint32_t end = slot->protected_first + slot->protected_pages;
+    uint32_t low = first < slot->protected_first ? first : slot->protected_first;
     uint32_t high = first + pages > end ? first + pages : end;
-    slot->guard_whole &= whole && first <= end && slot->guard_first <= first + pages;
-    slot->guard_first = low;
-    slot->guard_pages = high - low;
+    slot->protected_whole &= whole && first <= end && slot->protected_first <= first + pages;
+    slot->protected_first = low;
+    slot->protected_pages = high - low;
 }
 
-bool pages_guard(const struct hold *hold, int prot)
+bool pages_protect(const struct hold *hold, int prot)
 {
     struct slot *slot = hold->slot;
-    uint32_t first = first_guarded(hold), pages = end_guarded(hold) - first;
+    uint32_t first = first_protected(hold), pages = end_protected(hold) - first;
     if (pages == 0) /* of no bytes: nothing would be found again, and given back */
         return true;
     int split = backend_of(slot_pool(slot))->split;
@@ -119,8 +119,8 @@ bool pages_guard(const struct hold *hold, int prot)
         return false;
     }
     slot->maps += claim;
-    extend_guard(slot, first, pages, !error);
-    slot->guard_closed |= prot == PROT_NONE;
+    extend_protected(slot, first, pages, !error);
+    slot->protected_closed |= prot == PROT_NONE;
     if (error) /* it may have got half-way */
         slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));
     return !error;
@@ -141,18 +141,18 @@ static int page_need(const struct slot *slot, const struct backing *backing, uin
 
 void slot_settle(struct slot *slot, const struct backing *backing)
 {
-    if (slot->guard_pages == 0)
+    if (slot->protected_pages == 0)
         return;
-    uint32_t guard_end = slot->guard_first + slot->guard_pages;
-    uint32_t low = guard_end, high = slot->guard_first; /* of what stays guarded */
+    uint32_t protected_end = slot->protected_first + slot->protected_pages;
+    uint32_t low = protected_end, high = slot->protected_first; /* of what stays protected */
     int maps = 0, split = backend_of(slot_pool(slot))->split;
     bool closed = false, whole = true;
-    for (uint32_t page = slot->guard_first, end; page < guard_end; page = end) {
-        end = guard_end;
+    for (uint32_t page = slot->protected_first, end; page < protected_end; page = end) {
+        end = protected_end;
         int need = page_need(slot, backing, page, &end);
         set_protection(slot, page, end - page, need, true);
         if (!(need & PROT_WRITE)) {
-            whole &= high == slot->guard_first || high == page;
+            whole &= high == slot->protected_first || high == page;
             low = page < low ? page : low;
             high = end;
             maps += split;
@@ -160,15 +160,15 @@ void slot_settle(struct slot *slot, const struct backing *backing)
         }
     }
     if (low >= high) {
-        guard_clear(slot);
+        clear_protected(slot);
     } else {
-        slot->guard_first = low;
-        slot->guard_pages = high - low;
+        slot->protected_first = low;
+        slot->protected_pages = high - low;
         maps = maps < UINT16_MAX ? maps : UINT16_MAX;
         maps_force(maps - slot->maps);
         slot->maps = (uint16_t)maps;
-        slot->guard_whole = whole;
-        slot->guard_closed = closed;
+        slot->protected_whole = whole;
+        slot->protected_closed = closed;
     }
 }
 
@@ -190,22 +190,23 @@ void slot_settle_over(struct slot *slot, const struct backing *backing, const st
         slot_settle(slot, backing);
         return;
     }
-    uint32_t guard_end = slot->guard_first + slot->guard_pages, last = end_guarded(over), page = first_guarded(over);
-    page = page > slot->guard_first ? page : slot->guard_first;
-    last = last < guard_end ? last : guard_end;
+    uint32_t protected_end = slot->protected_first + slot->protected_pages, last = end_protected(over),
+             page = first_protected(over);
+    page = page > slot->protected_first ? page : slot->protected_first;
+    last = last < protected_end ? last : protected_end;
     for (uint32_t end; page < last; page = end) {
         end = last;
         int need = page_need(slot, backing, page, &end);
         if (need == PROT_NONE) /* as they are: another receive's, too */
             continue;
         set_protection(slot, page, end - page, need, true);
-        slot->guard_whole &= !(need & PROT_WRITE);
+        slot->protected_whole &= !(need & PROT_WRITE);
     }
 }
 
 void slot_settle_popped(struct slot *slot)
 {
-    if (slot->guard_pages == 0)
+    if (slot->protected_pages == 0)
         return;
     bool closed = signals_closed();
     slot_settle(slot, atomic_load_explicit(&slot->backing, memory_order_relaxed));

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
  * The protection of a slot's pages: what each page needs follows from all holds of the slot, and what may be
- * protected now is remembered as one range, the slot's *guard*. Pages outside of the guard are read-write; pages
- * inside may be stricter than their holds need, never laxer. All with the slot locked. */
+ * protected now is remembered as one range. Pages outside of it are read-write; pages inside may be stricter than their
+ * holds need, never laxer. All with the slot locked. */
 #ifndef ZC_PROTECT_PAGES_H
 #define ZC_PROTECT_PAGES_H
 
 #include "protect/hold.h"
 
-/* Protects the pages of a hold, in whole units of protection, and adds them to the guard. False where mappings have run
+/* Protects the pages of a hold, in whole units of protection, and adds them to the range. False where mappings have run
  * out. */
-bool pages_guard(const struct hold *hold, int prot);
+bool pages_protect(const struct hold *hold, int prot);
 
 /* Is every page from `first` to before `end` protected? */
-static inline bool pages_guarded(const struct slot *slot, uint32_t first, uint32_t end)
+static inline bool pages_protected(const struct slot *slot, uint32_t first, uint32_t end)
 {
-    return slot->guard_whole && slot->guard_first <= first && end <= slot->guard_first + slot->guard_pages;
+    return slot->protected_whole && slot->protected_first <= first &&
+           end <= slot->protected_first + slot->protected_pages;
 }
 
 /* Puts a page back that is not in the user mapping, as protected as its holds need. */
@@ -30,7 +31,7 @@ struct hold *slot_denies(const struct slot *slot, const struct backing *backing,
 /* Holds in force, each of which may have protected pages of the slot. */
 int slot_holds(const struct slot *slot, const struct backing *backing);
 
-/* Gives each page of the guard the laxest protection that its holds allow. */
+/* Gives each page of the range the laxest protection that its holds allow. */
 void slot_settle(struct slot *slot, const struct backing *backing);
 
 /* Gives the pages of a receive that is over the laxest protection that others allow, so that one of many costs no

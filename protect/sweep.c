@@ -6,7 +6,7 @@
 
 static bool in_use(const struct slot *slot)
 {
-    return slot_is(slot, SLOT_LIVE) && !slot_is_private(slot); /* others have no guard, and change without a lock */
+    return slot_is(slot, SLOT_LIVE) && !slot_is_private(slot); /* others are not protected, and change without a lock */
 }
 
 static bool settle_idle(struct segment *segment)

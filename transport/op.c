@@ -156,7 +156,7 @@ static void note_pace(const struct op *op)
     uint64_t now = polls == 0 ? before : clock_ns(); /* the same poll: no need to ask again */
     atomic_store_explicit(&comm->polls, 0, memory_order_relaxed);
     atomic_store_explicit(&comm->left, more ? now : 0, memory_order_relaxed);
-    if (before && polls >= LOOKS && (op->held ? hold->guarded : op->bounce != NULL))
+    if (before && polls >= LOOKS && (op->held ? hold->protects : op->bounce != NULL))
         policy_taken(slot_pool(hold->slot), !op->held, hold->length, now - before);
 }
 

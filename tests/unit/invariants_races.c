@@ -211,7 +211,7 @@ Test(races, a_send_kept_late_does_not_open_a_receive)
     struct hold send = {.slot = slot_at(b), .length = 2 * PAGE, .rules = &plain};
     struct hold receive = {.slot = slot_at(b), .offset = PAGE, .length = 10, .rules = &plain};
     const char *out = hold_send_tentative(&send);
-    CHECK(out && !send.guarded);
+    CHECK(out && !send.protects);
     CHECK_PAGES(b, "www");
     CHECK_OK(hold_receive(&receive, true, &in));
     CHECK(receive.bounce);
@@ -244,7 +244,7 @@ Test(races, a_send_kept_late_is_guarded)
     hold_end(&send);
     CHECK_PAGES(b, "ww");
 
-    send.guarded = false;
+    send.protects = false;
     out = hold_send_tentative(&send);
     CHECK(hold_send(&other) == out && !other.resent);
     store(b, 6); /* renames both away */

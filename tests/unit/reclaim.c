@@ -228,7 +228,7 @@ Test(reclaim, guards_are_lifted)
         p[i] = ALLOC(ONE);
     loop_resend(comm, p, ONES, got, ONE);
     for (int i = 0; i < ONES; i++) {
-        CHECK(slot_find(p[i])->guard_pages);
+        CHECK(slot_find(p[i])->protected_pages);
         CHECK_OK(zc_free(p[i]));
     }
     size_t slots = slots_of(ONE);

@@ -196,7 +196,7 @@ static void look_at_slot(const struct process *process, const struct entry *entr
     pool->slots++;
     pool->live += live;
     pool->in_flight += in_flight;
-    pool->idle_protected += live && !in_flight && slot->guard_pages;
+    pool->idle_protected += live && !in_flight && slot->protected_pages;
     pool->waste += !live && !in_flight;
     if (entry->backing.sends)
         add_sends(process, entry->backing.sends, view);
