@@ -7,6 +7,13 @@
 self=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
+# Where Open MPI is installed as well, mpiexec is its own; programs that are started here look for one, too.
+if mpich=$(command -v mpiexec.mpich) && [ "$(realpath "$mpich")" != "$(realpath "$(command -v mpiexec)")" ]; then
+    mkdir -p build/mpich
+    ln -sf "$mpich" build/mpich/mpiexec
+    PATH=$PWD/build/mpich:$PATH
+fi
+
 say() { printf '%s: %s\n' "${self##*/}" "$*" >&2; }
 die() { say "$*"; exit 2; }
 
