@@ -31,7 +31,6 @@ struct arrived {
     struct arrived *next;
     struct part *part;
     struct taken taken;
-    size_t length;
     struct op *receive; /* that it goes to */
 };
 
@@ -106,8 +105,7 @@ static struct arrived *take_any(struct part *part)
         return NULL;
     }
     message->part = part;
-    message->match = (struct match){.source = status.source, .tag = status.tag};
-    message->length = status.length;
+    message->match = (struct match){.source = status.source, .tag = status.tag, .length = status.length};
     return message;
 }
 
@@ -277,7 +275,7 @@ static struct arrived *find(struct both *both, int src, int tag, zc_status *stat
         gather(both);
     struct match *match = match_probe(&both->queue, src, tag);
     if (match)
-        *status = (zc_status){.source = match->source, .tag = match->tag, .length = arrived_of(match)->length};
+        *status = match_status(match);
     return match ? arrived_of(match) : NULL;
 }
 

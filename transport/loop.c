@@ -146,7 +146,7 @@ static int loop_send(struct endpoint *endpoint, struct op *op, const void *wire,
     struct world *world = self->world;
     op->in.wire = (char *)(uintptr_t)wire;
     op->in.length = length;
-    op->in.match = (struct match){.source = endpoint->rank, .tag = tag};
+    op->in.match = (struct match){.source = endpoint->rank, .tag = tag, .length = length};
     pthread_mutex_lock(&world->lock);
     struct match *receive = match_message(&world->ranks[dst]->queue, &op->in.match);
     if (receive)
@@ -175,8 +175,7 @@ static int loop_probe(struct endpoint *endpoint, int src, int tag, zc_status *st
     pthread_mutex_lock(&self->world->lock);
     struct match *message = match_probe(&self->queue, src, tag);
     if (message)
-        *status =
-            (zc_status){.source = message->source, .tag = message->tag, .length = op_of_match(message)->in.length};
+        *status = match_status(message);
     pthread_mutex_unlock(&self->world->lock);
     return message != NULL;
 }
@@ -188,8 +187,7 @@ static int loop_take(struct endpoint *endpoint, int src, int tag, zc_status *sta
     struct match *message = match_probe(&self->queue, src, tag);
     if (message) {
         match_remove(&self->queue, message);
-        *status =
-            (zc_status){.source = message->source, .tag = message->tag, .length = op_of_match(message)->in.length};
+        *status = match_status(message);
         taken->native = (uintptr_t)op_of_match(message);
     }
     pthread_mutex_unlock(&self->world->lock);
@@ -238,7 +236,7 @@ static struct op *take_matched(struct rank *rank, size_t n)
 static void deliver(struct rank *rank, struct op *receive)
 {
     struct op *message = receive->in.with;
-    size_t length = message->in.length, cap = receive->in.length;
+    size_t length = message->in.match.length, cap = receive->in.length;
     int source = message->in.match.source, tag = message->in.match.tag, error = 0;
     pthread_mutex_lock(&rank->world->lock);
     if (rank->failures) {

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/match.h"
 
-#include <stddef.h>
-
-#include "zc.h"
-
 static bool matches(int source, int tag, const struct match *message)
 {
     return (source == ZC_ANY_SOURCE || source == message->source) && (tag == ZC_ANY_TAG || tag == message->tag);

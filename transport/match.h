@@ -7,11 +7,15 @@
 #define ZC_TRANSPORT_MATCH_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+#include "zc.h"
 
 /* Part of a message or of a receive. */
 struct match {
     struct match *next;
     int source, tag; /* of a receive: perhaps ZC_ANY_... */
+    size_t length;   /* of a message */
 };
 
 struct match_list {
@@ -30,6 +34,12 @@ struct match *match_receive(struct match_queue *queue, struct match *receive);
 
 /* The oldest message that a receive would take, or NULL; it stays. */
 struct match *match_probe(const struct match_queue *queue, int source, int tag);
+
+/* What a probe says of a message. */
+static inline zc_status match_status(const struct match *message)
+{
+    return (zc_status){.source = message->source, .tag = message->tag, .length = message->length};
+}
 
 /* Takes out a receive or a message; false if it is not there (any more). */
 bool match_remove(struct match_queue *queue, struct match *match);

@@ -15,7 +15,7 @@ enum { ATTEND_EVERY = 256 }; /* looks of one that does not sleep */
 
 void shm_lock(struct shm *shm)
 {
-    lock_take(&shm->lock);
+    lock_take(&shm->common.lock);
 }
 
 /* Tells the rank whose message the operation passes on, should it see this one go. */
@@ -30,10 +30,7 @@ void shm_over(struct shm *shm, struct op *op, int error)
 {
     if (op->sends && op->in.passed)
         count_passed(op, UINT32_MAX);
-    op->status.error = error;
-    op->in.next = NULL;
-    *shm->over_end = op;
-    shm->over_end = &op->in.next;
+    peers_over(&shm->common, op, error);
 }
 
 /* Nobody needs the message any more: the sender is told, if it waits for that. */
@@ -63,24 +60,14 @@ static void land(struct shm *shm, struct message *landing)
 
 void shm_unlock(struct shm *shm)
 {
-    struct op *over = shm->over;
+    struct op *over = peers_take_over(&shm->common);
     struct message *landing = shm->landing;
     bool happened = shm->happened || over;
-    shm->over = NULL;
-    shm->over_end = &shm->over;
     shm->landing = NULL;
     shm->landing_end = &shm->landing;
     shm->happened = false;
-    lock_drop(&shm->lock);
-    /* An operation may be used for another one as soon as it was told. */
-    for (struct op *op = over, *next; op; op = next) {
-        next = op->in.next;
-        zc_status status = op->status;
-        if (op->sends)
-            op_sent(op, status.error);
-        else
-            op_received(op, status.source, status.tag, status.length, status.error);
-    }
+    lock_drop(&shm->common.lock);
+    peers_tell(over);
     if (happened)
         shm_happened(shm);
     if (landing)
@@ -133,9 +120,10 @@ void shm_pair(struct shm *shm, struct op *receive, struct message *message)
     struct link *link = message->link;
     size_t cap = receive->in.length;
     message->receive = receive;
-    message->kept = message->length < cap ? message->length : cap;
-    message->error = message->length > cap ? -EMSGSIZE : 0;
-    receive->status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->kept};
+    message->kept = message->match.length < cap ? message->match.length : cap;
+    message->error = message->match.length > cap ? -EMSGSIZE : 0;
+    receive->status = match_status(&message->match);
+    receive->status.length = message->kept;
     if (!message->offered) {
         deliver(shm, receive, message);
     } else if (message->kept == 0) {
@@ -149,8 +137,7 @@ void shm_pair(struct shm *shm, struct op *receive, struct message *message)
     } else if (!link->error && ids_take(&link->pulls, message, &message->reply) == 0) {
         link_answer(link, message, STEP_PULL);
     } else {
-        receive->status.length = 0;
-        shm_over(shm, receive, link->error ? link->error : -ENOMEM);
+        peers_fail(&shm->common, receive, link->error ? link->error : -ENOMEM);
         shm_done(message);
     }
 }
@@ -170,7 +157,7 @@ static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t 
     op->in.passed = passed;
     shm_lock(shm);
     struct link *link = shm->peers[op->peer];
-    int sent = link->error ? shm_gone(shm, op->peer, -ECONNRESET) : link_send(link, op);
+    int sent = link->error ? peers_gone(&shm->common, op->peer, -ECONNRESET) : link_send(link, op);
     if (passed && sent == 0)
         count_passed(op, 1);
     shm_unlock(shm);
@@ -199,37 +186,21 @@ static void shm_placed(struct endpoint *endpoint, int dst, bool whole)
     struct shm *shm = endpoint->state;
     if (whole)
         link_placed(shm->peers[dst]);
-    lock_drop(&shm->lock); /* nothing can have ended */
-}
-
-static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
-{
-    op->in.wire = wire;
-    op->in.length = cap;
-    op->in.match = (struct match){.source = src, .tag = tag};
-    op->status = (zc_status){.source = src, .tag = tag};
+    lock_drop(&shm->common.lock); /* nothing can have ended */
 }
 
 static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
 {
     struct shm *shm = endpoint->state;
-    int error = 0;
-    set_receive(op, wire, cap, src, tag);
+    int error;
+    peers_set_receive(op, wire, cap, src, tag);
     shm_lock(shm);
     shm_wake_owed(shm);
-    struct match *match = match_receive(&shm->queue, &op->in.match);
+    struct match *match = peers_match(&shm->common, op, &error);
     if (match) {
         struct link *link = message_of(match)->link;
         shm_pair(shm, op, message_of(match));
         link_push(link);
-    } else if ((error = shm_hopeless(shm, src))) {
-        match_remove(&shm->queue, &op->in.match);
-        if (error == -ECANCELED) {
-            shm_over(shm, op, error); /* as one that was there before the peer left */
-            error = 0;
-        } else {
-            shm_gone(shm, src, error);
-        }
     }
     shm_unlock(shm);
     return error;
@@ -245,12 +216,12 @@ static bool attend_in_turn(struct shm *shm, bool now)
 /* A message that was taken before. */
 static int receive_known(struct shm *shm, struct message *message, void *wire, size_t cap, zc_status *status)
 {
-    if (message->offered || message->length > cap)
+    if (message->offered || message->match.length > cap)
         return 0;
-    match_remove(&shm->queue, &message->match);
-    if (message->length)
-        memcpy(wire, message->bytes, message->length);
-    *status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->length};
+    match_remove(&shm->common.queue, &message->match);
+    if (message->match.length)
+        memcpy(wire, message->bytes, message->match.length);
+    *status = match_status(&message->match);
     shm_free_message(message);
     return 1;
 }
@@ -259,13 +230,13 @@ static int shm_receive_now(struct endpoint *endpoint, void *wire, size_t cap, in
 {
     struct shm *shm = endpoint->state;
     int there = -EAGAIN;
-    if (!lock_try(&shm->lock))
+    if (!lock_try(&shm->common.lock))
         return there;
     shm_wake_owed(shm);
-    struct match *known = match_probe(&shm->queue, src, tag);
+    struct match *known = match_probe(&shm->common.queue, src, tag);
     if (known)
         there = receive_known(shm, message_of(known), wire, cap, status);
-    else if (shm->queue.receives.first)
+    else if (shm->common.queue.receives.first)
         there = 0; /* perhaps what comes is for that one */
     for (struct link *link = shm->links; link && there == -EAGAIN; link = link->next)
         if (link->greeted && !link->error && (src == ZC_ANY_SOURCE || src == link->rank))
@@ -279,7 +250,7 @@ static void shm_cancel(struct endpoint *endpoint, struct op *op)
 {
     struct shm *shm = endpoint->state;
     shm_lock(shm);
-    if (match_remove(&shm->queue, &op->in.match))
+    if (match_remove(&shm->common.queue, &op->in.match))
         shm_over(shm, op, -ECANCELED);
     shm_unlock(shm);
 }
@@ -289,7 +260,7 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
     (void)urgent;
     struct shm *shm = endpoint->state;
     bool any = false;
-    if (!lock_try(&shm->lock))
+    if (!lock_try(&shm->common.lock))
         return;
     for (struct link *link = shm->links; link; link = link->next)
         if (link->greeted && !link->error)
@@ -308,41 +279,10 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
 
 /* ---- probing ---- */
 
-/* A message that matches, described, or NULL with *error if there will be none. The lock is held. */
-static struct message *find_message(struct shm *shm, int src, int tag, zc_status *status, int *error)
-{
-    struct match *match = match_probe(&shm->queue, src, tag);
-    *error = match ? 0 : shm_hopeless(shm, src);
-    if (*error)
-        shm_gone(shm, src, *error);
-    if (match)
-        *status = (zc_status){.source = match->source, .tag = match->tag, .length = message_of(match)->length};
-    return match ? message_of(match) : NULL;
-}
-
 static int shm_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
 {
-    struct shm *shm = endpoint->state;
-    int error;
-    shm_lock(shm);
-    shm_wake_owed(shm);
-    struct message *message = find_message(shm, src, tag, status, &error);
-    shm_unlock(shm);
-    return message ? 1 : error;
-}
-
-static int shm_take(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken)
-{
-    struct shm *shm = endpoint->state;
-    int error;
-    shm_lock(shm);
-    struct message *message = find_message(shm, src, tag, status, &error);
-    if (message) {
-        match_remove(&shm->queue, &message->match);
-        taken->native = (uintptr_t)message;
-    }
-    shm_unlock(shm);
-    return message ? 1 : error;
+    shm_settle(endpoint->state);
+    return peers_probe(endpoint, src, tag, status);
 }
 
 static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken)
@@ -350,7 +290,7 @@ static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
     struct shm *shm = endpoint->state;
     struct message *message = (struct message *)taken->native;
     struct link *link = message->link;
-    set_receive(op, wire, cap, message->match.source, message->match.tag);
+    peers_set_receive(op, wire, cap, message->match.source, message->match.tag);
     shm_lock(shm);
     shm_pair(shm, op, message);
     link_push(link);
@@ -480,17 +420,26 @@ static void release(struct shm *shm)
     free(shm);
 }
 
+static int lost(const struct peers *peers, int rank, const char **why)
+{
+    const struct link *link = ((const struct shm *)peers)->peers[rank];
+    *why = link->why;
+    return link->error;
+}
+
 /* All but the ranks that take no part are to come. */
 static int invite(struct shm *shm, const bool *with)
 {
     int members = 0;
     shm->elsewhere.error = -EHOSTUNREACH;
     shm->elsewhere.why = "it is of another host";
-    for (int rank = 0; rank < shm->size; rank++) {
-        if (!with || with[rank])
+    for (int rank = 0; rank < shm->common.size; rank++) {
+        if (!with || with[rank]) {
             members++;
-        else
+        } else {
             shm->peers[rank] = &shm->elsewhere;
+            shm->common.any_lost = true;
+        }
     }
     return members <= SHM_RANKS_MOST
                ? 0
@@ -505,14 +454,15 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
         return fail(-ENOMEM, "zc_open: no memory");
     }
     memcpy(shm->name, group->name, sizeof shm->name);
-    shm->rank = group->rank;
-    shm->size = group->size;
+    shm->common.rank = group->rank;
+    shm->common.size = group->size;
     /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
      * and be woken costs as much as dozens of messages. */
-    shm->crowded = shm->size > sysconf(_SC_NPROCESSORS_ONLN);
+    shm->crowded = shm->common.size > sysconf(_SC_NPROCESSORS_ONLN);
     shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
     shm_set_patience(shm, shm->patience_most);
-    shm->over_end = &shm->over;
+    shm->common.over_end = &shm->common.over;
+    shm->common.lost = lost;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = shm->outer = shm->chime = -1;
     int error = invite(shm, group->with);
@@ -523,8 +473,8 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
         return error;
     }
     *endpoint = (struct endpoint){.state = shm,
-                                  .rank = shm->rank,
-                                  .size = shm->size,
+                                  .rank = shm->common.rank,
+                                  .size = shm->common.size,
                                   .tag_most = INT32_MAX,
                                   .eager = RING_EAGER,
                                   .any_thread = true};
@@ -560,8 +510,8 @@ static void shm_close(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
     shm_lock(shm);
-    for (struct match *match; (match = shm->queue.messages.first);) {
-        match_remove(&shm->queue, match);
+    for (struct match *match; (match = shm->common.queue.messages.first);) {
+        match_remove(&shm->common.queue, match);
         shm_done(message_of(match));
     }
     shm_unlock(shm);
@@ -588,7 +538,7 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .heed = shm_heed,
                                         .cancel = shm_cancel,
                                         .probe = shm_probe,
-                                        .take = shm_take,
+                                        .take = peers_take,
                                         .receive_taken = shm_receive_taken,
                                         .lend = shm_lend,
                                         .give_back = shm_give_back,

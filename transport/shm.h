@@ -20,7 +20,7 @@
 #include "alloc/segment.h"
 #include "core/lock.h"
 #include "transport/ids.h"
-#include "transport/op.h"
+#include "transport/peers.h"
 #include "transport/shm_ring.h"
 
 #define SHM_PROTOCOL "zc shm 5" /* to be changed with what is on boards and sockets */
@@ -76,7 +76,6 @@ struct message {
     struct link *link;
     enum step step;
     bool offered;
-    size_t length;
     const char *bytes; /* NULL: to be pulled */
     char *own;         /* where they are, if they came whole and are not tiny */
     char tiny[RING_TINY];
@@ -116,35 +115,32 @@ struct link {
 };
 
 struct shm {
-    lock lock;
+    struct peers common; /* first */
     char name[SHM_NAME_MOST + 1];
-    int rank, size;
     int directory, listener, epoll, bell;
     int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
     struct link elsewhere; /* stands for ranks that take no part: lost from the beginning */
-    struct match_queue queue;
     struct message *free_messages;
     struct registrar registrar;
     struct ids shows;
-    uint32_t *show_of;           /* by granule: 1 + number; 0: not shown */
-    unsigned looks;              /* polls, and receives that took at once what was there */
-    unsigned polls;              /* that found nothing, since one did */
-    _Atomic unsigned patience;   /* polls of one that waits, before it sleeps: changes under the lock, and is */
-    unsigned patience_most;      /* read without it; at most so many */
-    bool crowded;                /* more ranks than processors: others may run, then it naps before it sleeps */
-    _Atomic bool watched;        /* zc_fd was handed out: always asleep */
-    bool chimed;                 /* there, since zc_progress */
-    _Atomic unsigned watchers;   /* threads that sleep at other endpoints, and are to be woken for this one */
-    _Atomic bool sleeping;       /* a thread sleeps in epoll, */
-    _Atomic uint32_t followers;  /* and these wait for what it finds */
-    bool rung;                   /* the bell, for those two: the last of them that wakes takes that back */
-    uint32_t sleeps;             /* the number of the last */
-    _Atomic bool owes;           /* to some link */
-    _Atomic uint32_t events;     /* futex: what has happened that a thread may sleep for */
-    bool happened;               /* something has, and threads that sleep are to be told, */
-    struct op *over, **over_end; /* as are operations that are over, when the lock is dropped */
+    uint32_t *show_of;          /* by granule: 1 + number; 0: not shown */
+    unsigned looks;             /* polls, and receives that took at once what was there */
+    unsigned polls;             /* that found nothing, since one did */
+    _Atomic unsigned patience;  /* polls of one that waits, before it sleeps: changes under the lock, and is */
+    unsigned patience_most;     /* read without it; at most so many */
+    bool crowded;               /* more ranks than processors: others may run, then it naps before it sleeps */
+    _Atomic bool watched;       /* zc_fd was handed out: always asleep */
+    bool chimed;                /* there, since zc_progress */
+    _Atomic unsigned watchers;  /* threads that sleep at other endpoints, and are to be woken for this one */
+    _Atomic bool sleeping;      /* a thread sleeps in epoll, */
+    _Atomic uint32_t followers; /* and these wait for what it finds */
+    bool rung;                  /* the bell, for those two: the last of them that wakes takes that back */
+    uint32_t sleeps;            /* the number of the last */
+    _Atomic bool owes;          /* to some link */
+    _Atomic uint32_t events;    /* futex: what has happened that a thread may sleep for */
+    bool happened;              /* something has, and threads that sleep are to be told when the lock is dropped */
     struct message *landing, **landing_end; /* messages to be copied then */
     struct shm *next;                       /* of the process, for its children */
 };
@@ -213,12 +209,6 @@ void link_lose(struct link *link, int error, const char *why);
 
 /* It is to be lost. */
 void link_break(struct link *link, int error, const char *why);
-
-/* Why a receive from `src` that meets no message never will: 0 if it may; -ECANCELED where the peer has left. */
-int shm_hopeless(const struct shm *shm, int src);
-
-/* Says why nothing goes to `rank`, or comes from it. Returns `error`. */
-int shm_gone(const struct shm *shm, int rank, int error);
 
 /* ---- shm_place.c: where ranks meet ---- */
 
@@ -328,5 +318,8 @@ void shm_happened(struct shm *shm);
 void link_wake(struct link *link);
 void link_wake_for_room(struct link *link);
 void shm_wake_owed(struct shm *shm);
+
+/* The same without the lock. */
+void shm_settle(struct shm *shm);
 
 #endif

@@ -177,10 +177,10 @@ void link_placed(struct link *link)
 static bool keep_bytes(struct message *message, const char *bytes)
 {
     message->bytes = message->tiny;
-    if (message->length > RING_TINY)
-        message->bytes = message->own = malloc(message->length);
+    if (message->match.length > RING_TINY)
+        message->bytes = message->own = malloc(message->match.length);
     if (message->bytes)
-        memcpy((char *)(uintptr_t)message->bytes, bytes, message->length);
+        memcpy((char *)(uintptr_t)message->bytes, bytes, message->match.length);
     return message->bytes;
 }
 
@@ -209,17 +209,16 @@ static bool take_message(struct link *link, const struct cell *cell, bool offere
             mapping_put(mapping);
         return false;
     }
-    message->match = (struct match){.source = link->rank, .tag = cell->tag};
-    message->length = cell->length;
+    message->match = (struct match){.source = link->rank, .tag = cell->tag, .length = cell->length};
     message->offered = offered;
     message->bytes = bytes;
     message->mapping = mapping;
     message->id = cell->id;
-    struct match *receive = match_message(&shm->queue, &message->match);
+    struct match *receive = match_message(&shm->common.queue, &message->match);
     if (receive) {
         shm_pair(shm, op_of_match(receive), message);
     } else if (!offered && !keep_bytes(message, bytes)) {
-        match_remove(&shm->queue, &message->match);
+        match_remove(&shm->common.queue, &message->match);
         shm_free_message(message);
         return false;
     }

@@ -2,18 +2,10 @@
  *
  * What ends when a peer fails or leaves. What is in flight with others goes on, and so does what the peer has sent
  * before and is still there: whole messages, and segments of it that are mapped here. */
-#include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "core/error.h"
 #include "transport/shm.h"
-
-static void fail_receive(struct shm *shm, struct op *receive, int error)
-{
-    receive->status.length = 0;
-    shm_over(shm, receive, error);
-}
 
 /* May what was offered still be looked at, without anybody who would tell when that is over? By a peer that lives, and by
  * those to whom it has passed that on. But one that has closed its communicator looks at nothing. */
@@ -58,39 +50,9 @@ static void lose_answers(struct link *link)
         struct message *message = ids_find(&link->pulls, id);
         if (message) {
             ids_drop(&link->pulls, id);
-            fail_receive(link->shm, message->receive, link->error);
+            peers_fail(&link->shm->common, message->receive, link->error);
             shm_free_message(message);
         }
-    }
-}
-
-int shm_hopeless(const struct shm *shm, int src)
-{
-    if (src != ZC_ANY_SOURCE) {
-        const struct link *link = shm->peers[src];
-        return !link->error ? 0 : link->why ? link->error : -ECANCELED;
-    }
-    /* A message from this rank itself could still come, but who waits for any waits for others, if there are any. */
-    int error = shm->size > 1 ? -ECANCELED : 0;
-    for (int i = 0; i < shm->size; i++) {
-        const struct link *link = shm->peers[i];
-        if (i != shm->rank && !link->error)
-            return 0;
-        if (i != shm->rank && link->why)
-            error = link->error;
-    }
-    return error;
-}
-
-static void lose_receives(struct shm *shm)
-{
-    for (struct match *match = shm->queue.receives.first, *next; match; match = next) {
-        next = match->next;
-        int error = shm_hopeless(shm, match->source);
-        if (!error)
-            continue;
-        match_remove(&shm->queue, match);
-        fail_receive(shm, op_of_match(match), error);
     }
 }
 
@@ -130,17 +92,9 @@ void link_lose(struct link *link, int error, const char *why)
     lose_sends(link);
     lose_answers(link);
     if (link->rank >= 0 && shm->peers[link->rank] == link)
-        lose_receives(shm);
+        peers_lose_receives(&shm->common);
     segments_drop(link);
     board_unmap(link->ring.mine);
     board_unmap(link->ring.theirs);
     link->ring = (struct ring){0};
-}
-
-int shm_gone(const struct shm *shm, int rank, int error)
-{
-    if (rank == ZC_ANY_SOURCE)
-        return fail(error, "zc: all other ranks are lost or have closed their communicators");
-    const char *why = shm->peers[rank]->why;
-    return fail(error, "zc: rank %d %s%s", rank, why ? "is lost: " : "has closed its communicator", why ? why : "");
 }

@@ -105,8 +105,8 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
     link->answers_end = &link->answers;
     struct packet hello = {.kind = PACKET_HELLO,
                            .page_bytes = (uint32_t)PAGE_BYTES,
-                           .rank = shm->rank,
-                           .size = shm->size,
+                           .rank = shm->common.rank,
+                           .size = shm->common.size,
                            .protocol = SHM_PROTOCOL,
                            .pids = place_pids()};
     packet_send(sock, &hello, board); /* should that fail, the peer is gone, which the socket tells */
@@ -148,9 +148,9 @@ static int check_hello(const struct link *link, const struct packet *hello, cons
         return *why = "its process is in another pid namespace", -EPERM;
     if (hello->page_bytes != PAGE_BYTES)
         return *why = "its pages have another size", -EPROTO;
-    if (hello->size != shm->size)
+    if (hello->size != shm->common.size)
         return *why = "it was opened with another size", -EINVAL;
-    if (hello->rank < 0 || hello->rank >= shm->size || (link->rank >= 0 && link->rank != hello->rank))
+    if (hello->rank < 0 || hello->rank >= shm->common.size || (link->rank >= 0 && link->rank != hello->rank))
         return *why = "it says that it is another rank", -EPROTO;
     const struct link *before = shm->peers[hello->rank];
     if (before == &shm->elsewhere)
@@ -274,7 +274,7 @@ static int link_to_self(struct shm *shm)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends))
         return fail(-errno, "zc_open: shm: a socket pair: %s", strerror(errno));
-    int error = link_open(shm, shm->rank, ends[0], ends[1]);
+    int error = link_open(shm, shm->common.rank, ends[0], ends[1]);
     if (error)
         close(ends[1]);
     return error;
@@ -284,7 +284,7 @@ static int link_to_self(struct shm *shm)
 static int missing(const struct shm *shm)
 {
     int rank = 0;
-    while (rank < shm->size && shm->peers[rank])
+    while (rank < shm->common.size && shm->peers[rank])
         rank++;
     return rank;
 }
@@ -301,16 +301,16 @@ static const struct link *refused(const struct shm *shm)
 static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
 {
     uint64_t deadline = clock_ns() + timeout_ns;
-    while (missing(shm) < shm->size) {
+    while (missing(shm) < shm->common.size) {
         struct epoll_event event;
         const struct link *other = refused(shm);
         if (other)
             return fail(other->error, "zc_open: shm:%s: rank %d cannot be linked with rank %d of %d: %s", shm->name,
-                        other->rank, shm->rank, shm->size, other->why);
+                        other->rank, shm->common.rank, shm->common.size, other->why);
         uint64_t now = clock_ns();
         if (now >= deadline)
             return fail(-ETIMEDOUT, "zc_open: shm:%s: rank %d of %d has not come within %llu seconds", shm->name,
-                        missing(shm), shm->size, (unsigned long long)(timeout_ns / 1000000000));
+                        missing(shm), shm->common.size, (unsigned long long)(timeout_ns / 1000000000));
         epoll_wait(shm->epoll, &event, 1, (int)((deadline - now) / 1000000) + 1);
         shm_lock(shm);
         shm_attend(shm);

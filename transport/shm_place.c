@@ -115,19 +115,19 @@ static void sweep_all(const struct shm *shm)
 
 static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
-    int error, there = connect_to(shm, shm->rank, &error);
+    int error, there = connect_to(shm, shm->common.rank, &error);
     if (there >= 0) {
         close(there);
-        return fail(-EEXIST, "zc_open: shm:%s: rank %d is taken", shm->name, shm->rank);
+        return fail(-EEXIST, "zc_open: shm:%s: rank %d is taken", shm->name, shm->common.rank);
     }
-    struct sockaddr_un address = address_of(shm, shm->rank);
+    struct sockaddr_un address = address_of(shm, shm->common.rank);
     int sock = error ? -1 : open_socket();
     if (!error && (sock < 0 || bind(sock, (struct sockaddr *)&address, sizeof address) || listen(sock, BACKLOG)))
         error = -errno;
     shm->listener = sock;
     bool first = true;
-    for (int rank = 0; rank < shm->size && !error; rank++) {
-        int peer = rank == shm->rank || shm->peers[rank] ? -1 : connect_to(shm, rank, &error);
+    for (int rank = 0; rank < shm->common.size && !error; rank++) {
+        int peer = rank == shm->common.rank || shm->peers[rank] ? -1 : connect_to(shm, rank, &error);
         if (peer >= 0 && (error = met(shm, rank, peer)))
             return error;
         first &= peer < 0;
@@ -153,7 +153,7 @@ void place_leave(struct shm *shm)
     if (shm->directory < 0)
         return;
     if (shm->listener >= 0) {
-        struct sockaddr_un address = address_of(shm, shm->rank);
+        struct sockaddr_un address = address_of(shm, shm->common.rank);
         lock_directory(shm);
         close(shm->listener);
         unlink(address.sun_path);

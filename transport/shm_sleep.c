@@ -72,6 +72,15 @@ void shm_wake_owed(struct shm *shm)
             wake(link, 0);
 }
 
+void shm_settle(struct shm *shm)
+{
+    if (!atomic_load_explicit(&shm->owes, memory_order_relaxed))
+        return;
+    shm_lock(shm);
+    shm_wake_owed(shm);
+    lock_drop(&shm->common.lock); /* nothing can have ended */
+}
+
 void link_wake_for_room(struct link *link)
 {
     if (link->error)
@@ -122,7 +131,7 @@ void shm_happened(struct shm *shm)
     if (has_listeners(shm) || shm->watched) {
         shm_lock(shm);
         ring_all(shm);
-        lock_drop(&shm->lock); /* nothing can have ended */
+        lock_drop(&shm->common.lock); /* nothing can have ended */
     }
 }
 
@@ -204,11 +213,7 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
 bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
 {
     struct shm *shm = endpoint->state;
-    if (atomic_load_explicit(&shm->owes, memory_order_relaxed)) {
-        shm_lock(shm);
-        shm_wake_owed(shm);
-        shm_unlock(shm);
-    }
+    shm_settle(shm);
     uint32_t events = atomic_load(&shm->events);
     if (events != waiting->seen) {
         waiting->seen = events;

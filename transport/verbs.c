@@ -11,51 +11,13 @@
 
 enum { WAIT_SECONDS = 60 };
 
-/* ---- operations that are over ---- */
-
-void verbs_over(struct verbs *verbs, struct op *op, int error)
-{
-    op->status.error = error;
-    op->in.next = NULL;
-    *verbs->over_end = op;
-    verbs->over_end = &op->in.next;
-}
-
-void verbs_tell(struct op *over)
-{
-    /* An operation may be used for another one as soon as it was told. */
-    for (struct op *op = over, *next; op; op = next) {
-        next = op->in.next;
-        zc_status status = op->status;
-        struct op *sender = op->in.with;
-        if (sender && status.length)
-            memcpy(op->in.wire, sender->in.wire, status.length);
-        if (op->sends)
-            op_sent(op, status.error);
-        else
-            op_received(op, status.source, status.tag, status.length, status.error);
-        if (sender)
-            op_sent(sender, 0);
-    }
-}
-
 /* ---- sending ---- */
-
-/* Says why nothing goes to `rank`, or comes from it. Returns `error`. */
-static int gone(const struct verbs *verbs, int rank, int error)
-{
-    if (rank == ZC_ANY_SOURCE)
-        return fail(error, "zc: all other ranks are lost or have closed their communicators");
-    const char *why = verbs->peers[rank].why;
-    return fail(error, "zc: rank %d %s%s", rank, why ? "is lost: " : "has closed its communicator", why ? why : "");
-}
 
 /* To this rank itself, in turn with what others send to it. As start_send. */
 static int send_self(struct verbs *verbs, struct op *op)
 {
     bool whole = op->in.length <= EAGER;
-    struct message message = {.match = {.source = verbs->rank, .tag = op->tag},
-                              .length = op->in.length,
+    struct message message = {.match = {.source = verbs->common.rank, .tag = op->tag, .length = op->in.length},
                               .bytes = op->in.wire,
                               .sender = whole ? NULL : op};
     int error = verbs_arrive(verbs, &message);
@@ -68,10 +30,10 @@ static int start_send(struct verbs *verbs, struct op *op)
     struct peer *peer = &verbs->peers[op->peer];
     bool whole = op->in.length <= EAGER;
     uint32_t id = 0;
-    if (op->peer == verbs->rank)
+    if (op->peer == verbs->common.rank)
         return send_self(verbs, op);
     if (peer->error)
-        return gone(verbs, op->peer, peer->error);
+        return peers_gone(&verbs->common, op->peer, peer->error);
     int error = whole ? 0 : ids_take(&verbs->offers, op, &id);
     if (error)
         return error;
@@ -90,7 +52,6 @@ static int verbs_send(struct endpoint *endpoint, struct op *op, const void *wire
     (void)dst, (void)tag; /* the operation has them */
     op->in.wire = (char *)(uintptr_t)wire;
     op->in.length = length;
-    op->in.with = NULL;
     verbs_lock(verbs);
     int sent = start_send(verbs, op);
     verbs_unlock(verbs);
@@ -109,16 +70,27 @@ static void land_whole(struct verbs *verbs, struct op *receive, struct message *
 {
     if (message->kept)
         memcpy(receive->in.wire, message->bytes, message->kept);
-    verbs_over(verbs, receive, message->error);
+    peers_over(&verbs->common, receive, message->error);
     message_free(message);
 }
 
-/* The bytes are copied when the lock is dropped. */
+/* The bytes are copied when the lock is dropped, before the two operations end. */
 static void land_from_self(struct verbs *verbs, struct op *receive, struct message *message)
 {
-    receive->in.with = message->sender;
-    verbs_over(verbs, receive, message->error);
-    message_free(message);
+    message->next = verbs->landing;
+    verbs->landing = message;
+    peers_over(&verbs->common, receive, message->error);
+    peers_over(&verbs->common, message->sender, 0);
+}
+
+void verbs_land(struct message *landing)
+{
+    for (struct message *message = landing, *next; message; message = next) {
+        next = message->next;
+        if (message->kept)
+            memcpy(message->receive->in.wire, message->bytes, message->kept);
+        message_free(message);
+    }
 }
 
 /* The receive has met the message: delivers it or starts to. */
@@ -127,27 +99,26 @@ static void verbs_pair(struct verbs *verbs, struct op *receive, struct message *
     struct peer *peer = &verbs->peers[message->match.source];
     size_t cap = receive->in.length;
     message->receive = receive;
-    message->kept = message->length < cap ? message->length : cap;
-    message->error = message->length > cap ? -EMSGSIZE : 0;
-    receive->status = (zc_status){.source = message->match.source, .tag = message->match.tag, .length = message->kept};
-    if (message->length <= EAGER) {
+    message->kept = message->match.length < cap ? message->match.length : cap;
+    message->error = message->match.length > cap ? -EMSGSIZE : 0;
+    receive->status = match_status(&message->match);
+    receive->status.length = message->kept;
+    if (message->match.length <= EAGER) {
         land_whole(verbs, receive, message);
     } else if (message->sender) {
         land_from_self(verbs, receive, message);
     } else if (peer->error) {
-        receive->status.length = 0;
-        verbs_over(verbs, receive, -ECONNRESET);
+        peers_fail(&verbs->common, receive, -ECONNRESET);
         message_free(message);
     } else if (message->kept == 0) {
-        verbs_over(verbs, receive, message->error);
+        peers_over(&verbs->common, receive, message->error);
         wire_queue_answer(verbs, peer, message, STEP_DONE);
     } else if (message->readable && memory_find(&verbs->port.device->memory, receive->in.wire)) {
         wire_queue_answer(verbs, peer, message, STEP_READ);
     } else if (ids_take(&verbs->pulls, message, &message->reply) == 0) {
         wire_queue_answer(verbs, peer, message, STEP_PULL);
     } else {
-        receive->status.length = 0;
-        verbs_over(verbs, receive, -ENOMEM);
+        peers_fail(&verbs->common, receive, -ENOMEM);
         wire_queue_answer(verbs, peer, message, STEP_DONE);
     }
     wire_push(verbs, peer);
@@ -156,12 +127,12 @@ static void verbs_pair(struct verbs *verbs, struct op *receive, struct message *
 /* The bytes of a message that met no receive leave its slot, or its sender's buffer. */
 static int keep_bytes(struct message *message)
 {
-    if (message->length > EAGER || message->length == 0)
+    if (message->match.length > EAGER || message->match.length == 0)
         return 0;
-    message->own = malloc(message->length);
+    message->own = malloc(message->match.length);
     if (!message->own)
         return -ENOMEM;
-    memcpy(message->own, message->bytes, message->length);
+    memcpy(message->own, message->bytes, message->match.length);
     message->bytes = message->own;
     return 0;
 }
@@ -172,14 +143,14 @@ int verbs_arrive(struct verbs *verbs, const struct message *what)
     if (!message)
         return -ENOMEM;
     *message = *what;
-    struct match *receive = match_message(&verbs->queue, &message->match);
+    struct match *receive = match_message(&verbs->common.queue, &message->match);
     if (receive) {
         verbs_pair(verbs, op_of_match(receive), message);
         return 0;
     }
     int error = keep_bytes(message);
     if (error) {
-        match_remove(&verbs->queue, &message->match);
+        match_remove(&verbs->common.queue, &message->match);
         message_free(message);
     }
     return error;
@@ -190,33 +161,15 @@ static struct message *message_of(struct match *match)
     return (struct message *)match; /* its first member */
 }
 
-static void set_receive(struct op *op, void *wire, size_t cap, int src, int tag)
-{
-    op->in.wire = wire;
-    op->in.length = cap;
-    op->in.with = NULL;
-    op->in.match = (struct match){.source = src, .tag = tag};
-    op->status = (zc_status){.source = src, .tag = tag};
-}
-
 static int verbs_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
 {
     struct verbs *verbs = endpoint->state;
-    int error = 0;
-    set_receive(op, wire, cap, src, tag);
+    int error;
+    peers_set_receive(op, wire, cap, src, tag);
     verbs_lock(verbs);
-    struct match *message = match_receive(&verbs->queue, &op->in.match);
-    if (message) {
+    struct match *message = peers_match(&verbs->common, op, &error);
+    if (message)
         verbs_pair(verbs, op, message_of(message));
-    } else if ((error = verbs_hopeless(verbs, src))) {
-        match_remove(&verbs->queue, &op->in.match);
-        if (error == -ECANCELED) {
-            verbs_over(verbs, op, error); /* as one that was there before the peer left */
-            error = 0;
-        } else {
-            gone(verbs, src, error);
-        }
-    }
     verbs_unlock(verbs);
     return error;
 }
@@ -225,54 +178,16 @@ static void verbs_cancel(struct endpoint *endpoint, struct op *op)
 {
     struct verbs *verbs = endpoint->state;
     verbs_lock(verbs);
-    if (match_remove(&verbs->queue, &op->in.match))
-        verbs_over(verbs, op, -ECANCELED);
+    if (match_remove(&verbs->common.queue, &op->in.match))
+        peers_over(&verbs->common, op, -ECANCELED);
     verbs_unlock(verbs);
-}
-
-/* ---- probing ---- */
-
-/* A message that matches, described, or NULL with *error if there will be none. The lock is held. */
-static struct message *find_message(struct verbs *verbs, int src, int tag, zc_status *status, int *error)
-{
-    struct match *match = match_probe(&verbs->queue, src, tag);
-    *error = match ? 0 : verbs_hopeless(verbs, src);
-    if (*error)
-        gone(verbs, src, *error);
-    if (match)
-        *status = (zc_status){.source = match->source, .tag = match->tag, .length = message_of(match)->length};
-    return match ? message_of(match) : NULL;
-}
-
-static int verbs_probe(struct endpoint *endpoint, int src, int tag, zc_status *status)
-{
-    struct verbs *verbs = endpoint->state;
-    int error;
-    verbs_lock(verbs);
-    struct message *message = find_message(verbs, src, tag, status, &error);
-    verbs_unlock(verbs);
-    return message ? 1 : error;
-}
-
-static int verbs_take(struct endpoint *endpoint, int src, int tag, zc_status *status, struct taken *taken)
-{
-    struct verbs *verbs = endpoint->state;
-    int error;
-    verbs_lock(verbs);
-    struct message *message = find_message(verbs, src, tag, status, &error);
-    if (message) {
-        match_remove(&verbs->queue, &message->match);
-        taken->native = (uintptr_t)message;
-    }
-    verbs_unlock(verbs);
-    return message ? 1 : error;
 }
 
 static int verbs_receive_taken(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, struct taken *taken)
 {
     struct verbs *verbs = endpoint->state;
     struct message *message = (struct message *)taken->native;
-    set_receive(op, wire, cap, message->match.source, message->match.tag);
+    peers_set_receive(op, wire, cap, message->match.source, message->match.tag);
     verbs_lock(verbs);
     verbs_pair(verbs, op, message);
     verbs_unlock(verbs);
@@ -330,13 +245,21 @@ static int open_port(const struct address *address, bool over_mpi, struct verbs 
     return error ? error : port_open(address, &verbs->port);
 }
 
+static int lost(const struct peers *peers, int rank, const char **why)
+{
+    const struct peer *peer = &((const struct verbs *)peers)->peers[rank];
+    *why = peer->why;
+    return peer->error;
+}
+
 static int verbs_open(const struct address *address, void *native, struct endpoint *endpoint)
 {
     struct bootstrap *bootstrap = NULL;
     struct verbs *verbs = calloc(1, sizeof *verbs);
     if (!verbs)
         return fail(-ENOMEM, "zc_open: no memory");
-    verbs->over_end = &verbs->over;
+    verbs->common.over_end = &verbs->common.over;
+    verbs->common.lost = lost;
     /* Over MPI all come, even one that cannot be opened, which tells so: the others would wait for it. */
     int error = native ? bootstrap_open_mpi(native, &bootstrap) : 0;
     if (!error)
@@ -344,8 +267,8 @@ static int verbs_open(const struct address *address, void *native, struct endpoi
     if (!error && !native)
         error = find_ranks(address, &bootstrap);
     if (bootstrap) {
-        verbs->rank = bootstrap_rank(bootstrap);
-        verbs->size = bootstrap_size(bootstrap);
+        verbs->common.rank = bootstrap_rank(bootstrap);
+        verbs->common.size = bootstrap_size(bootstrap);
         error = verbs_connect(verbs, bootstrap, error);
     }
     bootstrap_close(bootstrap);
@@ -354,8 +277,8 @@ static int verbs_open(const struct address *address, void *native, struct endpoi
         return error;
     }
     *endpoint = (struct endpoint){.state = verbs,
-                                  .rank = verbs->rank,
-                                  .size = verbs->size,
+                                  .rank = verbs->common.rank,
+                                  .size = verbs->common.size,
                                   .tag_most = INT32_MAX,
                                   .eager = EAGER,
                                   .any_thread = true};
@@ -367,7 +290,7 @@ static int verbs_open(const struct address *address, void *native, struct endpoi
 /* Does nobody wait for this rank any more, as far as it can know? */
 static bool parted(const struct verbs *verbs, const struct peer *peer)
 {
-    return peer->error || peer == &verbs->peers[verbs->rank] ||
+    return peer->error || peer == &verbs->peers[verbs->common.rank] ||
            (peer->said_bye && (int32_t)(peer->completed - peer->bye) > 0);
 }
 
@@ -377,8 +300,8 @@ static bool verbs_parted(struct endpoint *endpoint)
     struct verbs *verbs = endpoint->state;
     bool all = true;
     verbs_lock(verbs);
-    for (int i = 0; i < verbs->size; i++) {
-        verbs->peers[i].saying_bye = i != verbs->rank;
+    for (int i = 0; i < verbs->common.size; i++) {
+        verbs->peers[i].saying_bye = i != verbs->common.rank;
         wire_push(verbs, &verbs->peers[i]);
         all &= parted(verbs, &verbs->peers[i]);
     }
@@ -389,8 +312,8 @@ static bool verbs_parted(struct endpoint *endpoint)
 static void verbs_close(struct endpoint *endpoint)
 {
     struct verbs *verbs = endpoint->state;
-    for (struct match *match; (match = verbs->queue.messages.first);) {
-        match_remove(&verbs->queue, match);
+    for (struct match *match; (match = verbs->common.queue.messages.first);) {
+        match_remove(&verbs->common.queue, match);
         message_free(message_of(match));
     }
     release(verbs);
@@ -404,6 +327,6 @@ const struct transport verbs_transport = {.scheme = "verbs",
                                           .receive = verbs_receive,
                                           .poll = verbs_poll,
                                           .cancel = verbs_cancel,
-                                          .probe = verbs_probe,
-                                          .take = verbs_take,
+                                          .probe = peers_probe,
+                                          .take = peers_take,
                                           .receive_taken = verbs_receive_taken};

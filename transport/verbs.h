@@ -22,7 +22,7 @@
 
 #include "core/lock.h"
 #include "transport/ids.h"
-#include "transport/op.h"
+#include "transport/peers.h"
 #include "transport/verbs_device.h"
 
 enum { EAGER = 8192 };
@@ -66,9 +66,8 @@ enum step {
 
 struct message {
     struct match match;
-    struct message *next; /* in its peer's list of answers */
+    struct message *next; /* in its peer's list of answers, or of those to land */
     enum step step;
-    size_t length;
     const char *bytes; /* of one that came whole, in the slot or: */
     char *own;         /* its copy, where no receive waited */
     struct op *sender; /* of one of this rank to itself that is not yet received; else NULL */
@@ -111,9 +110,8 @@ struct peer {
 };
 
 struct verbs {
-    lock lock;
+    struct peers common; /* first */
     struct port port;
-    int rank, size;
     uint32_t others; /* ranks besides this one, but 1 at least */
     struct ibv_cq *cq;
     struct ibv_srq *srq;
@@ -129,38 +127,35 @@ struct verbs {
     size_t read_most; /* bytes of one read */
     uint8_t timeout;  /* of a packet, as the device counts it */
     struct peer *peers;
-    struct match_queue queue;
     struct ids offers; /* struct op */
     struct ids pulls;  /* struct message */
     bool stalled;      /* somebody waits for room */
     uint32_t polls;
-    uint64_t last_sign;          /* of life that was asked for */
-    struct op *over, **over_end; /* operations that are to be told when the lock is dropped */
+    uint64_t last_sign;      /* of life that was asked for */
+    struct message *landing; /* of this rank to itself: to be copied when the lock is dropped */
 };
 
 /* ---- verbs.c ---- */
 
-/* Ends these operations. */
-void verbs_tell(struct op *over);
+/* Copies these messages to where they are to land. */
+void verbs_land(struct message *landing);
 
 static inline void verbs_lock(struct verbs *verbs)
 {
-    lock_take(&verbs->lock);
+    lock_take(&verbs->common.lock);
 }
 
 /* Drops the lock, and then ends the operations that are over. */
 static inline void verbs_unlock(struct verbs *verbs)
 {
-    struct op *over = verbs->over;
-    verbs->over = NULL;
-    verbs->over_end = &verbs->over;
-    lock_drop(&verbs->lock);
-    if (over)
-        verbs_tell(over);
+    struct op *over = peers_take_over(&verbs->common);
+    struct message *landing = verbs->landing;
+    verbs->landing = NULL;
+    lock_drop(&verbs->common.lock);
+    if (landing)
+        verbs_land(landing);
+    peers_tell(over);
 }
-
-/* The operation is over, a receive as its status says. Its memory is not touched any more. */
-void verbs_over(struct verbs *verbs, struct op *op, int error);
 
 void message_free(struct message *message);
 
@@ -172,9 +167,6 @@ int verbs_arrive(struct verbs *verbs, const struct message *what);
 /* The peer failed with `error`, or left in good order (`why` NULL): ends all that is in flight with it. Not for a
  * function that is at its lists. */
 void verbs_lose(struct verbs *verbs, struct peer *peer, int error, const char *why);
-
-/* Why a receive from `src` that meets no message never will: 0 if it may; -ECANCELED where the peer has left. */
-int verbs_hopeless(const struct verbs *verbs, int src);
 
 /* ---- verbs_connect.c ---- */
 

@@ -70,7 +70,7 @@ static uint64_t completions(const struct verbs *verbs)
 static int choose_sizes(struct verbs *verbs)
 {
     const struct ibv_device_attr *device = &verbs->port.device->attributes;
-    uint32_t others = verbs->others = verbs->size > 1 ? (uint32_t)verbs->size - 1 : 1;
+    uint32_t others = verbs->others = verbs->common.size > 1 ? (uint32_t)verbs->common.size - 1 : 1;
     verbs->credits = least(CREDITS, CREDITS_ALL / others);
     verbs->credits = verbs->credits < CREDITS_LEAST ? CREDITS_LEAST : verbs->credits;
     verbs->depth = DEPTH;
@@ -87,7 +87,7 @@ static int choose_sizes(struct verbs *verbs)
             "zc_open: %s has %d connections with %d work requests, a completion queue of %d and a shared receive "
             "queue of %d: too few for %d ranks",
             ibv_get_device_name(verbs->port.device->context->device), device->max_qp, device->max_qp_wr,
-            device->max_cqe, device->max_srq_wr, verbs->size);
+            device->max_cqe, device->max_srq_wr, verbs->common.size);
     verbs->receive_slots = others * verbs->credits;
     verbs->send_slots = SEND_SLOTS + 4 * others;
     verbs->read_most = least(READ_BYTES_MOST, verbs->port.attributes.max_msg_sz);
@@ -98,7 +98,7 @@ static int choose_sizes(struct verbs *verbs)
 
 static int make_slots(struct verbs *verbs)
 {
-    size_t slots = (size_t)verbs->receive_slots + verbs->send_slots, size = (size_t)verbs->size;
+    size_t slots = (size_t)verbs->receive_slots + verbs->send_slots, size = (size_t)verbs->common.size;
     size_t counters = 2 * size * sizeof(uint64_t);
     verbs->slots_bytes = pages_of(slots * SLOT_BYTES + counters) << PAGE_SHIFT;
     verbs->slots = sys_mmap(NULL, verbs->slots_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -151,11 +151,11 @@ static int make_queues(struct verbs *verbs)
         return device_error(verbs, -errno, "ibv_create_srq");
     verbs->inline_most = INLINE_WANTED;
     int error = 0;
-    for (int i = 0; i < verbs->size && !error; i++) {
+    for (int i = 0; i < verbs->common.size && !error; i++) {
         struct peer *peer = &verbs->peers[i];
         peer->sends_end = &peer->sends;
         peer->answers_end = &peer->answers;
-        if (i == verbs->rank)
+        if (i == verbs->common.rank)
             continue;
         peer->work = calloc(verbs->depth, sizeof *peer->work);
         error = peer->work ? make_qp(verbs, peer) : fail(-ENOMEM, "zc_open: no memory");
@@ -182,8 +182,8 @@ static void fill_card(const struct verbs *verbs, struct card *card)
     card->lid = verbs->port.attributes.lid;
     card->mtu = (uint8_t)verbs->port.mtu;
     card->reads = reads_served(verbs);
-    for (int i = 0; i < verbs->size; i++)
-        card->qp[i] = i == verbs->rank ? 0 : verbs->peers[i].qp->qp_num;
+    for (int i = 0; i < verbs->common.size; i++)
+        card->qp[i] = i == verbs->common.rank ? 0 : verbs->peers[i].qp->qp_num;
 }
 
 static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card *mine, const struct card *theirs)
@@ -198,7 +198,7 @@ static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card 
     attributes =
         (struct ibv_qp_attr){.qp_state = IBV_QPS_RTR,
                              .path_mtu = mine->mtu < theirs->mtu ? mine->mtu : theirs->mtu,
-                             .dest_qp_num = theirs->qp[verbs->rank],
+                             .dest_qp_num = theirs->qp[verbs->common.rank],
                              .rq_psn = theirs->first_number,
                              .max_dest_rd_atomic = mine->reads,
                              .min_rnr_timer = RNR_TIMER,
@@ -233,7 +233,7 @@ static int connect_qp(struct verbs *verbs, struct ibv_qp *qp, const struct card 
 static int make_own(struct verbs *verbs)
 {
     int error;
-    verbs->peers = calloc((size_t)verbs->size, sizeof *verbs->peers);
+    verbs->peers = calloc((size_t)verbs->common.size, sizeof *verbs->peers);
     if (!verbs->peers)
         return fail(-ENOMEM, "zc_open: no memory");
     if ((error = choose_sizes(verbs)) || (error = make_slots(verbs)))
@@ -244,13 +244,13 @@ static int make_own(struct verbs *verbs)
 static int connect_all(struct verbs *verbs, const struct card *mine, const char *all, size_t bytes)
 {
     int error = 0;
-    for (size_t i = 0; i < (size_t)verbs->size && !error; i++) {
+    for (size_t i = 0; i < (size_t)verbs->common.size && !error; i++) {
         const struct card *theirs = (const struct card *)(all + i * bytes);
         struct peer *peer = &verbs->peers[i];
-        peer->granted_address = theirs->granted_address + (size_t)verbs->rank * sizeof(uint64_t);
+        peer->granted_address = theirs->granted_address + (size_t)verbs->common.rank * sizeof(uint64_t);
         peer->granted_key = theirs->granted_key;
         peer->credits = theirs->credits;
-        if (i != (size_t)verbs->rank)
+        if (i != (size_t)verbs->common.rank)
             error = connect_qp(verbs, peer->qp, mine, theirs);
     }
     return error;
@@ -260,7 +260,7 @@ static int connect_all(struct verbs *verbs, const struct card *mine, const char 
  * receive. */
 int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error)
 {
-    size_t size = (size_t)verbs->size, bytes = sizeof(struct card) + size * sizeof(uint32_t);
+    size_t size = (size_t)verbs->common.size, bytes = sizeof(struct card) + size * sizeof(uint32_t);
     bytes = (bytes + 7) & ~(size_t)7;
     struct card *mine = calloc(1, bytes);
     char *all = malloc(size * bytes);
@@ -281,7 +281,7 @@ int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error)
 
 void verbs_disconnect(struct verbs *verbs)
 {
-    for (int i = 0; verbs->peers && i < verbs->size; i++) {
+    for (int i = 0; verbs->peers && i < verbs->common.size; i++) {
         if (verbs->peers[i].qp)
             ibv_destroy_qp(verbs->peers[i].qp);
         free(verbs->peers[i].work);

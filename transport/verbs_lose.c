@@ -1,22 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * What ends when a peer fails or leaves. What is in flight with others goes on. */
-#include <errno.h>
-
 #include "transport/verbs.h"
-
-static void fail_receive(struct verbs *verbs, struct op *receive, int error)
-{
-    receive->status.length = 0;
-    verbs_over(verbs, receive, error);
-}
 
 static void lose_sends(struct verbs *verbs, struct peer *peer, int rank)
 {
     for (struct op *op = peer->sends, *next; op; op = next) {
         next = op->in.next;
         if (op->in.length <= EAGER)
-            verbs_over(verbs, op, peer->error);
+            peers_over(&verbs->common, op, peer->error);
     }
     peer->sends = NULL;
     peer->sends_end = &peer->sends;
@@ -24,7 +16,7 @@ static void lose_sends(struct verbs *verbs, struct peer *peer, int rank)
         struct op *op = ids_find(&verbs->offers, id);
         if (op && op->peer == rank) {
             ids_drop(&verbs->offers, id);
-            verbs_over(verbs, op, peer->error);
+            peers_over(&verbs->common, op, peer->error);
         }
     }
 }
@@ -39,7 +31,7 @@ static void lose_answers(struct verbs *verbs, struct peer *peer, int rank)
             message->error = peer->error;
         } else if (message->step != STEP_PULL) {
             if (message->step == STEP_READ)
-                fail_receive(verbs, message->receive, peer->error);
+                peers_fail(&verbs->common, message->receive, peer->error);
             message_free(message);
         }
     }
@@ -49,38 +41,9 @@ static void lose_answers(struct verbs *verbs, struct peer *peer, int rank)
         struct message *message = ids_find(&verbs->pulls, id);
         if (message && message->match.source == rank) {
             ids_drop(&verbs->pulls, id);
-            fail_receive(verbs, message->receive, peer->error);
+            peers_fail(&verbs->common, message->receive, peer->error);
             message_free(message);
         }
-    }
-}
-
-int verbs_hopeless(const struct verbs *verbs, int src)
-{
-    if (src != ZC_ANY_SOURCE) {
-        const struct peer *peer = &verbs->peers[src];
-        return !peer->error ? 0 : peer->why ? peer->error : -ECANCELED;
-    }
-    /* A message from this rank itself could still come, but who waits for any waits for others, if there are any. */
-    int error = verbs->size > 1 ? -ECANCELED : 0;
-    for (int i = 0; i < verbs->size; i++) {
-        if (i != verbs->rank && !verbs->peers[i].error)
-            return 0;
-        if (i != verbs->rank && verbs->peers[i].why)
-            error = verbs->peers[i].error;
-    }
-    return error;
-}
-
-static void lose_receives(struct verbs *verbs)
-{
-    for (struct match *match = verbs->queue.receives.first, *next; match; match = next) {
-        next = match->next;
-        int error = verbs_hopeless(verbs, match->source);
-        if (!error)
-            continue;
-        match_remove(&verbs->queue, match);
-        fail_receive(verbs, op_of_match(match), error);
     }
 }
 
@@ -98,5 +61,5 @@ void verbs_lose(struct verbs *verbs, struct peer *peer, int error, const char *w
     }
     lose_sends(verbs, peer, rank);
     lose_answers(verbs, peer, rank);
-    lose_receives(verbs);
+    peers_lose_receives(&verbs->common);
 }

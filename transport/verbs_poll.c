@@ -21,8 +21,7 @@ enum {
 /* A message, or the offer of one. */
 static int take_message(struct verbs *verbs, const struct header *header, const char *body)
 {
-    struct message message = {.match = {.source = header->source, .tag = header->tag},
-                              .length = header->length,
+    struct message message = {.match = {.source = header->source, .tag = header->tag, .length = header->length},
                               .bytes = body,
                               .readable = header->readable,
                               .address = header->address,
@@ -38,7 +37,7 @@ static int take_done(struct verbs *verbs, const struct header *header)
     if (!op || op->peer != header->source || op->in.asked)
         return PROTOCOL_ERROR;
     ids_drop(&verbs->offers, header->id);
-    verbs_over(verbs, op, 0);
+    peers_over(&verbs->common, op, 0);
     return 0;
 }
 
@@ -63,7 +62,7 @@ static int take_part(struct verbs *verbs, const struct header *header, const cha
     message->landed += header->length;
     if (message->landed == message->kept) {
         ids_drop(&verbs->pulls, header->reply);
-        verbs_over(verbs, message->receive, message->error);
+        peers_over(&verbs->common, message->receive, message->error);
         message_free(message);
     }
     return 0;
@@ -98,8 +97,8 @@ static void arrived(struct verbs *verbs, const struct ibv_wc *wc)
 {
     uint32_t slot = (uint32_t)wc->wr_id;
     const struct header *header = (const struct header *)wire_slot(verbs, slot);
-    bool known = wc->status == IBV_WC_SUCCESS && wc->byte_len >= sizeof *header && header->source < verbs->size &&
-                 header->source != verbs->rank;
+    bool known = wc->status == IBV_WC_SUCCESS && wc->byte_len >= sizeof *header &&
+                 header->source < verbs->common.size && header->source != verbs->common.rank;
     struct peer *peer = known ? &verbs->peers[header->source] : NULL;
     int error = known ? dispatch(verbs, header, wc->byte_len) : 0;
     if (error)
@@ -128,7 +127,7 @@ static void read_over(struct verbs *verbs, struct message *message, bool failed)
         return;
     if (message->error && message->error != -EMSGSIZE)
         message->receive->status.length = 0;
-    verbs_over(verbs, message->receive, message->error);
+    peers_over(&verbs->common, message->receive, message->error);
     if (peer->error)
         message_free(message);
     else
@@ -167,21 +166,21 @@ static void completed(struct verbs *verbs, const struct ibv_wc *wc)
  * it knows already. */
 static void ask_for_life(struct verbs *verbs)
 {
-    bool waiting = verbs->queue.receives.first || verbs->offers.count || verbs->pulls.count || verbs->stalled ||
-                   verbs->peers[verbs->rank == 0 ? verbs->size - 1 : 0].saying_bye;
+    bool waiting = verbs->common.queue.receives.first || verbs->offers.count || verbs->pulls.count || verbs->stalled ||
+                   verbs->peers[verbs->common.rank == 0 ? verbs->common.size - 1 : 0].saying_bye;
     uint64_t now = clock_ns();
     if (!waiting || now - verbs->last_sign < SIGN_NS)
         return;
     verbs->last_sign = now;
-    for (int i = 0; i < verbs->size; i++)
-        if (i != verbs->rank && !verbs->peers[i].error)
+    for (int i = 0; i < verbs->common.size; i++)
+        if (i != verbs->common.rank && !verbs->peers[i].error)
             wire_grant(verbs, &verbs->peers[i]);
 }
 
 static void push_all(struct verbs *verbs)
 {
     verbs->stalled = false;
-    for (int i = 0; i < verbs->size; i++)
+    for (int i = 0; i < verbs->common.size; i++)
         wire_push(verbs, &verbs->peers[i]);
 }
 
@@ -190,7 +189,7 @@ void verbs_poll(struct endpoint *endpoint, struct op *urgent)
     struct verbs *verbs = endpoint->state;
     struct ibv_wc wcs[BATCH];
     (void)urgent; /* completions come in order, soon enough */
-    if (!lock_try(&verbs->lock))
+    if (!lock_try(&verbs->common.lock))
         return;
     int n = ibv_poll_cq(verbs->cq, BATCH, wcs);
     for (int i = 0; i < n; i++) {

@@ -99,7 +99,7 @@ static bool post_message(struct verbs *verbs, struct peer *peer, struct header *
 {
     if (!has_room(verbs, peer) || !has_credit(verbs, peer))
         return false;
-    header->source = (uint16_t)verbs->rank;
+    header->source = (uint16_t)verbs->common.rank;
     bool posted = sizeof *header + length <= verbs->inline_most ? post_inline(verbs, peer, header, body, length, tell)
                                                                 : post_slot(verbs, peer, header, body, length, tell);
     peer->sent += posted;
@@ -198,7 +198,7 @@ static void went(struct verbs *verbs, struct peer *peer, struct op *op)
     if (op->in.asked)
         ids_drop(&verbs->offers, (uint32_t)op->in.index);
     if (op->in.asked || op->in.length <= EAGER)
-        verbs_over(verbs, op, 0);
+        peers_over(&verbs->common, op, 0);
 }
 
 /* ---- answers to offers ---- */

@@ -191,7 +191,7 @@ static void set_words(struct input *input)
 static void look_at_message(bool forward, int to)
 {
     struct shm *shm = comm[HONEST]->endpoint.state;
-    const struct match *match = match_probe(&shm->queue, ZC_ANY_SOURCE, ZC_ANY_TAG);
+    const struct match *match = match_probe(&shm->common.queue, ZC_ANY_SOURCE, ZC_ANY_TAG);
     zc_view view;
 
     if (!match || !((const struct message *)match)->bytes) /* its first member; a pulled one would be waited for */
