@@ -11,6 +11,34 @@
 
 enum { WAIT_SECONDS = 60 };
 
+void message_free(struct message *message)
+{
+    free(message->own);
+    free(message);
+}
+
+/* ---- operations that are over ---- */
+
+static void land(struct message *landing)
+{
+    for (struct message *message = landing, *next; message; message = next) {
+        next = message->next;
+        if (message->kept)
+            memcpy(message->receive->in.wire, message->bytes, message->kept);
+        message_free(message);
+    }
+}
+
+void verbs_unlock_and_tell(struct verbs *verbs)
+{
+    struct op *over = peers_take_over(&verbs->common);
+    struct message *landing = verbs->landing;
+    verbs->landing = NULL;
+    lock_drop(&verbs->common.lock);
+    land(landing);
+    peers_tell(over);
+}
+
 /* ---- sending ---- */
 
 /* To this rank itself, in turn with what others send to it. As start_send. */
@@ -60,12 +88,6 @@ static int verbs_send(struct endpoint *endpoint, struct op *op, const void *wire
 
 /* ---- receiving ---- */
 
-void message_free(struct message *message)
-{
-    free(message->own);
-    free(message);
-}
-
 static void land_whole(struct verbs *verbs, struct op *receive, struct message *message)
 {
     if (message->kept)
@@ -81,16 +103,6 @@ static void land_from_self(struct verbs *verbs, struct op *receive, struct messa
     verbs->landing = message;
     peers_over(&verbs->common, receive, message->error);
     peers_over(&verbs->common, message->sender, 0);
-}
-
-void verbs_land(struct message *landing)
-{
-    for (struct message *message = landing, *next; message; message = next) {
-        next = message->next;
-        if (message->kept)
-            memcpy(message->receive->in.wire, message->bytes, message->kept);
-        message_free(message);
-    }
 }
 
 /* The receive has met the message: delivers it or starts to. */

@@ -137,8 +137,8 @@ struct verbs {
 
 /* ---- verbs.c ---- */
 
-/* Copies these messages to where they are to land. */
-void verbs_land(struct message *landing);
+/* As verbs_unlock, where operations are over. */
+void verbs_unlock_and_tell(struct verbs *verbs);
 
 static inline void verbs_lock(struct verbs *verbs)
 {
@@ -148,13 +148,10 @@ static inline void verbs_lock(struct verbs *verbs)
 /* Drops the lock, and then ends the operations that are over. */
 static inline void verbs_unlock(struct verbs *verbs)
 {
-    struct op *over = peers_take_over(&verbs->common);
-    struct message *landing = verbs->landing;
-    verbs->landing = NULL;
-    lock_drop(&verbs->common.lock);
-    if (landing)
-        verbs_land(landing);
-    peers_tell(over);
+    if (verbs->common.over)
+        verbs_unlock_and_tell(verbs);
+    else
+        lock_drop(&verbs->common.lock);
 }
 
 void message_free(struct message *message);
