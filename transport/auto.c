@@ -230,42 +230,6 @@ static bool auto_sleepless(struct endpoint *endpoint, const struct waiting *wait
            far->transport->busy(&far->endpoint);
 }
 
-static bool auto_tired(struct endpoint *endpoint, struct waiting *waiting)
-{
-    struct part *near = near_of(endpoint);
-    return near->transport->tired(&near->endpoint, waiting);
-}
-
-static void auto_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap)
-{
-    struct part *near = near_of(endpoint);
-    near->transport->sleep(&near->endpoint, waiting, nap);
-}
-
-static uint32_t auto_happenings(const struct endpoint *endpoint)
-{
-    const struct part *near = near_of(endpoint);
-    return near->transport->happenings(&near->endpoint);
-}
-
-static int auto_watch(struct endpoint *endpoint)
-{
-    struct part *near = near_of(endpoint);
-    return near->transport->watch(&near->endpoint);
-}
-
-static void auto_unwatch(struct endpoint *endpoint)
-{
-    struct part *near = near_of(endpoint);
-    near->transport->unwatch(&near->endpoint);
-}
-
-static void auto_rouse(const struct endpoint *endpoint)
-{
-    const struct part *near = near_of(endpoint);
-    near->transport->rouse(&near->endpoint);
-}
-
 /* ---- what has come ---- */
 
 /* The oldest message that matches, of those that were taken; after all were that have to be. The lock is held. */
@@ -414,6 +378,8 @@ static int auto_open(const struct address *address, void *native, struct endpoin
         hosts.with = NULL;
         *endpoint = *far;
         endpoint->state = both;
+        endpoint->sleeping = near->sleeping;
+        endpoint->sleeps_at = near->sleeps_at;
         endpoint->read_by_peers = false; /* those of this host may take a view of it */
         endpoint->eager = near->eager < far->eager ? near->eager : far->eager;
         if (near->tag_most < far->tag_most)
@@ -457,13 +423,7 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .placed = auto_placed,
                                          .receive = auto_receive,
                                          .poll = auto_poll,
-                                         .tired = auto_tired,
                                          .sleepless = auto_sleepless,
-                                         .sleep = auto_sleep,
-                                         .happenings = auto_happenings,
-                                         .watch = auto_watch,
-                                         .unwatch = auto_unwatch,
-                                         .rouse = auto_rouse,
                                          .take_in = auto_take_in,
                                          .cancel = auto_cancel,
                                          .probe = auto_probe,

@@ -71,7 +71,14 @@ static void watch_forks(void)
 
 static uint32_t happenings(const zc_comm *comm)
 {
-    return comm->transport->happenings ? comm->transport->happenings(&comm->endpoint) : 0;
+    const struct endpoint *endpoint = &comm->endpoint;
+    return endpoint->sleeping ? endpoint->sleeping->happenings(endpoint->sleeps_at) : 0;
+}
+
+static void rouse(const zc_comm *comm)
+{
+    if (comm->endpoint.sleeping)
+        comm->endpoint.sleeping->rouse(comm->endpoint.sleeps_at);
 }
 
 void comm_enlist(zc_comm *comm)
@@ -85,8 +92,8 @@ void comm_enlist(zc_comm *comm)
     atomic_store(&live.comms, comm);
     atomic_fetch_add(&opened, 1);
     for (const struct zc_comm *other = comm->next; other; other = other->next)
-        if (atomic_load(&other->open) && other->transport->rouse)
-            other->transport->rouse(&other->endpoint); /* from now on it has to watch this one as well */
+        if (atomic_load(&other->open))
+            rouse(other); /* from now on it has to watch this one as well */
     pthread_mutex_unlock(&list_lock);
 }
 
@@ -98,8 +105,7 @@ void comm_delist(zc_comm *comm)
     past += happenings(comm);
     pthread_mutex_unlock(&list_lock);
     while (atomic_load(&comm->inside)) {
-        if (comm->transport->rouse)
-            comm->transport->rouse(&comm->endpoint);
+        rouse(comm);
         sched_yield();
     }
 }
@@ -283,9 +289,10 @@ static bool is_news(struct waiting *waiting)
 static bool watch(struct sleeper *sleeper, zc_comm *comm, bool *ready)
 {
     struct nap *nap = &sleeper->nap;
-    if (!comm->transport->watch || nap->count == NAP_MOST || is_waited_on(comm))
+    const struct endpoint *endpoint = &comm->endpoint;
+    if (!endpoint->sleeping || nap->count == NAP_MOST || is_waited_on(comm))
         return false;
-    int fd = comm->transport->watch(&comm->endpoint);
+    int fd = endpoint->sleeping->watch(endpoint->sleeps_at);
     *ready |= fd < 0;
     if (fd < 0)
         return false;
@@ -305,7 +312,7 @@ static bool watch_others(struct sleeper *sleeper, bool first)
         if (comm == sleeper->comm || !atomic_load(&comm->open) || !comm_callable(comm) || transport->inside ||
             (!first && comm->endpoint.any_thread))
             continue;
-        bool watches = first && watch(sleeper, comm, &ready), tells = transport->watch || transport->take_in;
+        bool watches = first && watch(sleeper, comm, &ready), tells = comm->endpoint.sleeping || transport->take_in;
         if (!watches || transport->take_in)
             limit(&sleeper->nap,
                   sleeper->now + (tells ? slice_ns(sleeper->waiting, sleeper->now, comm_busy(comm)) : slice_least_ns));
@@ -325,7 +332,7 @@ static void unwatch(struct zc_comm *const watched[NAP_MOST])
     pthread_mutex_lock(&list_lock);
     for (unsigned i = 1; i < NAP_MOST && watched[i]; i++)
         if (atomic_load(&watched[i]->open))
-            watched[i]->transport->unwatch(&watched[i]->endpoint);
+            watched[i]->endpoint.sleeping->unwatch(watched[i]->endpoint.sleeps_at);
     pthread_mutex_unlock(&list_lock);
 }
 
@@ -339,7 +346,7 @@ static void sleep_over(zc_comm *comm, struct waiting *waiting)
         waiting->quiet = sleeper.now;
     if (comm->transport->take_in)
         limit(&sleeper.nap, sleeper.now + slice_ns(waiting, sleeper.now, false));
-    comm->transport->sleep(&comm->endpoint, waiting, &sleeper.nap);
+    comm->endpoint.sleeping->sleep(comm->endpoint.sleeps_at, waiting, &sleeper.nap);
     if (sleeper.nap.count > 1)
         unwatch(sleeper.watched);
     if (clock_ns() < sleeper.nap.deadline)
@@ -349,7 +356,7 @@ static void sleep_over(zc_comm *comm, struct waiting *waiting)
 bool comm_sleeps(zc_comm *comm, const struct waiting *waiting)
 {
     const struct transport *transport = comm->transport;
-    return transport->sleep && !(transport->sleepless && transport->sleepless(&comm->endpoint, waiting));
+    return comm->endpoint.sleeping && !(transport->sleepless && transport->sleepless(&comm->endpoint, waiting));
 }
 
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
@@ -359,7 +366,7 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
     comm_poll(comm, urgent);
     waiting->polls++;
     bool sleeps = comm_sleeps(comm, waiting);
-    bool tired = sleeps ? transport->tired(endpoint, waiting) : waiting->polls > SPINS;
+    bool tired = sleeps ? endpoint->sleeping->tired(endpoint->sleeps_at, waiting) : waiting->polls > SPINS;
     bool turn = tired || waiting->polls % OTHERS_EVERY == 0;
     if (sleeps && turn && transport->take_in && transport->take_in(endpoint))
         waiting->quiet = 0;

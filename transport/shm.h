@@ -290,12 +290,8 @@ void board_unmap(const struct board *board);
 
 /* ---- shm_sleep.c ---- */
 
-bool shm_tired(struct endpoint *endpoint, struct waiting *waiting);
-void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
-uint32_t shm_happenings(const struct endpoint *endpoint);
-int shm_watch(struct endpoint *endpoint);
-void shm_unwatch(struct endpoint *endpoint);
-void shm_rouse(const struct endpoint *endpoint);
+/* At a struct shm. */
+extern const struct sleeping shm_sleeping;
 
 /* The descriptor to wait on, or -errno. From now on peers wake this rank, whatever it does. */
 int shm_fd(struct endpoint *endpoint);

@@ -3,7 +3,7 @@
  * Sleeping until something happens: one thread of a rank in epoll, for all sockets, and others until it or anybody else
  * has ended an operation.
  *
- * Threads that sleep at other endpoints have the epoll of this one among what they poll (shm_watch). So the bell, which tells
+ * Threads that sleep at other endpoints have the epoll of this one among what they poll (watch). So the bell, which tells
  * of what has happened in this process, may have several listeners, each of which has to hear it, but the descriptor is
  * silent for all when one has read it. Hence under the lock: it is rung only while there are such threads, none joins them
  * while it rings, each wakes as it is readable, and the last one that has woken reads it. What happens then is not missed
@@ -210,9 +210,9 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
         wake_followers(shm); /* one of them is the first now */
 }
 
-bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
+static bool tired(void *at, struct waiting *waiting)
 {
-    struct shm *shm = endpoint->state;
+    struct shm *shm = at;
     shm_settle(shm);
     uint32_t events = atomic_load(&shm->events);
     if (events != waiting->seen) {
@@ -229,9 +229,9 @@ bool shm_tired(struct endpoint *endpoint, struct waiting *waiting)
     return true;
 }
 
-void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap)
+static void sleep_at(void *at, struct waiting *waiting, struct nap *nap)
 {
-    struct shm *shm = endpoint->state;
+    struct shm *shm = at;
     bool none = false;
     waiting->polls = 1;
     if (atomic_compare_exchange_strong(&shm->sleeping, &none, true)) {
@@ -244,15 +244,15 @@ void shm_sleep(struct endpoint *endpoint, struct waiting *waiting, struct nap *n
     atomic_fetch_sub(&shm->followers, 1);
 }
 
-uint32_t shm_happenings(const struct endpoint *endpoint)
+static uint32_t happenings(const void *at)
 {
-    const struct shm *shm = endpoint->state;
+    const struct shm *shm = at;
     return atomic_load(&shm->events);
 }
 
-int shm_watch(struct endpoint *endpoint)
+static int watch(void *at)
 {
-    struct shm *shm = endpoint->state;
+    struct shm *shm = at;
     shm_lock(shm);
     bool may = !shm->rung;
     if (may) {
@@ -263,19 +263,24 @@ int shm_watch(struct endpoint *endpoint)
     return may ? shm->epoll : -1;
 }
 
-void shm_unwatch(struct endpoint *endpoint)
+static void unwatch(void *at)
 {
-    struct shm *shm = endpoint->state;
+    struct shm *shm = at;
     shm_lock(shm);
     shm->watchers--;
     rise(shm);
     shm_unlock(shm);
 }
 
-void shm_rouse(const struct endpoint *endpoint)
+static void rouse(void *at)
 {
-    shm_happened(endpoint->state);
+    shm_happened(at);
 }
+
+const struct sleeping shm_sleeping = {
+    .tired = tired, .sleep = sleep_at, .happenings = happenings, .watch = watch, .unwatch = unwatch, .rouse = rouse};
+
+/* ---- the descriptor of zc_fd ---- */
 
 static int open_outer(struct shm *shm)
 {

@@ -45,9 +45,31 @@ struct nap {
     struct pollfd fds[NAP_MOST]; /* of other endpoints, from the second on; the first is the transport's own */
 };
 
+/* How one sleeps. `at` is what the endpoint says. */
+struct sleeping {
+    /* Called by one that waits after each poll that did not end what it waits for: is it time to sleep? */
+    bool (*tired)(void *at, struct waiting *waiting);
+
+    /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
+    void (*sleep)(void *at, struct waiting *waiting, struct nap *nap);
+
+    /* How often something has happened here that may end a sleep. */
+    uint32_t (*happenings)(const void *at);
+
+    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or something
+     * has happened, until `unwatch`. -1: there may be already. */
+    int (*watch)(void *at);
+    void (*unwatch)(void *at);
+
+    /* Whoever sleeps here is to look again at what there is. */
+    void (*rouse)(void *at);
+};
+
 /* Filled in by `open`. */
 struct endpoint {
     void *state;
+    const struct sleeping *sleeping; /* NULL: there is only polling, and it has to be looked at now and then, */
+    void *sleeps_at;                 /* or what its functions are given */
     int rank, size;
     int tag_most;    /* tags are 0..tag_most */
     size_t eager;    /* messages up to this are likely to be taken before `send` returns */
@@ -89,26 +111,8 @@ struct transport {
     /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
 
-    /* Called by one that waits after each poll that did not end what it waits for: is it time to sleep? NULL: there is
-     * only polling. */
-    bool (*tired)(struct endpoint *endpoint, struct waiting *waiting);
-
-    /* May what it waits for come without anything happening that ends a sleep? Then it is only polled for. NULL: never. */
+    /* May what one waits for come without anything happening that ends a sleep? Then it is only polled for. NULL: never. */
     bool (*sleepless)(struct endpoint *endpoint, const struct waiting *waiting);
-
-    /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
-    void (*sleep)(struct endpoint *endpoint, struct waiting *waiting, struct nap *nap);
-
-    /* How often something has happened here that may end a sleep. NULL: nobody sleeps. */
-    uint32_t (*happenings)(const struct endpoint *endpoint);
-
-    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or something
-     * has happened, until `unwatch`. -1: there may be already. NULL: this one has to be looked at now and then. */
-    int (*watch)(struct endpoint *endpoint);
-    void (*unwatch)(struct endpoint *endpoint);
-
-    /* Whoever sleeps here is to look again at what there is. NULL: nobody sleeps. */
-    void (*rouse)(const struct endpoint *endpoint);
 
     /* All ranks are in this process: nobody elsewhere waits for a poll of one that sleeps. */
     bool inside;
