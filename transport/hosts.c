@@ -50,8 +50,8 @@ static void find_place(struct place *place, const char *host)
     int fd = -1;
     strcpy(place->host, host);
     place->user = geteuid();
-    place->pids = place_pids();
-    if (!place->pids || place_directory(&fd) || fstat(fd, &directory)) {
+    place->pids = pid_namespace();
+    if (!place->pids || directory_open(&fd) || fstat(fd, &directory)) {
         if (fd >= 0)
             close(fd);
         return;

@@ -210,21 +210,21 @@ void link_lose(struct link *link, int error, const char *why);
 /* It is to be lost. */
 void link_break(struct link *link, int error, const char *why);
 
-/* ---- shm_place.c: where ranks meet ---- */
+/* ---- shm_directory.c: where ranks meet ---- */
 
 /* Opens $XDG_RUNTIME_DIR/zc or /tmp/zc-UID, which nobody else may enter. 0 or an error. */
-int place_directory(int *out);
+int directory_open(int *out);
 
 /* The pid namespace of this process, a number; 0: not known. */
-uint64_t place_pids(void);
+uint64_t pid_namespace(void);
 
 /* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
  * error of the file system. */
-int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
+int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
 
 /* Removes this rank's socket; or that of a rank whose process has ended. */
-void place_leave(struct shm *shm);
-void place_sweep(struct shm *shm, int rank, int process);
+void directory_leave(struct shm *shm);
+void directory_sweep(struct shm *shm, int rank, int process);
 
 /* ---- shm_meet.c: how they do ---- */
 
@@ -248,7 +248,7 @@ struct packet {
     uint32_t page_bytes; /* hello */
     int32_t rank, size;
     char protocol[16];
-    uint64_t pids;               /* hello: place_pids */
+    uint64_t pids;               /* hello: pid_namespace */
     uint32_t number, generation; /* show, forget */
     uint64_t length, slot_size, stride;
 };

@@ -108,7 +108,7 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
                            .rank = shm->common.rank,
                            .size = shm->common.size,
                            .protocol = SHM_PROTOCOL,
-                           .pids = place_pids()};
+                           .pids = pid_namespace()};
     packet_send(sock, &hello, board); /* should that fail, the peer is gone, which the socket tells */
     close(board);
     link->next = shm->links;
@@ -144,7 +144,7 @@ static int check_hello(const struct link *link, const struct packet *hello, cons
     const struct shm *shm = link->shm;
     if (memcmp(hello->protocol, SHM_PROTOCOL, sizeof SHM_PROTOCOL) != 0)
         return *why = "it speaks another version of zc", -EPROTO;
-    if (hello->pids != place_pids()) /* one of the two may see the other's number, but both are to refuse */
+    if (hello->pids != pid_namespace()) /* one of the two may see the other's number, but both are to refuse */
         return *why = "its process is in another pid namespace", -EPERM;
     if (hello->page_bytes != PAGE_BYTES)
         return *why = "its pages have another size", -EPROTO;
@@ -233,7 +233,7 @@ static void end_link(struct link *link)
               : left == LEFT_ONE ? "it has turned this rank away"
                                  : "its process has ended");
     if (left == LEFT_NOBODY && link->greeted)
-        place_sweep(link->shm, link->rank, link->process);
+        directory_sweep(link->shm, link->rank, link->process);
 }
 
 static void attend_link(struct link *link)
@@ -328,7 +328,7 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
     if (shm->epoll < 0 || shm->bell < 0)
         return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
     if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, &shm->bell)) ||
-        (error = link_to_self(shm)) || (error = place_take(shm, met)) ||
+        (error = link_to_self(shm)) || (error = directory_enter(shm, met)) ||
         (error = attend_to(shm, shm->listener, &shm->listener)))
         return error;
     return wait_for_all(shm, timeout_ns);
@@ -337,7 +337,7 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
 void shm_part(struct shm *shm)
 {
     delist(shm);
-    place_leave(shm);
+    directory_leave(shm);
     segments_close(shm);
     for (struct link *link; (link = shm->links);) {
         if (!link->error)

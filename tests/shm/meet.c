@@ -98,8 +98,12 @@ static void say(const struct packet *hello)
 
 static void as_another_version(void)
 {
-    struct packet hello = {
-        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = "zc shm 0", .pids = place_pids()};
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = 4096,
+                           .rank = 1,
+                           .size = 2,
+                           .protocol = "zc shm 0",
+                           .pids = pid_namespace()};
     say(&hello);
     strcpy(hello.protocol, SHM_PROTOCOL);
     hello.page_bytes = 65536;
@@ -115,8 +119,12 @@ void case_another_version(void)
 
 static void as_another_user(void)
 {
-    struct packet hello = {
-        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 1, .size = 2, .protocol = SHM_PROTOCOL, .pids = place_pids()};
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = 4096,
+                           .rank = 1,
+                           .size = 2,
+                           .protocol = SHM_PROTOCOL,
+                           .pids = pid_namespace()};
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2];
 
@@ -218,7 +226,7 @@ void case_signals_while_meeting(void)
     pid_t child;
     int directory;
 
-    CHECK_OK(place_directory(&directory));
+    CHECK_OK(directory_open(&directory));
     CHECK(flock(directory, LOCK_EX) == 0);
     children_start(1, open_amid_signals, &child);
     await(MANY);
@@ -343,7 +351,7 @@ static void greeted_with(const struct packet *hello, size_t size, int seals, con
     zc_comm *comm = NULL;
     int directory;
 
-    CHECK_OK(place_directory(&directory));
+    CHECK_OK(directory_open(&directory));
     close(directory);
     snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
     CHECK(ftruncate(liar.board, (off_t)size) == 0 && fcntl(liar.board, F_ADD_SEALS, seals) == 0);
@@ -364,8 +372,12 @@ static void greeted_with(const struct packet *hello, size_t size, int seals, con
 
 void case_hello_is_checked(void)
 {
-    struct packet hello = {
-        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 0, .size = 2, .protocol = SHM_PROTOCOL, .pids = place_pids()};
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = 4096,
+                           .rank = 0,
+                           .size = 2,
+                           .protocol = SHM_PROTOCOL,
+                           .pids = pid_namespace()};
     size_t size = (sizeof(struct board) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 
     greeted_with(&hello, size, SEALS, "");

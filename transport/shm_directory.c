@@ -21,13 +21,13 @@
 
 enum { BACKLOG = SHM_RANKS_MOST + 16 };
 
-uint64_t place_pids(void)
+uint64_t pid_namespace(void)
 {
     struct stat pids;
     return stat("/proc/self/ns/pid", &pids) ? 0 : pids.st_ino;
 }
 
-int place_directory(int *out)
+int directory_open(int *out)
 {
     char path[256];
     const char *run = getenv("XDG_RUNTIME_DIR");
@@ -137,9 +137,9 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
     return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, strerror(-error)) : 0;
 }
 
-int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
+int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
-    int error = place_directory(&shm->directory);
+    int error = directory_open(&shm->directory);
     if (error)
         return error;
     lock_directory(shm);
@@ -148,7 +148,7 @@ int place_take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
     return error;
 }
 
-void place_leave(struct shm *shm)
+void directory_leave(struct shm *shm)
 {
     if (shm->directory < 0)
         return;
@@ -162,7 +162,7 @@ void place_leave(struct shm *shm)
     close(shm->directory);
 }
 
-void place_sweep(struct shm *shm, int rank, int process)
+void directory_sweep(struct shm *shm, int rank, int process)
 {
     struct sockaddr_un address = address_of(shm, rank);
     struct ucred listener;
