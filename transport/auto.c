@@ -41,7 +41,7 @@ struct both {
     struct match_queue queue;
     _Atomic bool waiting;    /* there are receives in the queue */
     struct arrived *landing; /* messages that have met their receives, and */
-    struct op *hopeless;     /* receives that never will, to be dealt with when the lock is dropped */
+    struct op *unreachable;  /* receives that never will, to be dealt with when the lock is dropped */
 };
 
 static struct part *part_of(struct both *both, int rank)
@@ -66,9 +66,9 @@ static struct arrived *arrived_of(struct match *match)
 static void unlock(struct both *both)
 {
     struct arrived *landing = both->landing;
-    struct op *hopeless = both->hopeless;
+    struct op *unreachable = both->unreachable;
     both->landing = NULL;
-    both->hopeless = NULL;
+    both->unreachable = NULL;
     atomic_store_explicit(&both->waiting, both->queue.receives.first != NULL, memory_order_relaxed);
     lock_drop(&both->lock);
     for (struct arrived *message = landing, *next; message; message = next) {
@@ -82,7 +82,7 @@ static void unlock(struct both *both)
         }
         free(message);
     }
-    for (struct op *op = hopeless, *next; op; op = next) {
+    for (struct op *op = unreachable, *next; op; op = next) {
         next = op->in.next;
         op_received(op, op->in.match.source, op->in.match.tag, 0, op->status.error);
     }
@@ -110,7 +110,7 @@ static struct arrived *take_any(struct part *part)
 }
 
 /* Receives that name a rank end with it. */
-static void drop_hopeless(struct both *both)
+static void drop_unreachable(struct both *both)
 {
     zc_status status;
     for (struct match *match = both->queue.receives.first, *next; match; match = next) {
@@ -124,8 +124,8 @@ static void drop_hopeless(struct both *both)
         struct op *op = op_of_match(match);
         match_remove(&both->queue, match);
         op->status.error = error;
-        op->in.next = both->hopeless;
-        both->hopeless = op;
+        op->in.next = both->unreachable;
+        both->unreachable = op;
     }
 }
 
@@ -140,7 +140,7 @@ static void gather(struct both *both)
                 meet(both, message, op_of_match(receive));
         }
     }
-    drop_hopeless(both);
+    drop_unreachable(both);
 }
 
 /* ---- the table ---- */
@@ -221,7 +221,7 @@ static bool auto_take_in(struct endpoint *endpoint)
 
 /* ---- waiting: one may sleep for what comes over shm ---- */
 
-static bool auto_sleepless(struct endpoint *endpoint, const struct waiting *waiting)
+static bool auto_must_poll(struct endpoint *endpoint, const struct waiting *waiting)
 {
     struct both *both = endpoint->state;
     const struct part *far = &both->parts[FAR];
@@ -423,7 +423,7 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .placed = auto_placed,
                                          .receive = auto_receive,
                                          .poll = auto_poll,
-                                         .sleepless = auto_sleepless,
+                                         .must_poll = auto_must_poll,
                                          .take_in = auto_take_in,
                                          .cancel = auto_cancel,
                                          .probe = auto_probe,

@@ -69,16 +69,16 @@ static void watch_forks(void)
     pthread_atfork(NULL, NULL, disown_all);
 }
 
-static uint32_t happenings(const zc_comm *comm)
+static uint32_t events_of(const zc_comm *comm)
 {
     const struct endpoint *endpoint = &comm->endpoint;
-    return endpoint->sleeping ? endpoint->sleeping->happenings(endpoint->sleeps_at) : 0;
+    return endpoint->sleeping ? endpoint->sleeping->events(endpoint->sleeps_at) : 0;
 }
 
-static void rouse(const zc_comm *comm)
+static void wake(const zc_comm *comm)
 {
     if (comm->endpoint.sleeping)
-        comm->endpoint.sleeping->rouse(comm->endpoint.sleeps_at);
+        comm->endpoint.sleeping->wake(comm->endpoint.sleeps_at);
 }
 
 void comm_enlist(zc_comm *comm)
@@ -93,7 +93,7 @@ void comm_enlist(zc_comm *comm)
     atomic_fetch_add(&opened, 1);
     for (const struct zc_comm *other = comm->next; other; other = other->next)
         if (atomic_load(&other->open))
-            rouse(other); /* from now on it has to watch this one as well */
+            wake(other); /* from now on it has to watch this one as well */
     pthread_mutex_unlock(&list_lock);
 }
 
@@ -102,10 +102,10 @@ void comm_delist(zc_comm *comm)
     pthread_mutex_lock(&list_lock);
     atomic_store(&comm->open, false);
     atomic_fetch_sub(&opened, 1);
-    past += happenings(comm);
+    past += events_of(comm);
     pthread_mutex_unlock(&list_lock);
     while (atomic_load(&comm->inside)) {
-        rouse(comm);
+        wake(comm);
         sched_yield();
     }
 }
@@ -213,8 +213,8 @@ int zc_progress(zc_comm *comm)
     if (error)
         return error;
     look_in_turn(comm);
-    if (comm->transport->heed)
-        comm->transport->heed(&comm->endpoint);
+    if (comm->transport->rearm)
+        comm->transport->rearm(&comm->endpoint);
     return 0;
 }
 
@@ -277,7 +277,7 @@ static bool is_news(struct waiting *waiting)
     uint32_t sum = past;
     for (const struct zc_comm *comm = list; comm; comm = comm->next)
         if (atomic_load(&comm->open))
-            sum += happenings(comm);
+            sum += events_of(comm);
     pthread_mutex_unlock(&list_lock);
     bool news = sum != waiting->news;
     waiting->news = sum;
@@ -356,7 +356,7 @@ static void sleep_over(zc_comm *comm, struct waiting *waiting)
 bool comm_sleeps(zc_comm *comm, const struct waiting *waiting)
 {
     const struct transport *transport = comm->transport;
-    return comm->endpoint.sleeping && !(transport->sleepless && transport->sleepless(&comm->endpoint, waiting));
+    return comm->endpoint.sleeping && !(transport->must_poll && transport->must_poll(&comm->endpoint, waiting));
 }
 
 void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting)
@@ -366,8 +366,8 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
     comm_poll(comm, urgent);
     waiting->polls++;
     bool sleeps = comm_sleeps(comm, waiting);
-    bool tired = sleeps ? endpoint->sleeping->tired(endpoint->sleeps_at, waiting) : waiting->polls > SPINS;
-    bool turn = tired || waiting->polls % OTHERS_EVERY == 0;
+    bool enough = sleeps ? endpoint->sleeping->wants_sleep(endpoint->sleeps_at, waiting) : waiting->polls > SPINS;
+    bool turn = enough || waiting->polls % OTHERS_EVERY == 0;
     if (sleeps && turn && transport->take_in && transport->take_in(endpoint))
         waiting->quiet = 0;
     if (several()) {
@@ -375,8 +375,8 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
         if (turn && poll_all_but(comm, true))
             waiting->quiet = 0;
     }
-    if (tired && !sleeps)
+    if (enough && !sleeps)
         sched_yield();
-    else if (tired && !(several() && is_news(waiting)))
+    else if (enough && !(several() && is_news(waiting)))
         sleep_over(comm, waiting);
 }

@@ -295,7 +295,7 @@ extern const struct sleeping shm_sleeping;
 
 /* The descriptor to wait on, or -errno. From now on peers wake this rank, whatever it does. */
 int shm_fd(struct endpoint *endpoint);
-void shm_heed(struct endpoint *endpoint);
+void shm_rearm(struct endpoint *endpoint);
 
 static inline unsigned shm_patience(const struct shm *shm)
 {

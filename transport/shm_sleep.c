@@ -14,7 +14,7 @@
  * The program that polls the descriptor of zc_fd is none of them: it may look rarely, and meanwhile they could not sleep. So
  * that descriptor is an epoll of its own, of the other one and of the chime, which zc_progress alone reads. The program
  * misses nothing: whoever takes cells or packets, or ends an operation, chimes afterwards (shm_happened); zc_progress reads
- * that before the program looks, and then says again that this rank is asleep (shm_heed), so that either the next cell
+ * that before the program looks, and then says again that this rank is asleep (shm_rearm), so that either the next cell
  * comes with a packet, which makes the other epoll readable, or a cell is there already, and it chimes again. */
 #include <errno.h>
 #include <poll.h>
@@ -210,7 +210,7 @@ static void sleep_first(struct shm *shm, struct waiting *waiting, struct nap *na
         wake_followers(shm); /* one of them is the first now */
 }
 
-static bool tired(void *at, struct waiting *waiting)
+static bool wants_sleep(void *at, struct waiting *waiting)
 {
     struct shm *shm = at;
     shm_settle(shm);
@@ -244,7 +244,7 @@ static void sleep_at(void *at, struct waiting *waiting, struct nap *nap)
     atomic_fetch_sub(&shm->followers, 1);
 }
 
-static uint32_t happenings(const void *at)
+static uint32_t count_events(const void *at)
 {
     const struct shm *shm = at;
     return atomic_load(&shm->events);
@@ -272,13 +272,17 @@ static void unwatch(void *at)
     shm_unlock(shm);
 }
 
-static void rouse(void *at)
+static void wake_all(void *at)
 {
     shm_happened(at);
 }
 
-const struct sleeping shm_sleeping = {
-    .tired = tired, .sleep = sleep_at, .happenings = happenings, .watch = watch, .unwatch = unwatch, .rouse = rouse};
+const struct sleeping shm_sleeping = {.wants_sleep = wants_sleep,
+                                      .sleep = sleep_at,
+                                      .events = count_events,
+                                      .watch = watch,
+                                      .unwatch = unwatch,
+                                      .wake = wake_all};
 
 /* ---- the descriptor of zc_fd ---- */
 
@@ -315,7 +319,7 @@ int shm_fd(struct endpoint *endpoint)
     return error ? error : shm->outer;
 }
 
-void shm_heed(struct endpoint *endpoint)
+void shm_rearm(struct endpoint *endpoint)
 {
     struct shm *shm = endpoint->state;
     if (!shm->watched)

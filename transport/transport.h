@@ -48,13 +48,13 @@ struct nap {
 /* How one sleeps. `at` is what the endpoint says. */
 struct sleeping {
     /* Called by one that waits after each poll that did not end what it waits for: is it time to sleep? */
-    bool (*tired)(void *at, struct waiting *waiting);
+    bool (*wants_sleep)(void *at, struct waiting *waiting);
 
-    /* Sleeps until something happens that had not when `tired` was called, or `nap` says so. */
+    /* Sleeps until something happens that had not when `wants_sleep` was called, or `nap` says so. */
     void (*sleep)(void *at, struct waiting *waiting, struct nap *nap);
 
     /* How often something has happened here that may end a sleep. */
-    uint32_t (*happenings)(const void *at);
+    uint32_t (*events)(const void *at);
 
     /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or something
      * has happened, until `unwatch`. -1: there may be already. */
@@ -62,7 +62,7 @@ struct sleeping {
     void (*unwatch)(void *at);
 
     /* Whoever sleeps here is to look again at what there is. */
-    void (*rouse)(void *at);
+    void (*wake)(void *at);
 };
 
 /* Filled in by `open`. */
@@ -112,7 +112,7 @@ struct transport {
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
 
     /* May what one waits for come without anything happening that ends a sleep? Then it is only polled for. NULL: never. */
-    bool (*sleepless)(struct endpoint *endpoint, const struct waiting *waiting);
+    bool (*must_poll)(struct endpoint *endpoint, const struct waiting *waiting);
 
     /* All ranks are in this process: nobody elsewhere waits for a poll of one that sleeps. */
     bool inside;
@@ -128,11 +128,11 @@ struct transport {
     bool (*busy)(const struct endpoint *endpoint);
 
     /* From now on, a descriptor that is readable when there may be something to poll for, or something has happened by a
-     * poll since `heed`; or -errno. NULL: there is none. */
+     * poll since `rearm`; or -errno. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);
 
     /* The program is about to look at all that has happened. NULL: nothing is to be done then. */
-    void (*heed)(struct endpoint *endpoint);
+    void (*rearm)(struct endpoint *endpoint);
 
     /* Asks to cancel a receive; op_received will say whether it was. */
     void (*cancel)(struct endpoint *endpoint, struct op *op);
