@@ -149,32 +149,29 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     struct range range = {0};
     if (target)
         range_find(target, found->length, call, &range);
-    size_t length = target ? found->length : 0;
-    struct op *op = comm_begin(comm, false, &range, length, found->source, found->tag);
+    struct op *op = comm_begin(comm, false, &range, target ? found->length : 0, found->source, found->tag);
     char *wire = target;
-    int error = op && range.slot ? hold_receive(&op->hold, false, &wire) : 0;
-    if (!op || error)
-        error = fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
-    else if ((error = comm->transport->receive_taken(&comm->endpoint, op, wire, length, taken)) && range.slot)
-        hold_withdraw(&op->hold);
+    bool ready = op && (!range.slot || hold_receive(&op->hold, false, &wire) == 0);
+    int error = ready ? comm->transport->receive_taken(&comm->endpoint, op, wire, op->hold.length, taken) : -ENOMEM;
     if (!error) {
         count_often(receives);
         wait_for(op);
-        zc_status result = op->status;
-        op_free(op);
-        error = comm_report(&result, call, status);
+        error = comm_report(&op->status, call, status);
     } else {
-        if (op)
-            op_free(op);
+        if (ready && range.slot)
+            hold_withdraw(&op->hold);
         if (comm->transport->give_back) /* its sender waits for that */
             comm->transport->give_back(&comm->endpoint, taken);
     }
-    if (error || !target) {
+    if (op)
+        op_free(op);
+    if (!ready || !target)
+        error = fail(-ENOMEM, "%s: no memory for %zu bytes; the message is lost", call, found->length);
+    if (error)
         zc_free(target);
-        return target ? error : fail(-ENOMEM, "%s: no memory for %zu bytes; the message is lost", call, found->length);
-    }
-    *buf = target;
-    return 0;
+    else
+        *buf = target;
+    return error;
 }
 
 int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status)
