@@ -6,7 +6,7 @@
 #include "shim/observer.h"
 #include "shim/pending.h"
 
-enum { BRIEF = 8192 }; /* bytes up to which MPI is likely to take a message at once */
+enum { BRIEF = 8192 }; /* bytes up to which MPI is likely to take a message at once: EAGER of transport/mpi.h */
 
 _Thread_local int call_depth;
 

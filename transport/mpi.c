@@ -8,6 +8,7 @@
 #include "transport/op.h"
 
 enum {
+    /* So that a poll takes about the same time however much is in flight; the numbers are guesses. */
     WINDOW = 64, /* sends looked at in one poll, in turn */
     RECEIVES = 4 /* receives looked at, each by a call of its own */
 };

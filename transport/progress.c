@@ -13,7 +13,6 @@
 #include "transport/comm.h"
 
 enum {
-    SPINS = 2000,
     OTHERS_EVERY = 16,  /* polls of one communicator, then all others are; */
     OTHERS_SELDOM = 64, /* or so many probes in quick succession */
     POLLED_EVERY = 16,  /* of those, what is in flight is looked at */
@@ -24,7 +23,7 @@ enum {
 
 /* How long one sleeps where something has to be looked at now and then: at least so long; and a part of the time for which
  * nothing has happened, so that it costs ever less, up to this where anything is in flight there, or up to that. */
-enum { SLICES = 8 };
+enum { SLICES = 8 }; /* a wait gets longer by at most so much of it; like the bounds, chosen and not measured */
 static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_most_ns = 1000000000;
 
 /* Guards the list. Held while communicators are polled or watched for somebody who waits on another one: who closes one
@@ -366,7 +365,7 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
     comm_poll(comm, urgent);
     waiting->polls++;
     bool sleeps = comm_sleeps(comm, waiting);
-    bool enough = sleeps ? endpoint->sleeping->wants_sleep(endpoint->sleeps_at, waiting) : waiting->polls > SPINS;
+    bool enough = sleeps ? endpoint->sleeping->wants_sleep(endpoint->sleeps_at, waiting) : waiting->polls > COMM_SPINS;
     bool turn = enough || waiting->polls % OTHERS_EVERY == 0;
     if (sleeps && turn && transport->take_in && transport->take_in(endpoint))
         waiting->quiet = 0;

@@ -11,6 +11,9 @@
 struct op;
 struct waiting;
 
+/* Polls in vain of one that waits where nothing wakes it, before others may run; a guess. */
+enum { COMM_SPINS = 2000 };
+
 /* May this thread, which is in a zc call, call its transport? */
 bool comm_callable(const zc_comm *comm);
 

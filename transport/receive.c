@@ -11,7 +11,7 @@
 #include "protect/sweep.h"
 #include "transport/comm.h"
 
-enum { EARLY = 64 }; /* looks for a small message before the receive is posted, which costs more */
+enum { EARLY = 64 }; /* looks for a small message before the receive is posted, which costs more; how many is a guess */
 
 /* Sends in flight from the slot would make the receive land elsewhere. They may be over already without anybody
  * having looked; and waiting for as long as a rename takes costs no more than it. */

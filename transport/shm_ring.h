@@ -22,7 +22,7 @@
 enum {
     RING_CELLS = 128,
     RING_LETTERS = 64 << 10, /* bytes */
-    RING_EAGER = 8192,       /* a letter has at most so many */
+    RING_EAGER = 8192,       /* a letter has at most so many: as MPI's (mpi.h) */
     RING_TINY = 96,          /* fit into the cell itself */
     CELL_WORDS = 16
 };

@@ -25,7 +25,7 @@
 #include "transport/peers.h"
 #include "transport/verbs_device.h"
 
-enum { EAGER = 8192 };
+enum { EAGER = 8192 }; /* as MPI's (mpi.h) */
 
 /* ---- on the wire, in the byte order that all ranks share ---- */
 

@@ -10,10 +10,7 @@
 #include "protect/range.h"
 #include "transport/comm.h"
 
-enum {
-    SPINS = 2000, /* polls where nothing tells of what is waited for, before it is looked at now and then only: */
-    NAP_NS = 20000
-};
+enum { NAP_NS = 20000 }; /* where nothing tells of what is waited for: as protect/conflict.c naps */
 
 enum found { FOUND_DONE, FOUND_BUSY, FOUND_REFUSED };
 
@@ -58,7 +55,7 @@ static enum found look(const struct range *range, zc_status *status, zc_comm **c
 static void wait_anywhere(struct waiting *waiting)
 {
     conflict_progress();
-    if (++waiting->polls <= SPINS)
+    if (++waiting->polls <= COMM_SPINS)
         sched_yield();
     else
         nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
