@@ -12,8 +12,10 @@
 static struct {
     lock lock;
     int count, room, cursor, buffered;
-    MPI_Request *requests;
-    struct loans **loans;
+    struct stray {
+        MPI_Request request;
+        struct loans *loans;
+    } * all;
 } adrift;
 
 enum { LOOKS = 8 };
@@ -23,13 +25,10 @@ static bool make_room(void)
     if (adrift.count < adrift.room)
         return true;
     int room = adrift.room ? 2 * adrift.room : 64;
-    MPI_Request *requests = realloc(adrift.requests, (size_t)room * sizeof *requests);
-    if (requests)
-        adrift.requests = requests;
-    struct loans **loans = requests ? realloc(adrift.loans, (size_t)room * sizeof(struct loans *)) : NULL;
-    if (!loans)
+    struct stray *all = realloc(adrift.all, (size_t)room * sizeof *all);
+    if (!all)
         return false;
-    adrift.loans = loans;
+    adrift.all = all;
     adrift.room = room;
     return true;
 }
@@ -41,8 +40,7 @@ void adrift_add(MPI_Request request, struct loans *loans)
     lock_take(&adrift.lock);
     bool kept = make_room();
     if (kept) {
-        adrift.requests[adrift.count] = request;
-        adrift.loans[adrift.count++] = loans;
+        adrift.all[adrift.count++] = (struct stray){request, loans};
         adrift.buffered += loans->buffered;
     }
     lock_drop(&adrift.lock);
@@ -59,16 +57,16 @@ void adrift_progress(void)
     if (adrift.count == 0 || !lock_try(&adrift.lock))
         return;
     for (int i = 0; i < LOOKS && adrift.count > 0; i++) {
-        int at = adrift.cursor++ % adrift.count, done = 0;
-        PMPI_Test(&adrift.requests[at], &done, MPI_STATUS_IGNORE);
+        struct stray *stray = &adrift.all[adrift.cursor++ % adrift.count];
+        int done = 0;
+        PMPI_Test(&stray->request, &done, MPI_STATUS_IGNORE);
         if (!done)
             continue;
-        if (adrift.requests[at] != MPI_REQUEST_NULL)
-            PMPI_Request_free(&adrift.requests[at]); /* a persistent one */
-        over[n++] = adrift.loans[at];
-        adrift.buffered -= adrift.loans[at]->buffered;
-        adrift.requests[at] = adrift.requests[--adrift.count];
-        adrift.loans[at] = adrift.loans[adrift.count];
+        if (stray->request != MPI_REQUEST_NULL)
+            PMPI_Request_free(&stray->request); /* a persistent one */
+        over[n++] = stray->loans;
+        adrift.buffered -= stray->loans->buffered;
+        *stray = adrift.all[--adrift.count];
     }
     lock_drop(&adrift.lock);
     for (int i = 0; i < n; i++)
