@@ -14,6 +14,7 @@
 #include "alloc/pool.h"
 #include "apart.h"
 #include "check.h"
+#include "invariants.h"
 #include "pattern.h"
 #include "ranks.h"
 #include "system.h"
@@ -398,4 +399,25 @@ Test(arena, threads_open_the_same)
         thread_join(threads[i]);
     for (int i = 0; i < 4; i++)
         CHECK(users[i] == arena.user);
+}
+
+/* ---- rule 9: one look-up from address to slot ---- */
+
+Test(rule9, every_address_of_a_slot_and_no_other)
+{
+    char *b = buffer(3, 1), on_stack;
+    struct slot *slot = slot_at(b);
+    for (size_t at = 0; at < 3 * PAGE; at += 64)
+        CHECK(slot_find(b + at) == slot);
+    CHECK(slot_find(b + 3 * PAGE - 1) == slot && slot_find(b + 3 * PAGE) != slot && slot_find(b - 1) != slot);
+    CHECK(!slot_find(backing_wire(backing_of(b))) && !slot_find(&on_stack) && !slot_find(NULL));
+    CHECK(slot_find((void *)UINTPTR_MAX) == NULL);
+    CHECK(sizeof(struct entry) <= 64);
+    zc_comm *comm = loop_strict(); /* a rename changes the pages, not the slot */
+    CHECK_OK(zc_send(b, 3 * PAGE, 0, 1, comm));
+    store(b, 1);
+    CHECK(slot_find(b) == slot && slot_user(slot) == b && backing_of(b) != slot_home(slot));
+    CHECK(load(backing_wire(backing_of(b))) == 1);
+    CHECK_MESSAGE(comm, 1, 0, 3 * PAGE, 1);
+    CHECK_OK(zc_close(comm));
 }

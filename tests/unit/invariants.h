@@ -177,6 +177,36 @@ static inline void until_faults(uint64_t faults)
         sched_yield();
 }
 
+struct access {
+    char *at;
+    char value;
+    _Atomic bool done;
+};
+
+static inline void *store_there(void *argument)
+{
+    struct access *access = argument;
+    store(access->at, access->value);
+    atomic_store(&access->done, true);
+    return NULL;
+}
+
+static inline void *load_there(void *argument)
+{
+    struct access *access = argument;
+    access->value = load(access->at);
+    atomic_store(&access->done, true);
+    return NULL;
+}
+
+/* Waits and renames take their measure from what a rename costs: now so long that no test sees it over. */
+static inline void make_renames_dear(const char *p)
+{
+    for (int i = 0; i < 100; i++)
+        policy_observe(slot_pool(slot_at(p)), COST_RENAME, slot_pool(slot_at(p))->slot_size, UINT32_MAX);
+    CHECK(policy_cost(slot_pool(slot_at(p)), COST_RENAME, 0) > 3000000000);
+}
+
 /* ---- a pool at rest ---- */
 
 /* Nothing is in flight: every slot that is not live is in the free list, once and without a claim on it; slots and
