@@ -139,7 +139,7 @@ void trace_write(enum trace_kind kind, const void *address, size_t size)
     } else {
         record->time = clock_ns() - start;
         record->address = (uintptr_t)address;
-        record->what = (uint64_t)kind << TRACE_KIND_SHIFT | size;
+        atomic_store_explicit(&record->what, (uint64_t)kind << TRACE_KIND_SHIFT | size, memory_order_release);
         if (full)
             sys_munmap(full, WINDOW);
     }

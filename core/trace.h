@@ -7,8 +7,9 @@
  * The file, version 1, in the machine's byte order:
  *
  *   header    one struct trace_header
- *   records   struct trace_record, in the order in which they happened, until one of kind TRACE_END; what is
- *             behind it is zero. So a file without such an end was cut short. */
+ *   records   struct trace_record, in the order in which they happened, until one whose `what` is 0, of kind TRACE_END:
+ *             perhaps one that the process was killed at. What is behind it is zero. So a file without such an end
+ *             was cut short. */
 #ifndef ZC_CORE_TRACE_H
 #define ZC_CORE_TRACE_H
 
@@ -37,7 +38,7 @@ enum trace_kind {
 struct trace_record {
     uint64_t time; /* nanoseconds since the start */
     uint64_t address;
-    uint64_t what; /* enum trace_kind << TRACE_KIND_SHIFT | size */
+    _Atomic uint64_t what; /* enum trace_kind << TRACE_KIND_SHIFT | size; written last */
 };
 
 /* Starts a trace to NAME.PID, once, unless `name` is "". 0 or -errno with a message. */

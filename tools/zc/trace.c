@@ -100,9 +100,9 @@ static int read_records(const char *path, const struct trace_record *records, si
     int status = 0;
     size_t i = 0;
     for (; i < most && !status; i++) {
-        uint64_t kind = records[i].what >> TRACE_KIND_SHIFT;
-        uint64_t size = records[i].what & (((uint64_t)1 << TRACE_KIND_SHIFT) - 1);
-        if (kind == TRACE_END && !records[i].time && !records[i].address && !size)
+        uint64_t what = records[i].what, kind = what >> TRACE_KIND_SHIFT;
+        uint64_t size = what & (((uint64_t)1 << TRACE_KIND_SHIFT) - 1);
+        if (!what)
             break;
         if (kind == TRACE_END || kind > TRACE_FREE || records[i].time < trace->duration || !records[i].address ||
             size > SIZE_MOST)
