@@ -117,7 +117,7 @@ int trace_open(const char *name)
     return error;
 }
 
-void trace_write(enum trace_kind kind, const void *address, size_t size)
+void trace_write(enum trace_kind kind, const void *address, size_t alignment, size_t size)
 {
     int saved = errno, error = 0;
     lock_take(&writing);
@@ -139,7 +139,8 @@ void trace_write(enum trace_kind kind, const void *address, size_t size)
     } else {
         record->time = clock_ns() - start;
         record->address = (uintptr_t)address;
-        atomic_store_explicit(&record->what, (uint64_t)kind << TRACE_KIND_SHIFT | size, memory_order_release);
+        uint64_t aligned = (uint64_t)__builtin_ctzl(alignment) << TRACE_ALIGN_SHIFT;
+        atomic_store_explicit(&record->what, (uint64_t)kind << TRACE_KIND_SHIFT | aligned | size, memory_order_release);
         if (full)
             sys_munmap(full, WINDOW);
     }

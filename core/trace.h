@@ -4,7 +4,7 @@
  * NAME.PID, or NAME.PID.2 and so on where that is there already; it is complete whenever and however the process ends:
  * records go to a mapping of the file.
  *
- * The file, version 1, in the machine's byte order:
+ * The file, version 2, in the machine's byte order:
  *
  *   header    one struct trace_header
  *   records   struct trace_record, in the order in which they happened, until one whose `what` is 0, of kind TRACE_END:
@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define TRACE_MAGIC "zctrace"
-enum { TRACE_VERSION = 1, TRACE_KIND_SHIFT = 56 };
+enum { TRACE_VERSION = 2, TRACE_ALIGN_SHIFT = 48, TRACE_KIND_SHIFT = 56 };
 
 struct trace_header {
     char magic[8];
@@ -31,14 +31,15 @@ struct trace_header {
 
 enum trace_kind {
     TRACE_END,
-    TRACE_ALLOC, /* size: bytes asked for */
-    TRACE_FREE   /* size 0; perhaps of an address that was not in a TRACE_ALLOC, and then without meaning */
+    TRACE_ALLOC, /* size: bytes asked for; alignment: 1 where that of a page will do */
+    TRACE_FREE /* size 0, alignment 1; perhaps of an address that was not in a TRACE_ALLOC, and then without meaning */
 };
 
 struct trace_record {
     uint64_t time; /* nanoseconds since the start */
     uint64_t address;
-    _Atomic uint64_t what; /* enum trace_kind << TRACE_KIND_SHIFT | size; written last */
+    /* enum trace_kind << TRACE_KIND_SHIFT | log2 of the alignment << TRACE_ALIGN_SHIFT | size; written last */
+    _Atomic uint64_t what;
 };
 
 /* Starts a trace to NAME.PID, once, unless `name` is "". 0 or -errno with a message. */
@@ -46,7 +47,7 @@ int trace_open(const char *name);
 
 extern _Atomic bool trace_on;
 
-void trace_write(enum trace_kind kind, const void *address, size_t size);
+void trace_write(enum trace_kind kind, const void *address, size_t alignment, size_t size);
 
 /* What an allocation pays when there is no trace: a branch. */
 static inline bool tracing(void)
@@ -54,10 +55,10 @@ static inline bool tracing(void)
     return __builtin_expect(atomic_load_explicit(&trace_on, memory_order_relaxed), false);
 }
 
-static inline void trace(enum trace_kind kind, const void *address, size_t size)
+static inline void trace(enum trace_kind kind, const void *address, size_t alignment, size_t size)
 {
     if (tracing())
-        trace_write(kind, address, size);
+        trace_write(kind, address, alignment, size);
 }
 
 #endif

@@ -77,7 +77,7 @@ static void *alloc_aligned(size_t alignment, size_t size)
     struct zc_pool *pool = heap_pool(size, alignment);
     void *ptr = pool ? alloc_from(pool, alignment, size) : NULL;
     if (ptr)
-        trace(TRACE_ALLOC, ptr, size);
+        trace(TRACE_ALLOC, ptr, alignment, size);
     return ptr;
 }
 
@@ -88,7 +88,7 @@ static __attribute__((noinline)) void *alloc_otherwise(struct slot *slot, size_t
     if (!slot)
         return alloc_aligned(1, size);
     slot_acquire(slot);
-    trace(TRACE_ALLOC, slot_user(slot), size);
+    trace(TRACE_ALLOC, slot_user(slot), 1, size);
     return slot_user(slot);
 }
 
@@ -177,7 +177,7 @@ static __attribute__((noinline)) int free_otherwise(void *ptr)
 {
     if (!ptr)
         return 0;
-    trace(TRACE_FREE, ptr, 0);
+    trace(TRACE_FREE, ptr, 1, 0);
     struct slot *slot = arena_live(ptr);
     if (!slot && fallback_free(ptr))
         return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: workloads multigrid|server|pencils|wait|view|become|decoy|refused
+ * usage: workloads multigrid|server|pencils|aligned|wait|view|become|decoy|refused
  *
  * Three programs whose buffers the default pools serve with more memory than they need. Prints the bytes of memory
  * that the process ended up with, and the seconds that it took.
@@ -76,6 +76,20 @@ static void pencils(void)
         for (int i = 0; i < PEERS; i++)
             CHECK_OK(zc_free(peers[i]));
     }
+}
+
+/* Slots of its sizes would not be so aligned. */
+static void aligned(void)
+{
+    enum { BUFFERS = 24 };
+    char *peers[BUFFERS];
+    for (int i = 0; i < BUFFERS; i++) {
+        peers[i] = zc_aligned_alloc((size_t)64 << 10, (size_t)1100 << 10);
+        CHECK(peers[i]);
+    }
+    CHECK_OK(zc_free(filled(5000)));
+    for (int i = 0; i < BUFFERS; i++)
+        CHECK_OK(zc_free(peers[i]));
 }
 
 static void await_input(void)
@@ -161,8 +175,9 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } workloads[] = {{"multigrid", multigrid}, {"server", server}, {"pencils", pencils}, {"wait", send_and_wait},
-                     {"view", view},           {"become", become}, {"decoy", decoy},     {"refused", refused}};
+    } workloads[] = {{"multigrid", multigrid}, {"server", server},      {"pencils", pencils},
+                     {"aligned", aligned},     {"wait", send_and_wait}, {"view", view},
+                     {"become", become},       {"decoy", decoy},        {"refused", refused}};
     for (size_t i = 0; argc == 2 && i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(workloads[i].name, argv[1]) == 0) {
             uint64_t start = clock_ns();
@@ -172,6 +187,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fputs("usage: workloads multigrid|server|pencils|wait|view|become|decoy|refused\n", stderr);
+    fputs("usage: workloads multigrid|server|pencils|aligned|wait|view|become|decoy|refused\n", stderr);
     return 2;
 }

@@ -165,7 +165,7 @@ static void trace_often(void)
 {
     enum { RECORDS = 1 << 16 }; /* more than are mapped at a time */
     for (int i = 0; i < RECORDS; i++)
-        trace_write(TRACE_ALLOC, NULL, 1);
+        trace_write(TRACE_ALLOC, NULL, 1, 1);
 }
 
 Test(interrupts, traces_are_no_cancellation_points)

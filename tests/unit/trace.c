@@ -48,13 +48,14 @@ static FILE *open_trace(struct trace_header *header)
     return file;
 }
 
-static void check_next(FILE *file, enum trace_kind kind, const void *address, size_t size)
+static void check_next(FILE *file, enum trace_kind kind, const void *address, size_t alignment, size_t size)
 {
     static uint64_t time;
     struct trace_record record;
     CHECK(next(file, &record));
     CHECK(record.what >> TRACE_KIND_SHIFT == (uint64_t)kind);
-    CHECK((record.what & (((uint64_t)1 << TRACE_KIND_SHIFT) - 1)) == size);
+    CHECK((record.what >> TRACE_ALIGN_SHIFT & 0xff) == (uint64_t)__builtin_ctzl(alignment));
+    CHECK((record.what & (((uint64_t)1 << TRACE_ALIGN_SHIFT) - 1)) == size);
     CHECK(record.address == (uintptr_t)address);
     CHECK(record.time >= time);
     time = record.time;
@@ -64,7 +65,7 @@ static void writes_what_happens(const void *argument)
 {
     (void)argument;
     start_trace();
-    char *p = ALLOC(5000), *q = zc_calloc(3, 7);
+    char *p = ALLOC(5000), *q = zc_calloc(3, 7), *s = zc_aligned_alloc(2048, 5000), *t = zc_aligned_alloc(1 << 16, 100);
     CHECK_OK(zc_free(p));
     zc_pool *own;
     zc_pool_options options = ZC_POOL_OPTIONS_INIT;
@@ -77,14 +78,18 @@ static void writes_what_happens(const void *argument)
     CHECK(strcmp(header.magic, TRACE_MAGIC) == 0 && header.version == TRACE_VERSION);
     CHECK(header.record_size == sizeof(struct trace_record) && header.pid == (uint32_t)getpid());
     CHECK(strcmp(header.command, program_invocation_short_name) == 0);
-    check_next(file, TRACE_ALLOC, p, 5000);
-    check_next(file, TRACE_ALLOC, q, 21);
-    check_next(file, TRACE_FREE, p, 0);
+    check_next(file, TRACE_ALLOC, p, 1, 5000);
+    check_next(file, TRACE_ALLOC, q, 1, 21);
+    check_next(file, TRACE_ALLOC, s, 1, 5000);
+    check_next(file, TRACE_ALLOC, t, 1 << 16, 100);
+    check_next(file, TRACE_FREE, p, 1, 0);
     struct trace_record record;
     CHECK(!next(file, &record));
     fclose(file);
     CHECK_OK(zc_free(r));
     CHECK_OK(zc_free(q));
+    CHECK_OK(zc_free(s));
+    CHECK_OK(zc_free(t));
 }
 
 Test(trace, what_happens)

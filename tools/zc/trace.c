@@ -10,16 +10,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/sys.h"
 #include "core/trace.h"
 #include "tools/zc/command.h"
 
 static const uint64_t SIZE_MOST = (uint64_t)1 << 40; /* the arena's */
+enum { ALIGNMENT_MOST = 21 };                        /* its logarithm: that of huge pages */
+
+static unsigned kind_of(const struct trace_record *record)
+{
+    return (unsigned)(record->what >> TRACE_KIND_SHIFT);
+}
+
+static uint64_t size_of(const struct trace_record *record)
+{
+    return record->what & (((uint64_t)1 << TRACE_ALIGN_SHIFT) - 1);
+}
+
+/* Its logarithm. */
+static unsigned alignment_of(const struct trace_record *record)
+{
+    return (unsigned)(record->what >> TRACE_ALIGN_SHIFT) & 0xff;
+}
+
+static bool makes_sense(const struct trace_record *record, uint64_t before)
+{
+    unsigned kind = kind_of(record);
+    return (kind == TRACE_ALLOC || kind == TRACE_FREE) && record->time >= before && record->address &&
+           size_of(record) <= SIZE_MOST && alignment_of(record) <= ALIGNMENT_MOST;
+}
 
 /* Live buffers by address: open addressing, at most half full. */
 struct live {
     struct live_buffer {
         uint64_t address; /* 0: free */
-        int64_t size;
+        int64_t size;     /* 0: not among the events */
     } * table;
     size_t room, used; /* room: a power of two */
 };
@@ -70,18 +95,26 @@ static int no_memory(const char *path)
     return failed("%s: no memory for its records", path);
 }
 
-static int add(const char *path, struct trace *trace, struct live *live, uint64_t address, uint64_t size)
+static void add_event(struct trace *trace, int64_t size)
+{
+    if (size)
+        trace->events[trace->event_count++] = size;
+}
+
+static int add(const char *path, struct trace *trace, struct live *live, const struct trace_record *record, size_t at)
 {
     if (2 * (live->used + 1) > live->room && !grow(live))
         return no_memory(path);
-    struct live_buffer *buffer = find(live, address);
+    struct live_buffer *buffer = find(live, record->address);
     if (buffer->address)
-        return failed("%s: not a trace, or a damaged one: record %zu allocates a buffer that is live", path,
-                      trace->event_count);
-    *buffer = (struct live_buffer){address, size ? (int64_t)size : 1};
+        return failed("%s: not a trace, or a damaged one: record %zu allocates a buffer that is live", path, at);
+    bool aligned = alignment_of(record) > PAGE_SHIFT;
+    int64_t size = (int64_t)size_of(record);
+    *buffer = (struct live_buffer){record->address, aligned ? 0 : size ? size : 1};
     live->used++;
     trace->allocations++;
-    trace->events[trace->event_count++] = buffer->size;
+    trace->aligned += aligned;
+    add_event(trace, buffer->size);
     return 0;
 }
 
@@ -90,7 +123,7 @@ static void drop(struct trace *trace, struct live *live, uint64_t address)
     struct live_buffer *buffer = live->room ? find(live, address) : NULL;
     if (!buffer || !buffer->address)
         return; /* not of zc_alloc's */
-    trace->events[trace->event_count++] = -buffer->size;
+    add_event(trace, -buffer->size);
     take_out(live, buffer);
 }
 
@@ -100,15 +133,12 @@ static int read_records(const char *path, const struct trace_record *records, si
     int status = 0;
     size_t i = 0;
     for (; i < most && !status; i++) {
-        uint64_t what = records[i].what, kind = what >> TRACE_KIND_SHIFT;
-        uint64_t size = what & (((uint64_t)1 << TRACE_KIND_SHIFT) - 1);
-        if (!what)
+        if (!records[i].what)
             break;
-        if (kind == TRACE_END || kind > TRACE_FREE || records[i].time < trace->duration || !records[i].address ||
-            size > SIZE_MOST)
+        if (!makes_sense(&records[i], trace->duration))
             status = failed("%s: not a trace, or a damaged one: record %zu makes no sense", path, i);
-        else if (kind == TRACE_ALLOC)
-            status = add(path, trace, &live, records[i].address, size);
+        else if (kind_of(&records[i]) == TRACE_ALLOC)
+            status = add(path, trace, &live, &records[i], i);
         else
             drop(trace, &live, records[i].address);
         trace->duration = records[i].time;

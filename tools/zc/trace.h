@@ -12,6 +12,7 @@ struct trace {
     uint32_t pid;
     uint64_t duration;  /* ns */
     size_t allocations; /* in all */
+    size_t aligned;     /* of them, to more than a page: not among the events */
     size_t left;        /* live at the end */
     int64_t *events;    /* bytes asked for, negative where they are freed again; a size of 0 stands as 1 */
     size_t event_count;

@@ -4,7 +4,8 @@
  *
  * Requests fall into buckets by size. A pool serves a run of buckets, from i to j, with slots of the size of j, and
  * needs as many as its buckets ever had live at once. That peak is counted for every run; then the cheapest way to
- * cut all buckets into runs is found from the left (best[j]: the least for buckets 0..j). */
+ * cut all buckets into runs is found from the left (best[j]: the least for buckets 0..j). Requests aligned to more than a
+ * page are left out: a slot is aligned so only if its size is, and what no pool serves the size classes do. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ enum {
 };
 
 struct plan {
-    size_t traces, buckets;
+    size_t traces, buckets, aligned;
     struct bucket {
         uint64_t size;  /* of a slot that holds its requests, whole pages */
         uint64_t least; /* request in it */
@@ -161,7 +162,9 @@ static int make_plan(struct plan *plan, const struct trace traces[])
     if (!exact && !make_buckets(plan, traces, class_size, BUCKETS_MOST))
         return failed("there are sizes of more classes than zc has");
     if (!plan->buckets)
-        return failed("nothing was allocated in %s", plan->traces == 1 ? "this trace" : "these traces");
+        return failed("nothing was allocated in %s%s", plan->traces == 1 ? "this trace" : "these traces",
+                      plan->aligned ? " but buffers aligned to more than a page, which are left to the size classes"
+                                    : "");
     memset(plan->fewest, -1, sizeof plan->fewest);
     for (size_t i = 0; i < plan->traces; i++)
         count_peaks(plan, &traces[i], exact);
@@ -228,6 +231,8 @@ static void print_report(const struct plan *plan, const struct trace traces[])
     printf("\nasked for and live, at most %12s\n", size_text(plan->asked));
     printf("slots by default            %12s\n", size_text(plan->by_default));
     printf("slots with the pools below  %12s   %.0f %% less\n", size_text(plan->by_plan), saved > 0 ? saved : 0);
+    if (plan->aligned)
+        printf("\nLeft to the size classes: %zu buffers aligned to more than a page.\n", plan->aligned);
     puts("\nCopies of messages in flight come on top of both.\n");
     fputs("ZC_POOLS=", stdout);
     print_pools(plan);
@@ -241,6 +246,7 @@ static int tune(int count, char **paths, bool pools_only)
     for (int i = 0; i < count && !status; i++) {
         status = trace_read(paths[i], &traces[i]);
         plan.traces += !status;
+        plan.aligned += status ? 0 : traces[i].aligned;
     }
     if (!status)
         status = make_plan(&plan, traces);
@@ -279,7 +285,8 @@ const struct command command_tune = {
         "    zc tune zc-trace.*\n"
         "    export ZC_POOLS=$(zc tune --pools zc-trace.*)\n\n"
         "Several traces, such as those of all ranks, are served together: each process starts with the slots that\n"
-        "all of them needed, and makes more as it needs them.\n\n"
+        "all of them needed, and makes more as it needs them. Buffers aligned to more than a page are left to the\n"
+        "size classes.\n\n"
         "  --pools   print the value alone\n",
     .run = run,
 };
