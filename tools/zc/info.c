@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/utsname.h>
 
+#include "core/error.h"
 #include "core/options.h"
 #include "core/sys.h"
 #include "protect/userfaultfd.h"
@@ -21,7 +22,7 @@
 /* One line of the answer. */
 struct fact {
     const char *name;
-    char value[160];
+    char value[ERROR_BYTES];
     const char *advice; /* what to change, and how; NULL: nothing */
 };
 
