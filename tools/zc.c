@@ -2,6 +2,7 @@
  *
  * zc(1): finds the subcommand, and what the subcommands share. */
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -87,16 +88,32 @@ const char *size_text(unsigned long long bytes)
     return text;
 }
 
+/* Bytes of the character of UTF-8 that the text, which is not empty, begins with; 0 if it does not. */
+static size_t character_at(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    size_t length = *at < 0x80 ? 1 : *at < 0xc2 ? 0 : *at < 0xe0 ? 2 : *at < 0xf0 ? 3 : *at < 0xf5 ? 4 : 0;
+    for (size_t i = 1; i < length; i++)
+        if (at[i] >> 6 != 2)
+            return 0;
+    /* What fewer bytes could say, halves of a pair, and what is past the last. */
+    bool excluded = (*at == 0xe0 && at[1] < 0xa0) || (*at == 0xed && at[1] >= 0xa0) || (*at == 0xf0 && at[1] < 0x90) ||
+                    (*at == 0xf4 && at[1] >= 0x90);
+    return excluded ? 0 : length;
+}
+
 void print_quoted(const char *text)
 {
     putchar('"');
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            putchar('\\');
-        if ((unsigned char)*text < ' ')
+    while (*text) {
+        size_t length = character_at(text);
+        if (length == 0)
+            fputs("\\ufffd", stdout);
+        else if ((unsigned char)*text < ' ')
             printf("\\u%04x", (unsigned char)*text);
         else
-            putchar(*text);
+            printf("%s%.*s", *text == '"' || *text == '\\' ? "\\" : "", (int)length, text);
+        text += length ? length : 1;
     }
     putchar('"');
 }

@@ -40,7 +40,7 @@ int run_program(char **argv);
 /* "4 KiB": whole in the largest unit that loses nothing, else with one decimal. Valid until the fourth next call. */
 const char *size_text(unsigned long long bytes);
 
-/* Prints it as a string of JSON. */
+/* Prints it as a string of JSON; what is not UTF-8 as U+FFFD. */
 void print_quoted(const char *text);
 
 #endif
