@@ -133,7 +133,7 @@ static void print_commands(FILE *out)
           out);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_commands(stderr);
@@ -158,7 +158,12 @@ int main(int argc, char **argv)
         printf("usage: zc %s %s\n\n%s.\n\n%s", command->name, command->arguments, command->summary, command->help);
         return 0;
     }
-    int status = command->run(argc - 1, argv + 1);
+    return command->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
     if (fflush(stdout) || ferror(stdout))
         return failed("standard output cannot be written");
     return status;
