@@ -207,7 +207,8 @@ static int run_all(struct run *run, int size)
                 run_size(run, grid, grid->sizes[i]);
         code = conclude(run);
     }
-    report_close(run->report);
+    int unwritten = report_close(run->report);
+    code = code ? code : unwritten;
     if (run->client)
         client_close(run->client);
     for (int way = 0; way < WAYS; way++)

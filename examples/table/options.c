@@ -65,7 +65,7 @@ static const char usage_options[] =
     "over shm, beside the variants of MPI. ZC_CONFLICT=wait can deadlock here, because a client\n"
     "that waits for room to PUT takes no replies, which the server's store then waits for. With more ranks than\n"
     "processors, those that poll yield. The run fails (exit code 1) if a value is torn, is not what the cell held\n"
-    "when it was sent, or if a store into a cell is lost.\n"
+    "when it was sent, if a store into a cell is lost, or if not all that is printed could be written.\n"
     "\n"
     "In the table at the end, faults, waits, renames and copies are counts in all measured rounds, of GETs and PUTs\n"
     "together; \"calls/op\" are system calls that change page tables (mprotect, mremap ...), for each operation.\n"

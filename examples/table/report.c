@@ -304,13 +304,25 @@ void report_job(struct report *report, const struct job *job)
         write_rows(report, job, &work);
 }
 
-void report_close(struct report *report)
+int report_close(struct report *report)
 {
+    int code = 0;
+
     if (!report)
-        return;
-    if (report->csv && report->csv != stdout && fclose(report->csv))
-        fprintf(stderr, "table: --csv '%s': %s\n", report->options->csv, strerror(errno));
+        return 0;
+    if (report->csv && report->csv != stdout) {
+        bool lost = ferror(report->csv);
+        if (fclose(report->csv) || lost) {
+            fprintf(stderr, "table: --csv '%s': not all of it could be written\n", report->options->csv);
+            code = 1;
+        }
+    }
+    if (fflush(stdout) || ferror(stdout)) {
+        fputs("table: standard output cannot be written\n", stderr);
+        code = 1;
+    }
     for (int place = 0; place < MAX_VARIANTS; place++)
         free(report->rounds[place]);
     free(report);
+    return code;
 }

@@ -237,7 +237,7 @@ FILE *report_text(const struct report *report);            /* where the table go
 void report_progress(struct report *report, const struct job *job, const struct variant *variant, int round);
 void report_add(struct report *report, int place, int round, const struct counters *counters);
 void report_job(struct report *report, const struct job *job); /* prints and forgets the rounds */
-void report_close(struct report *report);
+int report_close(struct report *report);                       /* 1, with a message: not all could be written. Else 0 */
 
 double seconds_now(void);
 
