@@ -180,13 +180,15 @@ static struct stranger *next_place(struct door *door, int *ms)
     return NULL;
 }
 
-static void admit(const struct door *door, struct stranger *place)
+/* Takes in who comes, unless it has gone again. 0, or an errno of what does not pass by itself. */
+static int admit(const struct door *door, struct stranger *place)
 {
     int fd = accept4(door->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
-        return; /* it has gone again */
+        return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM ? errno : 0;
     close_fd(&place->fd);
     *place = (struct stranger){.fd = fd, .since = clock_ns()};
+    return 0;
 }
 
 /* Why a rank may not join, or 0. Ranks of other versions get an answer too, as long as hello stays what it is. */
@@ -247,6 +249,14 @@ static int missing(const struct bootstrap *bootstrap, const struct door *door)
                 *door->refused ? "; refused: " : "", door->refused);
 }
 
+/* poll(2) takes it for invalid to be given more descriptors than a process may have. */
+static int crowded(const struct bootstrap *bootstrap, const struct door *door, int error)
+{
+    error = error == EINVAL ? EMFILE : error;
+    return fail(-error, "zc_open: rank 0 at root=%s can take in no more than %d of %d ranks: %s (limit: RLIMIT_NOFILE)",
+                bootstrap->root, door->present, bootstrap->size, strerror(error));
+}
+
 static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, const char *protocol)
 {
     struct door door;
@@ -254,7 +264,7 @@ static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, 
     int error = door_open(&door, bootstrap->root, at);
     if (error)
         return error;
-    while (door.present < bootstrap->size) {
+    while (door.present < bootstrap->size && !error) {
         struct pollfd pollers[STRANGERS + 1];
         for (int i = 0; i < STRANGERS; i++)
             pollers[i] = (struct pollfd){.fd = door.strangers[i].fd, .events = POLLIN};
@@ -265,12 +275,14 @@ static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, 
         }
         struct stranger *place = next_place(&door, &ms);
         pollers[STRANGERS] = (struct pollfd){.fd = place ? door.listener : -1, .events = POLLIN};
-        int n = poll(pollers, STRANGERS + 1, ms);
+        int n = poll(pollers, STRANGERS + 1, ms), failed = n < 0 && errno != EINTR ? errno : 0;
         for (int i = 0; n > 0 && i < STRANGERS; i++)
             if (pollers[i].revents)
                 listen_to(bootstrap, &door, protocol, &door.strangers[i]);
         if (n > 0 && pollers[STRANGERS].revents)
-            admit(&door, place);
+            failed = admit(&door, place);
+        if (failed)
+            error = crowded(bootstrap, &door, failed);
     }
     door_close(&door);
     struct answer welcome = {0};

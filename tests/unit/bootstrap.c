@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -33,11 +34,17 @@ static const char *free_root(void)
     return root;
 }
 
-/* Connects to `root`, as soon as somebody listens there. */
-static int visit(const char *root)
+static struct sockaddr_in address_of(const char *root)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     at.sin_port = htons((uint16_t)strtol(strrchr(root, ':') + 1, NULL, 10));
+    return at;
+}
+
+/* Connects to `root`, as soon as somebody listens there. */
+static int visit(const char *root)
+{
+    struct sockaddr_in at = address_of(root);
     for (;;) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
         if (connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
@@ -166,6 +173,36 @@ Test(bootstrap, some_do_not_come)
     finish(&three, -ECONNRESET, "hung up");
 }
 
+static void limit_descriptors(rlim_t most)
+{
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = most;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+Test(bootstrap, no_descriptors_for_the_ranks)
+{
+    const char *root = free_root();
+    struct comer zero = {.root = root, .rank = 0, .size = 3};
+    struct sockaddr_in at = address_of(root);
+    int more = socket(AF_INET, SOCK_STREAM, 0);
+    start(&zero);
+    int first = visit(root);
+    limit_descriptors(64);
+    while (dup(first) >= 0)
+        ;
+    CHECK(connect(more, (struct sockaddr *)&at, sizeof at) == 0);
+    finish(&zero, -EMFILE, "can take in no more than 1 of 3 ranks: Too many open files (limit: RLIMIT_NOFILE)");
+}
+
+Test(bootstrap, fewer_descriptors_than_rank_0_looks_at)
+{
+    struct bootstrap *b;
+    limit_descriptors(16);
+    CHECK_FAILS(bootstrap_open(free_root(), 0, 3, "test 1", LONG, &b), -EMFILE, "no more than 1 of 3 ranks: Too many");
+}
+
 Test(bootstrap, a_rank_started_twice)
 {
     const char *root = free_root();
@@ -291,12 +328,11 @@ static void interrupted(int signal)
 /* Nobody answers the second visitor of a listener that takes one, until it is told that there is none. */
 Test(bootstrap, signals_while_connecting)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct sigaction action = {.sa_handler = interrupted};
     const char *root = free_root();
+    struct sockaddr_in at = address_of(root);
     struct comer zero = {.root = root, .rank = 0, .size = 2}, one = {.root = root, .rank = 1, .size = 2};
     int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
-    at.sin_port = htons((uint16_t)strtol(strrchr(root, ':') + 1, NULL, 10));
     CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
     CHECK(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
     CHECK(bind(listener, (struct sockaddr *)&at, sizeof at) == 0 && listen(listener, 0) == 0);
