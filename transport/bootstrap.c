@@ -309,6 +309,15 @@ static int await_connection(int fd, uint64_t deadline)
     return n < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) ? errno : error;
 }
 
+/* A socket that is given, for its own, the port that it is to reach, and where nobody listens, is connected to itself. */
+static bool is_own_peer(int fd)
+{
+    struct sockaddr_storage own = {0}, peer = {0};
+    socklen_t own_length = sizeof own, peer_length = sizeof peer;
+    return getsockname(fd, (struct sockaddr *)&own, &own_length) == 0 &&
+           getpeername(fd, (struct sockaddr *)&peer, &peer_length) == 0 && memcmp(&own, &peer, sizeof own) == 0;
+}
+
 /* Connects as soon as rank 0 listens. The socket, or an error. */
 static int reach(const struct addrinfo *at, uint64_t deadline)
 {
@@ -316,9 +325,14 @@ static int reach(const struct addrinfo *at, uint64_t deadline)
         int fd = new_socket(at);
         if (fd < 0)
             return -errno;
-        if (connect(fd, at->ai_addr, at->ai_addrlen) == 0)
-            return fd;
-        int error = errno == EINPROGRESS ? await_connection(fd, deadline) : errno;
+        int error = connect(fd, at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
+        if (error == EINPROGRESS)
+            error = await_connection(fd, deadline);
+        if (!error && is_own_peer(fd)) {
+            /* Closed at once: what TCP remembered of it would keep rank 0 from listening there. */
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
+            error = ECONNREFUSED;
+        }
         if (!error)
             return fd;
         close(fd);

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,6 +144,38 @@ Test(bootstrap, one_rank_needs_no_root)
     CHECK(all == 7);
     bootstrap_close(b);
     bootstrap_close(NULL);
+}
+
+static _Atomic int to_itself; /* so many connections, */
+static _Atomic int connects;  /* of all */
+
+/* As the kernel would: gives the socket the port that it is to be connected to, which is free, for its own. */
+int connect(int fd, const struct sockaddr *at, socklen_t length)
+{
+    static int (*real)(int, const struct sockaddr *, socklen_t);
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "connect");
+    connects++;
+    if (to_itself > 0) {
+        to_itself--;
+        CHECK(bind(fd, at, length) == 0);
+    }
+    return real(fd, at, length);
+}
+
+/* A socket that waits for its root may be connected to itself; the root is not kept from its port by that. */
+Test(bootstrap, a_rank_meets_itself)
+{
+    const char *root = free_root();
+    struct comer one = {.root = root, .rank = 1, .size = 2, .rounds = 1}, zero = one;
+    zero.rank = 0;
+    to_itself = 2;
+    start(&one);
+    while (!one.over && connects < 3)
+        usleep(1000);
+    start(&zero);
+    finish(&zero, 0, "");
+    finish(&one, 0, "");
 }
 
 Test(bootstrap, ill_formed_roots)
