@@ -68,7 +68,7 @@ void peers_lose_receives(struct peers *peers)
 /* ---- what has come ---- */
 
 /* A message that matches, described, or NULL with *error if there will be none. */
-static struct match *find(const struct peers *peers, int src, int tag, zc_status *status, int *error)
+static struct match *find(struct peers *peers, int src, int tag, zc_status *status, int *error)
 {
     struct match *message = match_probe(&peers->queue, src, tag);
     *error = message || !peers->any_lost ? 0 : unreachable(peers, src);
@@ -76,6 +76,8 @@ static struct match *find(const struct peers *peers, int src, int tag, zc_status
         peers_gone(peers, src, *error);
     if (message)
         *status = match_status(message);
+    else
+        peers->looked = true;
     return message;
 }
 

@@ -13,6 +13,7 @@ struct peers {
     lock lock;
     int rank, size;
     bool any_lost; /* else they need not be asked */
+    bool looked;   /* for a message, and there was none */
     struct match_queue queue;
     struct op *over, **over_end; /* operations that are to be told of */
 

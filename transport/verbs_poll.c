@@ -162,16 +162,18 @@ static void completed(struct verbs *verbs, const struct ibv_wc *wc)
 
 /* ---- signs of life ---- */
 
-/* A peer that is gone is noticed only by sending to it. While something is waited for, each is told now and then what
- * it knows already. */
+/* A peer that is gone is noticed only by sending to it. While something is waited or looked for, each is told now and
+ * then what it knows already. */
 static void ask_for_life(struct verbs *verbs)
 {
-    bool waiting = verbs->common.queue.receives.first || verbs->offers.count || verbs->pulls.count || verbs->stalled ||
+    bool waiting = verbs->common.looked || verbs->common.queue.receives.first || verbs->offers.count ||
+                   verbs->pulls.count || verbs->stalled ||
                    verbs->peers[verbs->common.rank == 0 ? verbs->common.size - 1 : 0].saying_bye;
     uint64_t now = clock_ns();
     if (!waiting || now - verbs->last_sign < SIGN_NS)
         return;
     verbs->last_sign = now;
+    verbs->common.looked = false;
     for (int i = 0; i < verbs->common.size; i++)
         if (i != verbs->common.rank && !verbs->peers[i].error)
             wire_grant(verbs, &verbs->peers[i]);

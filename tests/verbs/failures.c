@@ -200,28 +200,62 @@ void case_guest_killed(void)
 
 /* ---- killed while the other only waits ---- */
 
+/* How rank 0 waits. */
+static int by_receive(char *buffer, zc_comm *comm)
+{
+    return zc_recv(buffer, 10000, ZC_ANY_SOURCE, 1, comm, NULL);
+}
+
+static int by_probe(char *buffer, zc_comm *comm)
+{
+    (void)buffer;
+    return zc_probe(1, 1, comm, NULL);
+}
+
+static int by_take(char *buffer, zc_comm *comm)
+{
+    void *message;
+    (void)buffer;
+    return zc_recv_alloc(&message, 1, 1, comm, NULL);
+}
+
+static int (*wait_by)(char *buffer, zc_comm *comm);
+
 static void waiter(int rank)
 {
     zc_comm *comm = open_rank(rank, 2);
     char *buffer = ALLOC(10000);
 
     tell(1);
-    int result = rank ? (pause(), 0) : zc_recv(buffer, 10000, ZC_ANY_SOURCE, 1, comm, NULL);
+    int result = rank ? (pause(), 0) : wait_by(buffer, comm);
     CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
     CHECK_OK(zc_close(comm));
 }
 
-void case_peer_killed_while_idle(void)
+static void killed_while_waiting(int (*by)(char *buffer, zc_comm *comm))
 {
     pid_t child[2];
 
     share();
+    wait_by = by;
     children_start(2, waiter, child);
     await(1);
     usleep(300000);
     CHECK(kill(child[1], SIGKILL) == 0);
     child[1] = 0;
     children_end(2, child);
+}
+
+void case_peer_killed_while_idle(void)
+{
+    killed_while_waiting(by_receive);
+}
+
+/* Of which the transport has nothing posted. */
+void case_peer_killed_while_looked_for(void)
+{
+    killed_while_waiting(by_probe);
+    killed_while_waiting(by_take);
 }
 
 /* ---- in good order ---- */
