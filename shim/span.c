@@ -118,22 +118,34 @@ static bool between_groups(MPI_Comm comm)
     return inter;
 }
 
+int members_of(MPI_Comm comm)
+{
+    int n;
+    PMPI_Comm_size(comm, &n);
+    return n;
+}
+
+int rank_of(MPI_Comm comm)
+{
+    int rank;
+    PMPI_Comm_rank(comm, &rank);
+    return rank;
+}
+
 int ranks_of(MPI_Comm comm)
 {
     int n;
-    if (between_groups(comm))
-        PMPI_Comm_remote_size(comm, &n);
-    else
-        PMPI_Comm_size(comm, &n);
+    if (!between_groups(comm))
+        return members_of(comm);
+    PMPI_Comm_remote_size(comm, &n);
     return n;
 }
 
 static void neighbours(MPI_Comm comm, int *in, int *out)
 {
-    int topology, rank, weighted;
+    int topology, weighted;
     *in = *out = 0;
     PMPI_Topo_test(comm, &topology);
-    PMPI_Comm_rank(comm, &rank);
     switch (topology) {
     case MPI_CART:
         PMPI_Cartdim_get(comm, in);
@@ -141,7 +153,7 @@ static void neighbours(MPI_Comm comm, int *in, int *out)
         *out = *in;
         break;
     case MPI_GRAPH:
-        PMPI_Graph_neighbors_count(comm, rank, in);
+        PMPI_Graph_neighbors_count(comm, rank_of(comm), in);
         *out = *in;
         break;
     case MPI_DIST_GRAPH:
@@ -168,11 +180,7 @@ int targets_of(MPI_Comm comm)
 
 bool is_root(int root, MPI_Comm comm)
 {
-    int rank;
     if (root < 0) /* between groups */
         return root == MPI_ROOT;
-    if (between_groups(comm))
-        return false;
-    PMPI_Comm_rank(comm, &rank);
-    return rank == root;
+    return !between_groups(comm) && rank_of(comm) == root;
 }

@@ -47,6 +47,10 @@ int ranks_of(MPI_Comm comm);
 int sources_of(MPI_Comm comm);
 int targets_of(MPI_Comm comm);
 
+/* How many there are in this process's own group, and which of them it is. */
+int members_of(MPI_Comm comm);
+int rank_of(MPI_Comm comm);
+
 bool is_root(int root, MPI_Comm comm);
 
 #endif

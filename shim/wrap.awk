@@ -46,7 +46,7 @@ function of_buffers(    i, peer, tag, lasts, how, over) {
         parse_role(lines[i])
         if (form == "persistent") role = "keeps"
         if (form == "split") role = role == "reads" ? "loads" : "stores"
-        if (condition ~ /&/) condition = "(" condition ")"
+        if (condition ~ /[&|]/) condition = "(" condition ")"
         printf "    if (zc_owns(%s)%s)\n", buffer, condition == "" ? "" : " && " condition
         if (role == "keeps") {
             over = "call_made"

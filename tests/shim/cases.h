@@ -38,7 +38,7 @@ void isend_overwrite(void), isend_many(void), isend_free(void), isend_strided(vo
 void irecv_touch(void), irecv_beside(void), irecv_cancel(void), halo(void), recv_beside_send(void),
     recv_into_send(void), sendrecv(void);
 /* collectives.c */
-void collectives(void), nonblocking_collectives(void);
+void collectives(void), nonblocking_collectives(void), reduce_scatter(void), reduce_between_groups(void);
 /* system.c */
 void system_calls(void), streams(void), refused_lists(void), long_lists(void);
 /* others.c */

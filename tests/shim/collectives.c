@@ -2,6 +2,8 @@
  *
  * Collectives, on buffers that are in flight or were left protected. */
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "cases.h"
 
@@ -132,4 +134,65 @@ void nonblocking_collectives(void)
         if (rank == 1)
             expect(spare, RANKS * N, 0, 1);
     }
+}
+
+/* Only recvcounts[rank] elements are received: what lies behind them is the program's, whatever else is in flight in the
+ * allocation, and whenever the others join. */
+void reduce_scatter(void)
+{
+    const int counts[RANKS] = {N, N};
+    MPI_Request reduced;
+    int *in = buffer((size_t)3 * N * sizeof *in, 0), *behind = in + N;
+    busy = in + (size_t)2 * N;
+    spare = buffer(N * sizeof *spare, 0);
+    int *out = buffer((size_t)RANKS * N * sizeof *out, 0);
+    for (int way = 0; way < 2; way++) {
+        for (int i = 0; i < RANKS * N; i++)
+            out[i] = i + way;
+        MPI_Isend(busy, N, MPI_INT, peer, 7, MPI_COMM_WORLD, &in_flight);
+        if (rank == 1)
+            meet();
+        if (way == 0)
+            MPI_Ireduce_scatter(out, in, counts, MPI_INT, MPI_SUM, MPI_COMM_WORLD, &reduced);
+        else
+            MPI_Ireduce_scatter_block(out, in, N, MPI_INT, MPI_SUM, MPI_COMM_WORLD, &reduced);
+        for (int i = 0; i < N; i++)
+            behind[i] = 1000 + i;
+        if (rank == 0)
+            meet();
+        MPI_Wait(&reduced, MPI_STATUS_IGNORE);
+        MPI_Recv(spare, N, MPI_INT, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        MPI_Wait(&in_flight, MPI_STATUS_IGNORE);
+        expect(in, N, RANKS * (rank * N + way), RANKS);
+        expect(behind, N, 1000, 1);
+    }
+    MPI_Free_mem(in);
+    MPI_Free_mem(spare);
+    MPI_Free_mem(out);
+}
+
+/* Groups of one and two ranks: there are as many counts as ranks in the own group. */
+void reduce_between_groups(void)
+{
+    MPI_Comm group, both;
+    int members, at, others = rank == 0 ? 2 : 1, page = (int)sysconf(_SC_PAGESIZE);
+    MPI_Comm_split(MPI_COMM_WORLD, rank > 0, rank, &group);
+    MPI_Intercomm_create(group, 0, MPI_COMM_WORLD, rank > 0 ? 0 : 1, 7, &both);
+    MPI_Comm_size(group, &members);
+    MPI_Comm_rank(group, &at);
+    char *pages = mmap(NULL, (size_t)2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED && mprotect(pages + page, (size_t)page, PROT_NONE) == 0);
+    int *counts = (int *)(void *)(pages + page) - members;
+    int *out = buffer((size_t)2 * N * sizeof *out, 0), *in = buffer((size_t)2 * N * sizeof *in, 0);
+    for (int i = 0; i < members; i++)
+        counts[i] = 2 * N / members;
+    for (int i = 0; i < 2 * N; i++)
+        out[i] = i;
+    MPI_Reduce_scatter(out, in, counts, MPI_INT, MPI_SUM, both);
+    expect(in, counts[at], others * at * N, others);
+    MPI_Free_mem(out);
+    MPI_Free_mem(in);
+    munmap(pages, (size_t)2 * page);
+    MPI_Comm_free(&both);
+    MPI_Comm_free(&group);
 }

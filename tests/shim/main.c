@@ -19,19 +19,19 @@ static const struct {
     const char *name;
     void (*run)(void);
 } cases[] = {
-    CASE(isend_overwrite), CASE(isend_many),    CASE(isend_free),
-    CASE(isend_strided),   CASE(request_free),  CASE(bsend),
-    CASE(bsend_both),      CASE(ibsend),        CASE(persistent),
-    CASE(completions),     CASE(one_handle),    CASE(irecv_touch),
-    CASE(irecv_cancel),    CASE(halo),          CASE(recv_beside_send),
-    CASE(recv_into_send),  CASE(sendrecv),      CASE(collectives),
-    CASE(system_calls),    CASE(streams),       CASE(nonblocking_collectives),
-    CASE(bsend_init),      CASE(one_sided),     CASE(windows),
-    CASE(files),           CASE(irecv_beside),  CASE(bsend_too_large),
-    CASE(buffer_detach),   CASE(refused_lists), CASE(long_lists),
-    CASE(alloc_mem_full),
+    CASE(isend_overwrite), CASE(isend_many),     CASE(isend_free),
+    CASE(isend_strided),   CASE(request_free),   CASE(bsend),
+    CASE(bsend_both),      CASE(ibsend),         CASE(persistent),
+    CASE(completions),     CASE(one_handle),     CASE(irecv_touch),
+    CASE(irecv_cancel),    CASE(halo),           CASE(recv_beside_send),
+    CASE(recv_into_send),  CASE(sendrecv),       CASE(collectives),
+    CASE(system_calls),    CASE(streams),        CASE(nonblocking_collectives),
+    CASE(bsend_init),      CASE(one_sided),      CASE(windows),
+    CASE(files),           CASE(irecv_beside),   CASE(bsend_too_large),
+    CASE(buffer_detach),   CASE(refused_lists),  CASE(long_lists),
+    CASE(alloc_mem_full),  CASE(reduce_scatter), CASE(reduce_between_groups),
 #if MPI_VERSION >= 4
-    CASE(isendrecv),       CASE(large_counts),  CASE(persistent_collectives),
+    CASE(isendrecv),       CASE(large_counts),   CASE(persistent_collectives),
     CASE(partitioned),
 #endif
 };
