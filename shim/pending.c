@@ -7,6 +7,7 @@
 #include "core/lock.h"
 #include "shim/buffered.h"
 #include "shim/observer.h"
+#include "shim/persistent.h"
 
 enum { BUCKETS = 1024, LOOKS = 32 };
 
@@ -42,8 +43,17 @@ static bool known(MPI_Request handle)
     return pending != NULL;
 }
 
+/* Its handle is new: what else goes by that was completed, or freed, by somebody who does not call this library
+ * (PMPI_Wait). */
 static void insert(struct pending *pending)
 {
+    struct pending *stale;
+    while ((stale = pending_take(pending->handle))) {
+        stale->token = false; /* not its own any more */
+        start_free(stale->start);
+        stale->start = NULL;
+        pending_complete(stale);
+    }
     lock_take(&table_lock);
     struct pending **link = bucket_of(pending->handle);
     while (*link)
@@ -80,7 +90,16 @@ void pending_add(MPI_Request *request, struct loans *loans)
         return;
     }
     *pending = (struct pending){.handle = *request, .active = *request, .loans = loans};
+    /* Only operations that are over may share a handle. They need no guard, unless somebody watches. */
+    int over = 0;
     if (known(*request))
+        PMPI_Request_get_status(*request, &over, MPI_STATUS_IGNORE);
+    if (over && !observer) {
+        free(pending);
+        loans_end(loans);
+        return;
+    }
+    if (over)
         make_token(pending);
     *request = pending->handle;
     insert(pending);

@@ -125,7 +125,7 @@ void *touch_next(const char *name)
 {
     void *next = dlsym(RTLD_NEXT, name);
     if (!next) {
-        fprintf(stderr, "zc-shim: the C library has no %s\n", name);
+        fprintf(stderr, "zc-shim: no library has %s\n", name);
         abort();
     }
     return next;

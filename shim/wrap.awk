@@ -75,20 +75,36 @@ function of_counts(    inner) {
     print "    counted_end(&counted);\n    return code;"
 }
 
-function of_requests() {
+# Fortran's return nothing.
+function of_requests(    fortran) {
+    fortran = type == "void"
+    if (fortran) find_next()
     print "    struct completion completion;"
     printf "    %s = completion_begin(&completion, %s, %s);\n    call_enter();\n", buffer, buffer, rest
-    printf "    int code = P%s(%s);\n    call_leave();\n", name, arguments
-    print "    completion_end(&completion);\n    return code;"
+    printf "    %s(%s);\n    call_leave();\n", fortran ? "call" : "int code = P" name, arguments
+    print "    completion_end(&completion);"
+    if (!fortran) print "    return code;"
 }
 
-function of_libc(    i) {
+function of_fortran(    call) {
+    call = lines[1]
+    sub(/^is\(/, "", call)
+    sub(/\)$/, "", call)
+    printf "    int code = %s;\n    if (error) /* an optional argument */\n        *error = code;\n", call
+}
+
+# The function of that name which this one hides, as `call`.
+function find_next() {
     printf "    static %s (*_Atomic next)(%s);\n", type, list
-    for (i = 1; i <= roles; i++)
-        print "    touch_" lines[i] ";"
     printf "    %s (*call)(%s) = next;\n", type, list
     printf "    if (!call) {\n        void *found = touch_next(\"%s\");\n", name
     print "        memcpy(&call, &found, sizeof call);\n        next = call;\n    }"
+}
+
+function of_libc(    i) {
+    for (i = 1; i <= roles; i++)
+        print "    touch_" lines[i] ";"
+    find_next()
     printf "    return call(%s);\n", arguments
 }
 
@@ -104,7 +120,7 @@ function emit(new_name, new_list, new_form,    i, parts) {
     }
     printf "\n%s (%s)(%s);\n%s (%s)(%s)\n{\n", type, name, list, type, name, list # the C library has macros, too
     parse_role(lines[1])
-    if (role == "completes") of_requests(); else if (role == "counts") of_counts()
+    if (role == "completes") of_requests(); else if (role == "is") of_fortran(); else if (role == "counts") of_counts()
     else if (name ~ /^MPI_/) of_buffers(); else of_libc()
     print "}"
 }
@@ -159,16 +175,16 @@ function flush(    called, given, of_mpi) {
     given = substr(prototype, RSTART + RLENGTH, length(prototype) - RSTART - RLENGTH)
     prototype = ""
     of_mpi = called ~ /^MPI_/ && lines[1] !~ /^completes/
-    if (new) print "\n#if MPI_VERSION >= 4"
+    if (only) print "\n#if " only
     forms(called, given, "")
-    if (!new && of_mpi) print "\n#if MPI_VERSION >= 4"
+    if (!only && of_mpi) print "\n#if MPI_VERSION >= 4"
     if (of_mpi && large(given) != given) forms(called, large(given), "_c")
     if (section == "collectives") {
         given = given ", MPI_Info info, MPI_Request *request"
         emit(called "_init", given, "persistent")
         emit(called "_init_c", large(given), "persistent")
     }
-    if (new || of_mpi) print "\n#endif"
+    if (only || of_mpi) print "\n#endif"
 }
 
 BEGIN {
@@ -179,7 +195,12 @@ BEGIN {
     print "#include \"shim/call.h\"\n#include \"shim/complete.h\"\n#include \"shim/span.h\"\n#include \"shim/touch.h\"\n#include <string.h>"
 }
 
-/^# ----/ { flush(); section = $3; new = / of MPI-4/ }
+/^# ----/ {
+    flush()
+    section = $3
+    only = / of MPICH/ ? "defined(MPICH)" : ""
+    if (/ MPI-4/) only = only (only ? " && " : "") "MPI_VERSION >= 4"
+}
 /^#/ || /^$/ { next }
 /^[^ ]/ { flush(); prototype = $0; roles = 0; next }
 { lines[++roles] = trim($0) }
