@@ -309,7 +309,8 @@ typedef struct zc_options {
  *   "shm:NAME?rank=R&size=N"   N processes of one user on this host; NAME is 1 to 48 letters, digits, '_', '-'
  *                              or '.'. They meet in $XDG_RUNTIME_DIR/zc, else /tmp/zc-UID. wait=SECONDS for the
  *                              others (60). Returns when all are there. A peer can read every pool that a message to
- *                              it was sent from. A process that is killed can be replaced: by one that opens its rank
+ *                              it was sent from. A process that is killed can be replaced: by one that opens its rank.
+ *                              Who has closed, and opens the name again, waits for the others to do so, too
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
  *   -EINVAL   malformed address, options or ZC_... variable; a rank outside 0..size-1
  *   -EEXIST   that rank is taken

@@ -23,7 +23,7 @@
 #include "transport/peers.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 5" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 6" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,
@@ -93,6 +93,7 @@ struct link {
     int rank; /* of the peer; -1: not known yet */
     int process;
     int sock;
+    int board;       /* to be handed over with the hello; -1: it was */
     int answers_on;  /* where the peer's packets come: sock, but for the link of a rank to itself */
     bool greeted;    /* the peer has said who it is, and its board is mapped */
     bool ended;      /* nothing comes on the socket any more */
@@ -118,6 +119,7 @@ struct shm {
     struct peers common; /* first */
     char name[SHM_NAME_MOST + 1];
     int directory, listener, epoll, bell;
+    bool again;          /* a rank has turned this one away, which connects again now and then, until all are there */
     int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
@@ -221,6 +223,14 @@ uint64_t pid_namespace(void);
 /* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
  * error of the file system. */
 int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
+
+/* The lock under which that is done, whatever signals come. */
+void place_lock(const struct shm *shm);
+void place_unlock(const struct shm *shm);
+
+/* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0,
+ * or another error. With the lock. */
+int place_connect(const struct shm *shm, int rank, int *error);
 
 /* Removes this rank's socket; or that of a rank whose process has ended. */
 void directory_leave(struct shm *shm);

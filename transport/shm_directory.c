@@ -52,11 +52,15 @@ int directory_open(int *out)
     return 0;
 }
 
-/* Whatever signals come. */
-static void lock_directory(const struct shm *shm)
+void place_lock(const struct shm *shm)
 {
     while (flock(shm->directory, LOCK_EX) && errno == EINTR)
         ;
+}
+
+void place_unlock(const struct shm *shm)
+{
+    flock(shm->directory, LOCK_UN);
 }
 
 /* Through the descriptor of the directory, the name is short enough for a socket whatever the path. */
@@ -72,9 +76,7 @@ static int open_socket(void)
     return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-/* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0,
- * or another error. */
-static int connect_to(const struct shm *shm, int rank, int *error)
+int place_connect(const struct shm *shm, int rank, int *error)
 {
     struct sockaddr_un address = address_of(shm, rank);
     int sock = open_socket();
@@ -115,7 +117,7 @@ static void sweep_all(const struct shm *shm)
 
 static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
-    int error, there = connect_to(shm, shm->common.rank, &error);
+    int error, there = place_connect(shm, shm->common.rank, &error);
     if (there >= 0) {
         close(there);
         return fail(-EEXIST, "zc_open: shm:%s: rank %d is taken", shm->name, shm->common.rank);
@@ -127,7 +129,7 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
     shm->listener = sock;
     bool first = true;
     for (int rank = 0; rank < shm->common.size && !error; rank++) {
-        int peer = rank == shm->common.rank || shm->peers[rank] ? -1 : connect_to(shm, rank, &error);
+        int peer = rank == shm->common.rank || shm->peers[rank] ? -1 : place_connect(shm, rank, &error);
         if (peer >= 0 && (error = met(shm, rank, peer)))
             return error;
         first &= peer < 0;
@@ -142,9 +144,9 @@ int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int s
     int error = directory_open(&shm->directory);
     if (error)
         return error;
-    lock_directory(shm);
+    place_lock(shm);
     error = take(shm, met);
-    flock(shm->directory, LOCK_UN);
+    place_unlock(shm);
     return error;
 }
 
@@ -154,10 +156,10 @@ void directory_leave(struct shm *shm)
         return;
     if (shm->listener >= 0) {
         struct sockaddr_un address = address_of(shm, shm->common.rank);
-        lock_directory(shm);
+        place_lock(shm);
         close(shm->listener);
         unlink(address.sun_path);
-        flock(shm->directory, LOCK_UN);
+        place_unlock(shm);
     }
     close(shm->directory);
 }
@@ -168,12 +170,12 @@ void directory_sweep(struct shm *shm, int rank, int process)
     struct ucred listener;
     socklen_t length = sizeof listener;
     int error;
-    lock_directory(shm);
-    int sock = connect_to(shm, rank, &error);
+    place_lock(shm);
+    int sock = place_connect(shm, rank, &error);
     /* Its sockets are closed one after the other: this one may be next. */
     if (sock >= 0 && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &listener, &length) && listener.pid == process)
         unlink(address.sun_path);
-    flock(shm->directory, LOCK_UN);
+    place_unlock(shm);
     if (sock >= 0)
         close(sock);
 }

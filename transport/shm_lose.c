@@ -86,6 +86,8 @@ void link_lose(struct link *link, int error, const char *why)
         atomic_store(&link->ring.mine->left, LEFT_ONE);
     if (link->answers_on != link->sock)
         close(link->answers_on);
+    if (link->board >= 0)
+        close(link->board);
     /* The peer is told, even if a child that was forked just now has it open as well. */
     shutdown(link->sock, SHUT_RDWR);
     close(link->sock);

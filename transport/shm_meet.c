@@ -18,6 +18,7 @@
 #include "transport/shm.h"
 
 enum { EVENTS = 16, PACKETS_MOST = 64 /* of a link at a time */ };
+enum { AGAIN_NS = 100000000 /* between two times that who was turned away connects */ };
 
 /* ---- a child shares nothing ---- */
 
@@ -38,8 +39,10 @@ static void close_in_child(void)
         close(shm->outer);
         close(shm->chime);
         for (struct link *link = shm->links; link; link = link->next)
-            if (!link->error)
+            if (!link->error) {
                 close(link->sock);
+                close(link->board);
+            }
     }
     opened = NULL;
 }
@@ -79,7 +82,23 @@ static int attend_to(struct shm *shm, int fd, void *what)
                                                             : 0;
 }
 
-/* Adds a link over `sock`, which is taken over, and says hello there. Packets come on `answers_on`. */
+/* Hands over the board. */
+static void say_hello(struct link *link)
+{
+    const struct shm *shm = link->shm;
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = (uint32_t)PAGE_BYTES,
+                           .rank = shm->common.rank,
+                           .size = shm->common.size,
+                           .protocol = SHM_PROTOCOL,
+                           .pids = pid_namespace()};
+    packet_send(link->sock, &hello, link->board); /* should that fail, the peer is gone, which the socket tells */
+    sys_close(link->board);
+    link->board = -1;
+}
+
+/* Adds a link over `sock`, which is taken over, and says hello there if it is known to whom: others do that first. Packets
+ * come on `answers_on`. */
 static int link_open(struct shm *shm, int rank, int sock, int answers_on)
 {
     int board = -1;
@@ -100,17 +119,12 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
     link->rank = rank;
     link->sock = sock;
     link->answers_on = answers_on;
+    link->board = board;
     link->ring.mine = mine;
     link->sends_end = &link->sends;
     link->answers_end = &link->answers;
-    struct packet hello = {.kind = PACKET_HELLO,
-                           .page_bytes = (uint32_t)PAGE_BYTES,
-                           .rank = shm->common.rank,
-                           .size = shm->common.size,
-                           .protocol = SHM_PROTOCOL,
-                           .pids = pid_namespace()};
-    packet_send(sock, &hello, board); /* should that fail, the peer is gone, which the socket tells */
-    close(board);
+    if (rank >= 0)
+        say_hello(link);
     link->next = shm->links;
     shm->links = link;
     return 0;
@@ -152,21 +166,33 @@ static int check_hello(const struct link *link, const struct packet *hello, cons
         return *why = "it was opened with another size", -EINVAL;
     if (hello->rank < 0 || hello->rank >= shm->common.size || (link->rank >= 0 && link->rank != hello->rank))
         return *why = "it says that it is another rank", -EPROTO;
-    const struct link *before = shm->peers[hello->rank];
-    if (before == &shm->elsewhere)
+    if (shm->peers[hello->rank] == &shm->elsewhere)
         return *why = "it says that it is a rank of another host", -EPROTO;
-    if (before && !before->error && before != link)
-        return *why = "it is there already", -EEXIST;
     return 0;
 }
 
-/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello. */
+/* Only a rank that has died can be replaced. One that has closed its communicator comes again for the next one of that
+ * name, and so does one that is there: it waits for this one to be closed. */
+static bool is_too_early(const struct link *link, int rank)
+{
+    const struct link *other = link->shm->links;
+    while (other && (other == link || other->rank != rank || (other->error && other->why)))
+        other = other->next;
+    return other;
+}
+
+/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello: who is too early
+ * hears none. */
 static int greet(struct link *link, const struct packet *hello, int board, const char **why)
 {
     struct shm *shm = link->shm;
     int error = check_process(link, why);
     if (!error)
         error = check_hello(link, hello, why);
+    if (!error && is_too_early(link, hello->rank))
+        return -ECONNRESET; /* as if it had gone */
+    if (link->board >= 0)
+        say_hello(link);
     if (error)
         return error;
     link->ring.theirs = board < 0 ? NULL : board_map(board);
@@ -227,6 +253,8 @@ static void end_link(struct link *link)
         ;
     if (link->error)
         return;
+    if (!link->greeted && link->rank >= 0)
+        link->shm->again = true;
     uint32_t left = link->greeted ? atomic_load(&link->ring.theirs->left) : LEFT_NOBODY;
     link_lose(link, -ECONNRESET,
               left == LEFT_ALL   ? NULL
@@ -298,9 +326,32 @@ static const struct link *refused(const struct shm *shm)
     return link;
 }
 
+/* A rank that is linked with, or a link that may come to be with it. */
+static bool is_met(const struct shm *shm, int rank)
+{
+    const struct link *link = shm->links;
+    while (link && (link->error || (link->rank >= 0 && link->rank != rank)))
+        link = link->next;
+    return shm->peers[rank] || link;
+}
+
+/* To ranks that have turned this one away. Who has come in their place meanwhile has connected here, under the lock of the
+ * directory, and is accepted first: no two connect to each other. */
+static void connect_again(struct shm *shm)
+{
+    place_lock(shm);
+    accept_peers(shm);
+    for (int rank = missing(shm); rank < shm->common.size; rank++) {
+        int error, sock = is_met(shm, rank) ? -1 : place_connect(shm, rank, &error);
+        if (sock >= 0)
+            met(shm, rank, sock);
+    }
+    place_unlock(shm);
+}
+
 static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
 {
-    uint64_t deadline = clock_ns() + timeout_ns;
+    uint64_t deadline = clock_ns() + timeout_ns, again = 0;
     while (missing(shm) < shm->common.size) {
         struct epoll_event event;
         const struct link *other = refused(shm);
@@ -311,9 +362,14 @@ static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
         if (now >= deadline)
             return fail(-ETIMEDOUT, "zc_open: shm:%s: rank %d of %d has not come within %llu seconds", shm->name,
                         missing(shm), shm->common.size, (unsigned long long)(timeout_ns / 1000000000));
-        epoll_wait(shm->epoll, &event, 1, (int)((deadline - now) / 1000000) + 1);
+        uint64_t until = shm->again && again < deadline ? again : deadline;
+        epoll_wait(shm->epoll, &event, 1, until > now ? (int)((until - now) / 1000000) + 1 : 0);
         shm_lock(shm);
         shm_attend(shm);
+        if (shm->again && clock_ns() >= again) {
+            connect_again(shm);
+            again = clock_ns() + AGAIN_NS;
+        }
         shm_unlock(shm);
     }
     return 0;

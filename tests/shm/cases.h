@@ -26,6 +26,7 @@
     X(signals_while_meeting)                                                                                           \
     X(stale_sockets)                                                                                                   \
     X(stale_sockets_of_others)                                                                                         \
+    X(opened_again)                                                                                                    \
     X(no_descriptors)                                                                                                  \
     X(file_size)                                                                                                       \
     X(hello_is_checked)                                                                                                \

@@ -314,6 +314,61 @@ void case_file_size(void)
     CHECK_OK(zc_close(comm));
 }
 
+/* ---- a name that is used again ---- */
+
+enum { ROUNDS = 300, REFUSED = 1 };
+
+/* One message each way, of the round. */
+static void exchange(int rank, unsigned round, zc_comm *comm)
+{
+    unsigned other;
+
+    CHECK_OK(zc_send(&round, sizeof round, 1 - rank, 1, comm));
+    CHECK_OK(zc_recv(&other, sizeof other, 1 - rank, 1, comm, NULL));
+    CHECKF(other == round, "round %u got a message of round %u", round, other);
+}
+
+/* Rank 0 comes again while rank 1 is still in the communicator that it has closed: it waits for the next one. */
+static void comes_early(int rank)
+{
+    CHECK(setenv("ZC_PROGRESS", "thread", 1) == 0); /* who comes is dealt with at any time */
+    zc_comm *comm = open_rank(rank, 2);
+    char address[96];
+
+    exchange(rank, 0, comm);
+    if (rank == 0) {
+        CHECK_OK(zc_close(comm));
+        snprintf(address, sizeof address, "shm:case%d?rank=0&size=2&wait=1", ranks_process);
+        CHECK_FAILS(zc_open(address, NULL, &comm), -ETIMEDOUT, "rank 1 of 2 has not come");
+        tell(REFUSED);
+    } else {
+        await(REFUSED);
+        CHECK_OK(zc_close(comm));
+    }
+    comm = open_rank(rank, 2);
+    exchange(rank, 1, comm);
+    CHECK_OK(zc_close(comm));
+}
+
+static void closes_and_opens(int rank)
+{
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        zc_comm *comm = open_rank(rank, 2);
+        exchange(rank, round, comm);
+        CHECK_OK(zc_close(comm));
+    }
+}
+
+void case_opened_again(void)
+{
+    pid_t child[2];
+
+    children_start(2, comes_early, child);
+    children_end(2, child);
+    children_start(2, closes_and_opens, child);
+    children_end(2, child);
+}
+
 /* ---- a rank that says what is not right ---- */
 
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | 0x10 /* F_SEAL_FUTURE_WRITE */ };
