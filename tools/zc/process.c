@@ -63,6 +63,14 @@ static int open_page(pid_t pid, ino_t inode)
     return fd;
 }
 
+static bool is_ours(pid_t pid)
+{
+    char path[64];
+    struct stat stat_of;
+    snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    return stat(path, &stat_of) == 0 && stat_of.st_uid == geteuid();
+}
+
 static void read_command(struct process *process)
 {
     char path[64];
@@ -81,7 +89,9 @@ int process_open(pid_t pid, struct process *process)
         return failed("%d: there is no such process", (int)pid);
     int fd = open_page(pid, 0);
     if (fd == -EACCES || fd == -EPERM)
-        return failed("%d: it belongs to another user: try as that user or as root", (int)pid);
+        return failed(is_ours(pid) ? "%d: it has ended, or may not be looked at"
+                                   : "%d: it belongs to another user: try as that user or as root",
+                      (int)pid);
     if (fd == -ENOENT)
         return failed("%d: it does not use zc, or has not allocated anything yet", (int)pid);
     if (fd < 0)
