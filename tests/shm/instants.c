@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Cases: a peer is killed at one instant after the other, from before it opens its communicator until after it has
- * closed it. Another process takes its rank, at once, and what it has with the one that stays is as ever. */
+ * closed it. Another process takes its rank, at once, and what it has with the one that stays is as ever, in the same
+ * communicator or, where the killed one had left that, in the next one. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -106,6 +107,10 @@ static void stays(int rank)
     while ((met = meet_one(comm, buffer)) != SUCCESSOR) {
         CHECKF(met == VICTIM || met == -ECONNRESET || met == -ECANCELED, "%s", zc_strerror(met));
         CHECK_OK(zc_progress(comm));
+        if (met == -ECANCELED) { /* it had left: the successor waits for the next communicator */
+            zc_close(comm);
+            comm = open_rank(rank, RANKS);
+        }
     }
     CHECK_OK(zc_free(buffer));
     zc_close(comm); /* with the error of what was in flight to the killed one, or not */
