@@ -157,9 +157,12 @@ static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t 
     op->in.passed = passed;
     shm_lock(shm);
     struct link *link = shm->peers[op->peer];
+    bool counted = passed && !link->error;
+    if (counted)
+        count_passed(op, 1); /* before it can be looked at */
     int sent = link->error ? peers_gone(&shm->common, op->peer, -ECONNRESET) : link_send(link, op);
-    if (passed && sent == 0)
-        count_passed(op, 1);
+    if (counted && sent)
+        count_passed(op, UINT32_MAX);
     shm_unlock(shm);
     return sent;
 }

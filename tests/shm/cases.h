@@ -67,6 +67,7 @@
     X(killed_amid_traffic)                                                                                             \
     X(killed_at_each_system_call)                                                                                      \
     X(killed_between_instructions)                                                                                     \
+    X(killed_while_passing_on)                                                                                         \
     X(replaced)                                                                                                        \
     X(all_others_closed)                                                                                               \
     X(forked_child_hides_nothing)                                                                                      \

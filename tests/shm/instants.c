@@ -212,3 +212,78 @@ void case_killed_between_instructions(void)
     for (int i = 0; i < 40; i++)
         replaced_at(rand_r(&seed) % 6000, true, PTRACE_SINGLESTEP);
 }
+
+/* ---- the instant at which what it passes on can be seen ---- */
+
+enum { FIRST, PASSES, SEES, CHAIN };
+
+static void first_sender(int rank)
+{
+    zc_comm *comm = open_rank(rank, CHAIN);
+    char *buffer = ALLOC(LENGTH);
+
+    fill(buffer, VICTIM);
+    CHECK_OK(zc_send(buffer, LENGTH, PASSES, LENT, comm));
+    CHECK_IS(zc_recv(NULL, 0, PASSES, BYE, comm, NULL), -ECONNRESET);
+    memset(buffer, 0, LENGTH);
+    tell(1);
+    CHECK_OK(zc_free(buffer));
+    zc_close(comm); /* with the error of the send */
+}
+
+static void passes_on(void)
+{
+    zc_comm *comm = open_rank(PASSES, CHAIN);
+    zc_view view;
+
+    CHECK_OK(zc_recv_view(&view, FIRST, LENT, comm));
+    raise(SIGSTOP);
+    CHECK_OK(zc_forward(&view, SEES, LENT, comm));
+    CHECK(false); /* it was killed */
+}
+
+/* Traces the one that passes on. */
+static void sees_first(void)
+{
+    pid_t child = fork();
+    int signal = 0, status, there = 0;
+    zc_view view;
+
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
+        passes_on();
+    }
+    zc_comm *comm = open_rank(SEES, CHAIN);
+    CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+    while (!there) {
+        CHECK(go_on(child, PTRACE_SINGLESTEP, &signal));
+        CHECK_OK(zc_iprobe(PASSES, LENT, comm, &there, NULL));
+    }
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, __WALL) == child);
+    CHECK_OK(zc_recv_view(&view, PASSES, LENT, comm));
+    await(1); /* the first sender has stored to it */
+    check(view.data, VICTIM);
+    CHECK_OK(zc_release(&view));
+    CHECK_OK(zc_close(comm));
+}
+
+static void in_chain(int n)
+{
+    CHECK(setenv("ZC_POLICY", "protect", 1) == 0);
+    if (n == 0)
+        first_sender(FIRST);
+    else
+        sees_first();
+}
+
+/* Between instructions, too: at the very first one after which the receiver can see it. */
+void case_killed_while_passing_on(void)
+{
+    pid_t child[2];
+
+    if (!can_trace())
+        return;
+    children_start(2, in_chain, child);
+    children_end(2, child);
+}
