@@ -430,8 +430,8 @@ ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag
 /* Waits for the oldest unreported receive whose range contains `buf`, reports it, and makes its pages
  * accessible; returns its error. If there is none, waits until no send in flight and no guard against stores
  * needs the page of `buf` and returns 0 with *status zero (source and tag -1): value semantics leave nothing to
- * report for a send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED, -EIO,
- * -ECONNRESET, -EPROTO, -ENOMEM, as of zc_recv. */
+ * report for a send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED (also where
+ * another thread cancels it meanwhile), -EIO, -ECONNRESET, -EPROTO, -ENOMEM, as of zc_recv. */
 ZC_API int zc_wait(const void *buf, zc_status *status);
 
 /* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported (an error of the
@@ -439,10 +439,11 @@ ZC_API int zc_wait(const void *buf, zc_status *status);
 ZC_API int zc_test(const void *buf, int *done, zc_status *status);
 
 /* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index, also where its receive failed.
- * -EINVAL: n, or one of the pointers; nothing is waited for then. */
+ * (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is waited for then. */
 ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
 
-/* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged;
+/* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged, and touches of it by
+ * other threads go on; nothing is left to report, but to a zc_wait in which another thread is already;
  * -EALREADY if it has landed (zc_wait tells); -ENOENT if there is none (sends cannot be cancelled). */
 ZC_API int zc_cancel(const void *buf);
 

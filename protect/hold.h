@@ -21,6 +21,7 @@
 #ifndef ZC_PROTECT_HOLD_H
 #define ZC_PROTECT_HOLD_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -64,6 +65,7 @@ struct hold {
     bool behind;               /* a send whose receiver has older messages to take */
     bool resent;               /* a send whose pages were protected already */
     bool landed;               /* a receive that is over and was not yet reported */
+    bool unwanted;             /* a receive that is being cancelled: if it is, there is nothing to report */
     bool shown;                /* its failure was shown to a bare touch */
     bool head_open, tail_open; /* its first or last page is not protected any more, since it holds not all of that */
     int error;                 /* of a landed receive */
@@ -79,6 +81,12 @@ static inline bool hold_overlaps(const struct hold *hold, size_t offset, size_t 
 static inline bool hold_closed(const struct hold *receive)
 {
     return !receive->landed || (receive->error && !receive->shown);
+}
+
+/* Is it over because the program cancelled it? */
+static inline bool hold_cancelled(const struct hold *receive)
+{
+    return receive->landed && receive->unwanted && receive->error == -ECANCELED;
 }
 
 /* ---- sends ---- */
@@ -131,15 +139,15 @@ bool hold_receive_alone(struct hold *hold, char **wire);
 /* Takes `hold` for the library itself, without protection, while it stores to the slot's backing. Slot locked. */
 void hold_own(struct hold *hold);
 
-/* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile:
- * the hold is then unlinked, and nobody will ask for it. A hold that failed keeps its pages protected. */
+/* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile, or the
+ * receive cancelled: the hold is then unlinked, and nobody will ask for it. One that failed keeps its pages protected. */
 bool hold_landed(struct hold *hold, size_t length, int error);
 
 /* The same where nobody will ask for it: unlinks it at once. */
 void hold_done(struct hold *hold, size_t length);
 
-/* Never posted, or cancelled: unlinks it and leaves the slot's bytes as they were. Returns as hold_landed. */
-bool hold_withdraw(struct hold *hold);
+/* Never posted: unlinks it and leaves the slot's bytes as they were. */
+void hold_withdraw(struct hold *hold);
 
 /* The oldest named receive of the slot whose range contains the offset, or NULL. Slot locked. */
 struct hold *hold_receive_at(struct slot *slot, size_t offset);

@@ -109,7 +109,7 @@ int hold_receive(struct hold *hold, bool protects, char **wire)
     struct hold *dropped = NULL;
     hold->backing = NULL;
     hold->bounce = NULL;
-    hold->landed = hold->shown = hold->head_open = hold->tail_open = false;
+    hold->landed = hold->unwanted = hold->shown = hold->head_open = hold->tail_open = false;
     hold->error = 0;
     hold->protects = protects;
 
@@ -182,7 +182,8 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
     return backing;
 }
 
-/* A receive is over. The slot stays as it is if it was freed: the bytes have nowhere to go. */
+/* A receive is over. The slot stays as it is if it was freed: the bytes have nowhere to go. False: it was unlinked, as
+ * nobody will ask for it. */
 static bool finish(struct hold *hold, size_t length, int error, bool keep)
 {
     struct slot *slot = hold->slot;
@@ -198,7 +199,8 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     hold->bounce = NULL;
     hold->landed = true;
     hold->error = error;
-    if (!keep || (freed && hold->named)) /* nobody will ask for it */
+    keep = keep && !hold_cancelled(hold) && !(freed && hold->named);
+    if (!keep)
         hold_unlink(hold);
     if (exchanged)
         slot_settle(slot, backing); /* its mappings are new */
@@ -210,12 +212,12 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     slot_unlock(backing);
     if (push)
         pool_push(slot);
-    return freed;
+    return keep;
 }
 
 bool hold_landed(struct hold *hold, size_t length, int error)
 {
-    return finish(hold, length, error, true);
+    return !finish(hold, length, error, true);
 }
 
 void hold_done(struct hold *hold, size_t length)
@@ -231,9 +233,9 @@ void hold_done(struct hold *hold, size_t length)
     finish(hold, length, 0, false);
 }
 
-bool hold_withdraw(struct hold *hold)
+void hold_withdraw(struct hold *hold)
 {
-    return finish(hold, 0, 0, false);
+    finish(hold, 0, 0, false);
 }
 
 struct hold *hold_receive_at(struct slot *slot, size_t offset)

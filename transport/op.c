@@ -180,6 +180,6 @@ void op_received(struct op *op, int source, int tag, size_t length, int error)
             hold_done(&op->hold, error ? 0 : length);
         atomic_store_explicit(&op->phase, OP_OVER, memory_order_release);
     } else if (op->hold.slot && hold_landed(&op->hold, length, error)) {
-        op_free(op); /* its buffer was freed, and nobody will ask */
+        op_free(op); /* nobody will ask */
     }
 }

@@ -23,31 +23,41 @@ static zc_comm *enter(const struct hold *send)
 }
 
 /* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. FOUND_BUSY: *comm is where to
- * wait, to be left by comm_leave; or NULL. FOUND_REFUSED: *comm is a receive's, and not for this thread. */
-static enum found look(const struct range *range, zc_status *status, zc_comm **comm)
+ * wait, to be left by comm_leave; or NULL. FOUND_REFUSED: *comm is a receive's, and not for this thread. *awaited is the
+ * receive that was found busy last, or NULL, to be given back by op_free: if another thread cancels it, that is told. */
+static enum found look(const struct range *range, struct op **awaited, zc_status *status, zc_comm **comm)
 {
     struct slot *slot = range->slot;
     struct backing *backing = slot_lock(slot);
     struct hold *hold = hold_receive_at(slot, range->offset);
     const struct hold *send;
+    struct op *over = NULL; /* for this caller */
     enum found found = FOUND_DONE;
     *status = (zc_status){.source = -1, .tag = -1};
-    if (hold && !hold->landed) {
+    if (awaited && *awaited && hold_cancelled(&(*awaited)->hold)) {
+        *status = (*awaited)->status;
+    } else if (hold && !hold->landed) {
         *comm = op_of(hold)->comm;
         found = comm_callable(*comm) ? FOUND_BUSY : FOUND_REFUSED;
+        if (awaited && *awaited != op_of(hold)) {
+            over = *awaited;
+            *awaited = op_of(hold);
+            atomic_fetch_add(&(*awaited)->users, 1);
+        }
         if (found == FOUND_BUSY && !comm_enter(*comm))
             *comm = NULL;
     } else if (hold) {
         hold_report(hold, backing);
-        *status = op_of(hold)->status;
+        over = op_of(hold);
+        *status = over->status;
     } else if ((send = backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT)))) {
         found = FOUND_BUSY;
         *comm = enter(send);
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
     slot_unlock(backing);
-    if (hold && found == FOUND_DONE)
-        op_free(op_of(hold));
+    if (over)
+        op_free(over);
     return found;
 }
 
@@ -66,28 +76,25 @@ int zc_wait(const void *buf, zc_status *status)
     struct range range;
     zc_status result;
     zc_comm *comm;
+    struct op *awaited = NULL;
     struct waiting waiting = {0};
+    enum found found;
     int error = range_find_own(buf, 0, "zc_wait", &range);
     if (error)
         return error;
-    for (;;) {
-        switch (look(&range, &result, &comm)) {
-        case FOUND_DONE:
-            return comm_report(&result, "zc_wait", status);
-        case FOUND_REFUSED:
-            return comm_examine(comm, "zc_wait");
-        case FOUND_BUSY:
-            if (comm) {
-                comm_poll_waiting(comm, NULL, &waiting);
-                comm_leave(comm);
-            } else {
-                wait_anywhere(&waiting);
-            }
-            break;
+    while ((found = look(&range, &awaited, &result, &comm)) == FOUND_BUSY) {
+        if (comm) {
+            comm_poll_waiting(comm, NULL, &waiting);
+            comm_leave(comm);
+        } else {
+            wait_anywhere(&waiting);
         }
         if (waiting.polls == 1)
             count(waits);
     }
+    if (awaited)
+        op_free(awaited);
+    return found == FOUND_DONE ? comm_report(&result, "zc_wait", status) : comm_examine(comm, "zc_wait");
 }
 
 int zc_test(const void *buf, int *done, zc_status *status)
@@ -101,7 +108,7 @@ int zc_test(const void *buf, int *done, zc_status *status)
     if (error)
         return error;
     conflict_progress();
-    enum found found = look(&range, &result, &comm);
+    enum found found = look(&range, NULL, &result, &comm);
     if (found == FOUND_BUSY && comm)
         comm_leave(comm);
     *done = found == FOUND_DONE;
@@ -163,7 +170,7 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
             zc_status result;
             zc_comm *comm;
             int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
-            enum found found = error ? FOUND_DONE : look(&range, &result, &comm);
+            enum found found = error ? FOUND_DONE : look(&range, NULL, &result, &comm);
             if (found == FOUND_BUSY) {
                 consider(&place, comm, &waiting);
                 continue;
@@ -184,18 +191,14 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
     }
 }
 
-/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and reported. Asked for until then:
- * the thread that posts it may not have come to the transport yet. */
-static bool cancel(zc_comm *comm, const struct range *range, struct op *op)
+/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and nobody will report it. Asked for
+ * until then: the thread that posts it may not have come to the transport yet. */
+static bool cancel(zc_comm *comm, struct op *op)
 {
     for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {
         comm->transport->cancel(&comm->endpoint, op);
-        struct backing *backing = slot_lock(range->slot);
-        struct hold *hold = hold_receive_at(range->slot, range->offset);
-        bool landed = !hold || op_of(hold) != op || hold->landed;
-        bool cancelled = landed && hold && op_of(hold) == op && hold->error == -ECANCELED;
-        if (cancelled)
-            hold_report(hold, backing);
+        struct backing *backing = slot_lock(op->hold.slot);
+        bool landed = op->hold.landed, cancelled = hold_cancelled(&op->hold);
         slot_unlock(backing);
         if (landed)
             return cancelled;
@@ -212,25 +215,25 @@ int zc_cancel(const void *buf)
     struct hold *hold = hold_receive_at(range.slot, range.offset);
     struct op *op = hold ? op_of(hold) : NULL;
     zc_comm *comm = op ? op->comm : NULL;
-    bool landed = hold && hold->landed, entered = false;
+    bool landed = hold && hold->landed, entered = false, cancelled = false;
     /* Another thread may report the receive and post the next one meanwhile, which must not be taken for it. */
     if (op && !landed) {
         atomic_fetch_add(&op->users, 1);
-        entered = comm_enter(comm);
+        entered = comm_callable(comm) && comm_enter(comm);
+        hold->unwanted = hold->unwanted || entered;
     }
     slot_unlock(backing);
     if (!op)
         return fail(-ENOENT, "zc_cancel: no receive into %p (sends cannot be cancelled)", buf);
-    if (landed)
-        return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
-    error = comm_check(comm, "zc_cancel");
-    bool cancelled = !error && cancel(comm, &range, op);
-    if (entered)
+    if (entered) {
+        cancelled = cancel(comm, op);
         comm_leave(comm);
-    if (cancelled)
-        op_free(op); /* reported */
-    op_free(op);
-    if (!error && !cancelled)
-        error = fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
-    return error;
+    } else if (!landed) {
+        error = comm_examine(comm, "zc_cancel");
+    }
+    if (!landed)
+        op_free(op);
+    if (error || cancelled)
+        return error;
+    return fail(-EALREADY, "zc_cancel: the receive into %p has landed; zc_wait tells of it", buf);
 }

@@ -343,6 +343,68 @@ Test(races, zc_cancel_of_a_receive_that_is_being_posted)
     CHECK_OK(zc_close(comm));
 }
 
+static pthread_t touching;
+
+static void *touch(void *unused)
+{
+    (void)unused;
+    return (void *)(uintptr_t)load(cancelled);
+}
+
+static void cancel_under_touch(struct endpoint *endpoint, struct op *op)
+{
+    void *seen;
+    loop_transport.cancel(endpoint, op);
+    pthread_join(touching, &seen);
+    CHECK((uintptr_t)seen == 7);
+}
+
+/* Whoever waits for the receive in a touch finds the buffer as it was, and no receive that failed. */
+Test(races, zc_cancel_lets_touches_go_on)
+{
+    zc_comm *comm = loop_strict();
+    cancelled = buffer(1, 1);
+    store(cancelled, 7);
+    late = loop_transport;
+    late.cancel = cancel_under_touch;
+    comm->transport = &late;
+    CHECK_OK(zc_irecv(cancelled, PAGE, 0, 1, comm));
+    touching = thread_start(touch, NULL);
+    until_awaited(cancelled);
+    CHECK_OK(zc_cancel(cancelled));
+    CHECK_FAILS(zc_cancel(cancelled), -ENOENT, "no receive");
+    CHECK_REST(slot_pool(slot_at(cancelled)));
+    CHECK_OK(zc_close(comm));
+}
+
+static void *wait_in_vain(void *unused)
+{
+    zc_status status;
+    (void)unused;
+    CHECK_FAILS(zc_wait(cancelled, &status), -ECANCELED, "the receive from rank 0 with tag 1");
+    CHECK(status.error == -ECANCELED);
+    return NULL;
+}
+
+/* Even where another receive is in flight before the thread looks again. */
+Test(races, zc_cancel_is_told_to_who_waits)
+{
+    zc_comm *comm = loop_strict();
+    cancelled = buffer(1, 1);
+    for (int i = 0; i < 100; i++) {
+        CHECK_OK(zc_irecv(cancelled, PAGE, 0, 1, comm));
+        pthread_t waiter = thread_start(wait_in_vain, NULL);
+        while (!atomic_load(&comm->inside))
+            sched_yield();
+        CHECK_OK(zc_cancel(cancelled));
+        CHECK_OK(zc_irecv(cancelled, PAGE, 0, 2, comm));
+        thread_join(waiter);
+        CHECK_OK(zc_cancel(cancelled));
+        CHECK_OK(zc_wait(cancelled, NULL));
+    }
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- everything at once ---- */
 
 enum { ROUNDS = 300 };
