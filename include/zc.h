@@ -30,9 +30,10 @@
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
  * - Errors common to all calls, not repeated below. -EINVAL: a buffer that is not live zc memory where that is
- *   required, a range that leaves its buffer, a communicator or a required output that is NULL. -EBADF: a closed
- *   communicator. -EPERM: in a forked child; or MPI was initialised below MPI_THREAD_SERIALIZED and this is not the
- *   thread that opened the communicator (also zc_wait, zc_wait_any and zc_cancel of a receive over it).
+ *   required, a range that leaves its buffer or is longer than PTRDIFF_MAX, a communicator or a required output that is
+ *   NULL. -EBADF: a closed communicator. -EPERM: in a forked child; or MPI was initialised below
+ *   MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also zc_wait, zc_wait_any and
+ *   zc_cancel of a receive over it).
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled

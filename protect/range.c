@@ -4,6 +4,14 @@
 #include "core/error.h"
 #include "protect/fallback.h"
 
+/* Foreign memory is taken as it is named; but there is none of so many bytes, which may mean "no limit". */
+static int check_foreign(const void *ptr, size_t length, const char *call)
+{
+    if (length > PTRDIFF_MAX || (uintptr_t)ptr + length < (uintptr_t)ptr)
+        return fail(-EINVAL, "%s: no memory has %zu bytes from %p", call, length, ptr);
+    return 0;
+}
+
 /* Whose start is not `ptr`. */
 static int find_inside(const void *ptr, size_t length, const char *call, struct range *range)
 {
@@ -11,7 +19,7 @@ static int find_inside(const void *ptr, size_t length, const char *call, struct 
     *range = (struct range){0};
     range->slot = segment ? segment_slot_at(segment, ptr, &range->offset) : NULL;
     if (!range->slot)
-        return 0;
+        return check_foreign(ptr, length, call);
     range->left = segment->slot_size - range->offset;
     if (!slot_is(range->slot, SLOT_LIVE))
         return fail(-EINVAL, "%s: %p is in a buffer that is not live: freed?", call, ptr);

@@ -13,7 +13,7 @@ struct range {
 };
 
 /* 0, with slot NULL for foreign memory; -EINVAL with a message that names `call` where the buffer is not live or
- * ends before ptr + length. */
+ * ends before ptr + length, or no memory could be as long. */
 int range_find(const void *ptr, size_t length, const char *call, struct range *range);
 
 /* The same, where foreign memory is an error too, and all is -EPERM in a forked child. */

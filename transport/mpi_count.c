@@ -14,6 +14,8 @@ MPI_Datatype mpi_type_for(size_t length, int *count)
         return MPI_BYTE;
     }
     MPI_Datatype chunk, chunks, both;
+    const size_t most = (size_t)INT_MAX * CHUNK; /* room for any message, where there is more */
+    length = length < most ? length : most;
     size_t rest = length % CHUNK;
     MPI_Type_contiguous(CHUNK, MPI_BYTE, &chunk);
     MPI_Type_contiguous((int)(length / CHUNK), chunk, &chunks);

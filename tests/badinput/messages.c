@@ -64,6 +64,9 @@ Test(messages, send)
     CHECK_IS(zc_send(local, 10, 4711, 1, comm), -EINVAL);
     int error = zc_send(local, SIZE_MAX / 2, 0, 1, comm);
     CHECKF(error == -ENOMEM || error == -EINVAL, "%d", error);
+    CHECK_FAILS(zc_send(local, SIZE_MAX, 0, 1, comm), -EINVAL, "18446744073709551615 bytes");
+    CHECK_FAILS(zc_write(p, local, SIZE_MAX), -EINVAL, "18446744073709551615 bytes");
+    CHECK_FAILS(zc_sendrecv(p, 10, 0, 2, local, SIZE_MAX, 0, 1, comm, NULL), -EINVAL, "18446744073709551615 bytes");
     memset(p, 2, 20000);
     CHECK_OK(zc_free(p));
     CHECK_IS(zc_send(p, 10, 0, 1, comm), -EINVAL);
@@ -113,6 +116,8 @@ Test(messages, receive)
     CHECK_IS(zc_recv(p, usable + 1, 0, 1, comm, &status), -EINVAL);
     CHECK_IS(zc_recv(p + usable - 1, 2, 0, 1, comm, &status), -EINVAL);
     CHECK_FAILS(zc_recv(NULL, 88, 0, 1, comm, &status), -EINVAL, "88");
+    CHECK_FAILS(zc_recv(foreign, SIZE_MAX, 0, 1, comm, &status), -EINVAL, "18446744073709551615 bytes");
+    CHECK_FAILS(zc_recv((void *)-4096, 5000, 0, 1, comm, &status), -EINVAL, "5000 bytes");
     CHECK_FAILS(zc_recv_alloc(&got, 4711, 1, comm, &status), -EINVAL, "4711");
     CHECK_FAILS(zc_recv_alloc(&got, 0, -7, comm, &status), -EINVAL, "-7");
     CHECK_IS(zc_recv_alloc(NULL, 0, 1, comm, &status), -EINVAL);

@@ -79,6 +79,22 @@ Test(mpi, an_urgent_request_that_is_over)
     CHECK_OK(zc_close(comm));
 }
 
+/* A receive may leave room for more than MPI's counts can say. */
+Test(mpi, receives_of_almost_no_limit)
+{
+    char out[EACH], in[EACH];
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    for (int shift = 0; shift < 3; shift++) {
+        zc_status status;
+        memset(out, shift, EACH);
+        CHECK_OK(zc_send(out, EACH, 0, shift, comm));
+        CHECK_OK(zc_recv(in, PTRDIFF_MAX >> shift, 0, shift, comm, &status));
+        CHECK(status.length == EACH);
+        CHECK_BYTES(in, EACH, (unsigned char)shift);
+    }
+    CHECK_OK(zc_close(comm));
+}
+
 /* A message to oneself is over when it is received, which is after the poll of the zc_send that posted it: each poll
  * finds one that is not over yet, and must come back to it. */
 Test(mpi, old_sends_are_looked_at_however_many_follow)
