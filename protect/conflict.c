@@ -151,16 +151,20 @@ static void let_pass(struct slot *slot, struct backing *backing, struct conflict
     slot_unlock(backing);
 }
 
-/* Tells of a receive that failed, once. Drops the lock. */
+/* Tells of a receive that failed: a call each time, touches until the error handler has returned, and so lets them see
+ * what is there. Drops the lock. */
 static void show_failure(struct slot *slot, struct backing *backing, struct hold *hold, struct conflict *c)
 {
-    int error = hold->error;
-    hold->shown = true;
-    if (!c->call) {
-        refuse(slot, backing, hold, c, error, ", where nothing was received: it ");
+    if (c->call) {
+        c->error = hold->error;
+        slot_unlock(backing);
         return;
     }
-    c->error = error;
+    refuse(slot, backing, hold, c, hold->error, ", where nothing was received: it ");
+    backing = slot_lock(slot);
+    /* Another thread may have reported it meanwhile. */
+    if (slot_denies(slot, backing, (uint32_t)(c->offset >> PAGE_SHIFT), false) == hold && hold->landed)
+        hold->shown = true;
     slot_unlock(backing);
 }
 

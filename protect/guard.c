@@ -84,7 +84,7 @@ static int guard_all(struct hold *hold, size_t size, char **wire)
         }
         if (error)
             return fail(error, "zc_guard: %s",
-                        error == -EBUSY ? "a receive or guard holds some of these bytes already"
+                        error == -EBUSY ? "a receive, perhaps one that failed, or a guard holds some of these bytes"
                                         : "no mappings are left to protect the buffer");
         if (!hold->bounce)
             return 0;

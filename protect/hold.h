@@ -77,7 +77,7 @@ static inline bool hold_overlaps(const struct hold *hold, size_t offset, size_t 
     return length && hold->length && offset < hold->offset + hold->length && hold->offset < offset + length;
 }
 
-/* Is a receive in flight, or has it failed without anybody having been told? */
+/* Is a receive in flight, or has it failed and was not shown? */
 static inline bool hold_closed(const struct hold *receive)
 {
     return !receive->landed || (receive->error && !receive->shown);
@@ -130,7 +130,7 @@ void hold_end(struct hold *hold);
 /* ---- receives ---- */
 
 /* Takes `hold`, which protects its pages or not; *wire says where the bytes are to land. Older landed receives that it
- * overlaps are dropped. 0; -EBUSY: overlaps one in flight; -ENOMEM. */
+ * overlaps are dropped. 0; -EBUSY: overlaps one in flight, or, of a guard or a loan, one that failed; -ENOMEM. */
 int hold_receive(struct hold *hold, bool protects, char **wire);
 
 /* The same for one that does not, where nothing else is in flight or unreported; else false. */

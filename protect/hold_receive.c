@@ -10,11 +10,17 @@
 #include "protect/pages.h"
 #include "protect/reserve.h"
 
-/* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one is in flight. */
+/* Is it in the way of `hold`: in flight, or one that failed, which another receive may replace, but no guard? */
+static bool stays(const struct hold *other, const struct hold *hold)
+{
+    return !hold_droppable(other) || (hold_closed(other) && !hold->rules->comm);
+}
+
+/* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one stays. */
 static int replace(struct hold *hold, struct hold **dropped)
 {
     for (struct hold *other = hold->slot->receives; other; other = other->next)
-        if (!hold_droppable(other) && hold_overlaps(other, hold->offset, hold->length))
+        if (stays(other, hold) && hold_overlaps(other, hold->offset, hold->length))
             return -EBUSY;
     for (struct hold *other = hold->slot->receives, *next; other; other = next) {
         next = other->next;
@@ -250,6 +256,6 @@ void hold_report(struct hold *hold, struct backing *backing)
 {
     struct slot *slot = hold->slot;
     hold_unlink(hold);
-    if (hold->error && hold->protects) /* shown by a call, it is still closed */
+    if (hold->error && hold->protects) /* unless a touch was shown them, its pages are still closed */
         slot_settle_over(slot, backing, hold);
 }

@@ -112,7 +112,8 @@ Test(receive, a_failed_one_is_not_sent)
         CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
         post_pattern(comm, 1, 100, 2);
         CHECK_OK(zc_progress(comm));
-        CHECK_IS(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm), -EIO);
+        for (int again = 0; again < 2; again++)
+            CHECK_IS(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm), -EIO);
         CHECK_IS(zc_wait(b, NULL), -EIO);
         pattern_fill(b, 2 * PAGE, 3);
         CHECK_OK(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm));
@@ -120,6 +121,41 @@ Test(receive, a_failed_one_is_not_sent)
         CHECK(zc_flush(comm) == -EIO);
         CHECK_OK(zc_close(comm));
     }
+}
+
+/* Nor does any other call take it for data because one of them has told of it; not even a touch. */
+Test(receive, calls_tell_of_a_failed_one_until_zc_wait_does)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1), *other = buffer(2, 2), *moved;
+    struct zc_guard guard = {0};
+    CHECK_OK(zc_set_error_handler(comm, on_error, NULL));
+    loop_fail(comm, 1, -EIO);
+    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
+    post_pattern(comm, 1, 100, 2);
+    CHECK_OK(zc_progress(comm));
+    for (int again = 0; again < 2; again++) {
+        CHECK_IS(zc_writable(b + PAGE), -EIO);
+        CHECK_IS(zc_write(other, b, 100), -EIO);
+        CHECK_IS(zc_write(b, other, 100), -EIO);
+        moved = zc_realloc(b, 100 * PAGE);
+        CHECK(!moved && errno == EIO);
+        CHECK_FAILS(zc_guard(b, 100, ZC_DENY_STORES, &guard), -EBUSY, "failed");
+        CHECK_FAILS(zc_guard(b, 100, ZC_DENY_ALL, &guard), -EBUSY, "failed");
+    }
+    CHECK_OK(zc_guard(b + 100, PAGE, ZC_DENY_ALL, &guard)); /* other bytes */
+    CHECK_OK(zc_unguard(&guard));
+    CHECK_PAGES(b, "-w");
+    CHECK(handled.calls == 0);
+    load(b);
+    CHECK(handled.calls == 1 && handled.error == -EIO);
+    CHECK_OK(zc_writable(b)); /* the handler returned */
+    CHECK_IS(zc_wait(b, NULL), -EIO);
+    CHECK_OK(zc_guard(b, 100, ZC_DENY_ALL, &guard));
+    CHECK_OK(zc_unguard(&guard));
+    CHECK(zc_flush(comm) == -EIO);
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
 }
 
 /* A pointer that no receive contains names the sends of its page; other receives of the page are not asked. */
