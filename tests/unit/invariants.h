@@ -149,6 +149,15 @@ static inline void post_pattern(zc_comm *comm, int tag, size_t length, unsigned 
     free(out);
 }
 
+/* A receive into the first bytes of `b` that fails, and that nobody has been told of yet. */
+static inline void fail_receive(zc_comm *comm, char *b)
+{
+    loop_fail(comm, 1, -EIO);
+    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
+    post_pattern(comm, 1, 100, 2);
+    CHECK_OK(zc_progress(comm));
+}
+
 static inline struct slot *slot_at(const void *p)
 {
     struct slot *slot = slot_find(p);

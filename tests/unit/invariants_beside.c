@@ -145,6 +145,24 @@ Test(rule2, a_landing_leaves_the_pages_that_others_write_to)
     CHECK_OK(zc_close(comm));
 }
 
+/* So it does where the send has left while the message was under way; then nobody needs the old pages any more. */
+Test(rule2, a_landing_after_the_sends_gives_the_old_pages_back)
+{
+    enum { PAGES = 512, BIG = 500 };
+    zc_comm *comm = loop_strict();
+    char *b = buffer(PAGES, 1);
+    struct backing *old = backing_of(b);
+    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b, BIG * PAGE, 0, 2, comm));
+    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    post_pattern(comm, 2, BIG * PAGE, 2);
+    CHECK_OK(zc_wait(b, NULL));
+    CHECK(backing_of(b) != old);
+    CHECK_PATTERN(b, BIG * PAGE, 2);
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- rule 3: several receives into one buffer ---- */
 
 Test(rule3, a_shared_page_opens_with_the_last_receive)

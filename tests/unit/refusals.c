@@ -162,13 +162,14 @@ static void scene(const void *argument)
     zc_pool_options options = ZC_POOL_OPTIONS_INIT;
     options.slot_size = s->slot_size;
     options.huge = s->huge;
-    options.initial = 2;
+    options.initial = (size_t)s->slots / 2 + 1; /* in several steps, where slots are many */
     int files = system_descriptors();
 
     fail_at = s->n;
     int error = zc_pool_open(&options, &pool);
     if (error) {
         CHECKF(error == -ENOMEM && zc_errmsg()[0] && !pool, "after %s: %d, \"%s\"", failed, error, zc_errmsg());
+        CHECKF(memfd_kb() == 0, "after %s: %ld kB of a pool that was not opened are held", failed, memfd_kb());
         CHECK_OK(zc_pool_open(&options, &pool)); /* only one call fails */
     }
     int n = fill(s, pool, p, 0);
