@@ -18,7 +18,7 @@ static inline void must(int ok, const char *what)
 {
     if (ok)
         return;
-    fprintf(stderr, "%s: %s failed: %s; %s\n", program_invocation_short_name, what, strerror(errno), zc_errmsg());
+    fprintf(stderr, "%s failed: %s; %s\n", what, strerror(errno), zc_errmsg());
     exit(1);
 }
 
