@@ -162,6 +162,7 @@ static int make_queues(struct verbs *verbs)
     }
     for (uint32_t slot = 0; slot < verbs->receive_slots && !error; slot++)
         error = wire_repost(verbs, slot);
+    device_hide_mappings();
     return error;
 }
 

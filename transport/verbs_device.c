@@ -3,10 +3,13 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/error.h"
+#include "core/thread.h"
 
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct device *devices; /* open ones */
@@ -17,6 +20,35 @@ static const char *device_name(const struct device *device)
 }
 
 /* ---- devices ---- */
+
+/* A child that kept a device open would hide its parent's death: the connections end when nobody has it open. */
+static void close_in_child(void)
+{
+    for (struct device *device = devices; device; device = device->next) {
+        close(device->context->cmd_fd);
+        close(device->context->async_fd);
+    }
+    devices = NULL;
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, close_in_child);
+}
+
+void device_hide_mappings(void)
+{
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps && fgets(line, sizeof line, maps)) {
+        char *dash;
+        uintptr_t start = strtoul(line, &dash, 16);
+        if (strstr(line, "/dev/infiniband/uverbs"))
+            sys_madvise((void *)start, strtoul(dash + 1, NULL, 16) - start, MADV_DONTFORK);
+    }
+    if (maps)
+        fclose(maps);
+}
 
 static int device_new(struct ibv_device *which, bool optional, struct device **out)
 {
@@ -37,6 +69,8 @@ static int device_new(struct ibv_device *which, bool optional, struct device **o
         error =
             memory_open(&device->memory, device->pd, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ, false, optional);
     if (!error) {
+        static pthread_once_t once = PTHREAD_ONCE_INIT;
+        thread_once(&once, watch_forks);
         device->users = 1;
         device->next = devices;
         *out = devices = device;

@@ -36,4 +36,7 @@ struct port {
 int port_open(const struct address *address, struct port *port);
 void port_close(struct port *port);
 
+/* Hides what is mapped of devices by now, queues and doorbells, from children: each mapping keeps the device open. */
+void device_hide_mappings(void);
+
 #endif

@@ -35,6 +35,7 @@
     X(forks)                                                                                                           \
     X(peer_killed)                                                                                                     \
     X(peer_killed_while_idle)                                                                                          \
+    X(peer_killed_that_has_forked)                                                                                     \
     X(peer_killed_while_looked_for)                                                                                    \
     X(peer_leaves)
 

@@ -220,14 +220,22 @@ static int by_take(char *buffer, zc_comm *comm)
 }
 
 static int (*wait_by)(char *buffer, zc_comm *comm);
+static bool leaves_child;
 
 static void waiter(int rank)
 {
     zc_comm *comm = open_rank(rank, 2);
     char *buffer = ALLOC(10000);
 
-    tell(1);
-    int result = rank ? (pause(), 0) : wait_by(buffer, comm);
+    if (rank) {
+        pid_t child = leaves_child ? fork() : -1;
+        if (child) {
+            atomic_store(&told[1], child);
+            tell(1);
+        }
+        pause();
+    }
+    int result = wait_by(buffer, comm);
     CHECKF(result == -ECONNRESET || result == -EIO, "%d: %s", result, zc_errmsg());
     CHECK_OK(zc_close(comm));
 }
@@ -249,6 +257,13 @@ static void killed_while_waiting(int (*by)(char *buffer, zc_comm *comm))
 void case_peer_killed_while_idle(void)
 {
     killed_while_waiting(by_receive);
+}
+
+void case_peer_killed_that_has_forked(void)
+{
+    leaves_child = true;
+    killed_while_waiting(by_receive);
+    CHECK(kill(atomic_load(&told[1]), SIGKILL) == 0);
 }
 
 /* Of which the transport has nothing posted. */
