@@ -27,13 +27,14 @@ extern "C" {
  * or until its pool is trimmed: later calls for buffers of the same segment register nothing. The regions allow local
  * writes, and nothing to peers.
  *   -EINVAL    the guard is not in force; NULL
+ *   -EPERM     this is a forked child
  *   -EMSGSIZE  it is of more than 4 GiB - 1, which no sge can say
  *   -ENOMEM    the device refuses to register the segment: zc_errmsg() names the limit
  * From any thread. */
 ZC_API int zc_mr(const struct zc_guard *guard, struct ibv_pd *pd, struct ibv_sge *sge);
 
 /* Deregisters all that zc_mr registered with `pd`; to be called before ibv_dealloc_pd(pd), when none of its work
- * requests is in flight. -ENOENT if there is nothing. */
+ * requests is in flight. -ENOENT if there is nothing; -EPERM in a forked child. */
 ZC_API int zc_mr_release(struct ibv_pd *pd);
 
 #ifdef __cplusplus

@@ -140,6 +140,8 @@ int zc_mr(const struct zc_guard *guard, struct ibv_pd *pd, struct ibv_sge *sge)
     if (!guard || !guard->hold || !pd || !sge)
         return fail(-EINVAL, "zc_mr: %s",
                     guard && !guard->hold ? "the guard is not in force" : "guard, pd or sge is NULL");
+    if (arena.forked)
+        return fail(-EPERM, "zc_mr: a forked child cannot use its parent's guard");
     if (guard->length > UINT32_MAX)
         return fail(-EMSGSIZE, "zc_mr: %zu bytes are more than an sge can say", guard->length);
     pthread_mutex_lock(&domains_lock);
@@ -161,6 +163,8 @@ int zc_mr(const struct zc_guard *guard, struct ibv_pd *pd, struct ibv_sge *sge)
 
 int zc_mr_release(struct ibv_pd *pd)
 {
+    if (arena.forked) /* the device would take it for its parent */
+        return fail(-EPERM, "zc_mr_release: a forked child cannot release what its parent has registered");
     pthread_mutex_lock(&domains_lock);
     struct domain **link = find_domain(pd), *domain = *link;
     if (domain)

@@ -289,6 +289,14 @@ void case_own_verbs(void)
     CHECK(registered == 1 && again.lkey == sge.lkey && again.length == 64 * KIB);
     CHECK_OK(zc_mr(&guard, pd[1], &again));
     CHECK(registered == 2);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK_FAILS(zc_mr(&guard, pd[0], &again), -EPERM, "forked");
+        CHECK_FAILS(zc_mr_release(pd[0]), -EPERM, "forked");
+        _exit(0);
+    }
+    children_end(1, &child);
     CHECK_OK(zc_unguard(&guard));
     CHECK_OK(zc_unguard(&second));
     CHECK_OK(zc_mr_release(pd[0]));
