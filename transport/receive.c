@@ -147,8 +147,11 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     /* A message that was taken must be received, be it into nothing. */
     void *target = zc_alloc(found->length);
     struct range range = {0};
+    struct kept_error why;
     if (target)
         range_find(target, found->length, call, &range);
+    else
+        error_keep(&why, -ENOMEM);
     struct op *op = comm_begin(comm, false, &range, target ? found->length : 0, found->source, found->tag);
     char *wire = target;
     bool ready = op && (!range.slot || hold_receive(&op->hold, false, &wire) == 0);
@@ -165,8 +168,10 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     }
     if (op)
         op_free(op);
-    if (!ready || !target)
-        error = fail(-ENOMEM, "%s: no memory for %zu bytes; the message is lost", call, found->length);
+    if (!target)
+        error = fail(why.error, "%s: a message of %zu bytes is lost: %s", call, found->length, why.message);
+    else if (!ready)
+        error = fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
     if (error)
         zc_free(target);
     else

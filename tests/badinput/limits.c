@@ -336,6 +336,21 @@ static void small_files_later(const void *argument)
     CHECKF(strstr(zc_errmsg(), "ulimit -f"), "%s", zc_errmsg());
 }
 
+/* For the buffer of a message that has come. */
+static void small_files_for_a_message(const void *argument)
+{
+    zc_comm *comm = open_protected();
+    char *out = ALLOC(64 * MIB);
+    void *in;
+    (void)argument;
+    CHECK_OK(zc_send(out, 64 * MIB, 0, 1, comm));
+    limit(RLIMIT_FSIZE, 0);
+    CHECK_FAILS(zc_recv_alloc(&in, 0, 1, comm, NULL), -ENOMEM, "ulimit -f");
+    CHECK(strstr(zc_errmsg(), "zc_recv_alloc: a message of 67108864 bytes is lost"));
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_close(comm));
+}
+
 Test(limits, file_size)
 {
     static const rlim_t most[] = {0, 4095, 1000000}; /* without and with a page that zc top sees */
@@ -343,6 +358,7 @@ Test(limits, file_size)
     for (size_t i = 0; i < sizeof most / sizeof most[0]; i++)
         apart(small_files, &most[i]);
     apart(small_files_later, NULL);
+    apart(small_files_for_a_message, NULL);
 }
 
 Test(limits, memfd)
