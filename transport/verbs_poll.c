@@ -11,7 +11,7 @@
 
 enum {
     BATCH = 32,           /* completions looked at in one poll */
-    POLLS = 1024,         /* until time is looked at */
+    POLLS = 1024,         /* of those that find something, until time is looked at; the others look at it */
     SIGN_NS = 1000000000, /* between signs of life */
     PROTOCOL_ERROR = -EPROTO
 };
@@ -169,7 +169,7 @@ static void ask_for_life(struct verbs *verbs)
     bool waiting = verbs->common.looked || verbs->common.queue.receives.first || verbs->offers.count ||
                    verbs->pulls.count || verbs->stalled ||
                    verbs->peers[verbs->common.rank == 0 ? verbs->common.size - 1 : 0].saying_bye;
-    uint64_t now = clock_ns();
+    uint64_t now = waiting ? clock_ns() : 0;
     if (!waiting || now - verbs->last_sign < SIGN_NS)
         return;
     verbs->last_sign = now;
@@ -200,7 +200,7 @@ void verbs_poll(struct endpoint *endpoint, struct op *urgent)
         else
             arrived(verbs, &wcs[i]);
     }
-    if (++verbs->polls % POLLS == 0)
+    if (n == 0 || ++verbs->polls % POLLS == 0)
         ask_for_life(verbs);
     if (verbs->stalled)
         push_all(verbs);

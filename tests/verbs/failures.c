@@ -219,6 +219,19 @@ static int by_take(char *buffer, zc_comm *comm)
     return zc_recv_alloc(&message, 1, 1, comm, NULL);
 }
 
+/* It is noticed in time, not after so many looks. */
+static int by_test(char *buffer, zc_comm *comm)
+{
+    int done = 0, result = zc_irecv(buffer, 10000, 1, 1, comm);
+
+    for (int looks = 0; !done && !result; looks++) {
+        CHECK(looks < 500);
+        usleep(100000);
+        result = zc_test(buffer, &done, NULL);
+    }
+    return result;
+}
+
 static int (*wait_by)(char *buffer, zc_comm *comm);
 static bool leaves_child;
 
@@ -257,6 +270,7 @@ static void killed_while_waiting(int (*by)(char *buffer, zc_comm *comm))
 void case_peer_killed_while_idle(void)
 {
     killed_while_waiting(by_receive);
+    killed_while_waiting(by_test);
 }
 
 void case_peer_killed_that_has_forked(void)
