@@ -85,6 +85,7 @@ struct message *shm_new_message(struct shm *shm, struct link *link)
         message = malloc(sizeof *message);
     if (!message)
         return NULL;
+    link->messages++;
     message->next = NULL;
     message->link = link;
     message->step = STEP_UNMATCHED;
@@ -102,6 +103,7 @@ void shm_free_message(struct message *message)
     free(message->own);
     if (message->mapping)
         mapping_put(message->mapping);
+    message->link->messages--;
     message->next = shm->free_messages;
     shm->free_messages = message;
 }

@@ -41,7 +41,7 @@ enum {
 /* ---- segments ---- */
 
 /* A segment that a peer shows, mapped here. Lives as long as the link shows it or a message refers to it, and counts
- * against what the peer may show for so long. The link, lost or not, outlives it. */
+ * against what the peer may show for so long. The link, lost or not, outlives it, as it does messages. */
 struct mapping {
     struct link *link;
     const char *at;
@@ -112,7 +112,8 @@ struct link {
     struct ids pulls;                       /* struct message */
     struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */
     struct message *answers, **answers_end; /* to offers, that wait for room */
-    struct link *next;                      /* of all, lost ones included */
+    unsigned messages;                      /* that refer to it */
+    struct link *next;                      /* of all; of lost ones, those that are the last of their rank */
 };
 
 struct shm {
@@ -123,6 +124,7 @@ struct shm {
     int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
+    struct link *retired;  /* lost, and others are there in their places; to be freed */
     struct link elsewhere; /* stands for ranks that take no part: lost from the beginning */
     struct message *free_messages;
     struct registrar registrar;

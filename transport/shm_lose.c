@@ -2,6 +2,7 @@
  *
  * What ends when a peer fails or leaves. What is in flight with others goes on, and so does what the peer has sent
  * before and is still there: whole messages, and segments of it that are mapped here. */
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -84,11 +85,13 @@ void link_lose(struct link *link, int error, const char *why)
     link->why = why;
     if (why && !link->ended)
         atomic_store(&link->ring.mine->left, LEFT_ONE);
+    /* A child that was forked just now may have it open as well: epoll would go on with it, */
+    epoll_ctl(shm->epoll, EPOLL_CTL_DEL, link->answers_on, NULL);
     if (link->answers_on != link->sock)
         close(link->answers_on);
     if (link->board >= 0)
         close(link->board);
-    /* The peer is told, even if a child that was forked just now has it open as well. */
+    /* and the peer would not be told. */
     shutdown(link->sock, SHUT_RDWR);
     close(link->sock);
     lose_sends(link);

@@ -130,6 +130,38 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
     return 0;
 }
 
+static void free_link(struct link *link)
+{
+    free(link->offers.all);
+    free(link->pulls.all);
+    free(link);
+}
+
+static void unlist(struct link *link)
+{
+    struct link **at = &link->shm->links;
+    while (*at != link)
+        at = &(*at)->next;
+    *at = link->next;
+}
+
+/* Of a rank that has another one now. Messages may still refer to it: of those that are gone since, nobody does. */
+static void retire(struct link *link)
+{
+    struct shm *shm = link->shm;
+    unlist(link);
+    link->next = shm->retired;
+    shm->retired = link;
+    for (struct link **at = &shm->retired, *old; (old = *at);) {
+        if (old->messages) {
+            at = &old->next;
+        } else {
+            *at = old->next;
+            free_link(old);
+        }
+    }
+}
+
 static int met(struct shm *shm, int rank, int sock)
 {
     return link_open(shm, rank, sock, sock);
@@ -198,9 +230,12 @@ static int greet(struct link *link, const struct packet *hello, int board, const
     link->ring.theirs = board < 0 ? NULL : board_map(board);
     if (!link->ring.theirs)
         return *why = "its board did not come, or is not sealed (limit: RLIMIT_NOFILE)", -EPROTO;
+    struct link *before = shm->peers[hello->rank];
     link->rank = hello->rank;
     link->greeted = true;
     shm->peers[link->rank] = link;
+    if (before)
+        retire(before);
     return 0;
 }
 
@@ -264,6 +299,12 @@ static void end_link(struct link *link)
         directory_sweep(link->shm, link->rank, link->process);
 }
 
+/* It has connected to a rank that cannot be linked with. */
+static bool is_refused(const struct link *link)
+{
+    return !link->greeted && link->rank >= 0 && link->error && link->error != -ECONNRESET;
+}
+
 static void attend_link(struct link *link)
 {
     if (link->error)
@@ -273,6 +314,10 @@ static void attend_link(struct link *link)
         link_lose(link, link->broken, link->why);
     else if (link->ended)
         end_link(link);
+    if (link->error && !link->greeted && !is_refused(link)) {
+        unlist(link);
+        free_link(link);
+    }
 }
 
 bool shm_attend(struct shm *shm)
@@ -317,11 +362,10 @@ static int missing(const struct shm *shm)
     return rank;
 }
 
-/* A rank that this one has connected to, and that cannot be linked with. */
 static const struct link *refused(const struct shm *shm)
 {
     const struct link *link = shm->links;
-    while (link && (link->greeted || link->rank < 0 || !link->error || link->error == -ECONNRESET))
+    while (link && !is_refused(link))
         link = link->next;
     return link;
 }
@@ -401,9 +445,11 @@ void shm_part(struct shm *shm)
         link_abandon(link);
         link_lose(link, -ECANCELED, NULL);
         shm->links = link->next;
-        free(link->offers.all);
-        free(link->pulls.all);
-        free(link);
+        free_link(link);
+    }
+    for (struct link *link; (link = shm->retired);) {
+        shm->retired = link->next;
+        free_link(link);
     }
     close(shm->chime);
     close(shm->outer);

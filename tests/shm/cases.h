@@ -69,6 +69,7 @@
     X(killed_between_instructions)                                                                                     \
     X(killed_while_passing_on)                                                                                         \
     X(replaced)                                                                                                        \
+    X(lost_links_go)                                                                                                   \
     X(all_others_closed)                                                                                               \
     X(forked_child_hides_nothing)                                                                                      \
     X(forked_amid_closing)                                                                                             \

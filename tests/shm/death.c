@@ -4,9 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -261,6 +264,86 @@ void case_replaced(void)
     children_start(1, takes_over, &third);
     children_end(1, &third);
     children_end(2, child);
+}
+
+/* ---- many in its place, and others that only knock ---- */
+
+enum { KILLED = 5, KNOCKS = 20, KEPT_LENGTH = 20000 };
+
+static unsigned listed(const struct link *link)
+{
+    unsigned n = 0;
+
+    for (; link; link = link->next)
+        n++;
+    return n;
+}
+
+/* Connects by hand, and goes. */
+static void knock(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/case%d.0", getenv("XDG_RUNTIME_DIR"), ranks_process);
+    CHECK(connect(sock, (struct sockaddr *)&address, sizeof address) == 0);
+    close(sock);
+}
+
+static void outlives(int rank)
+{
+    zc_comm *comm = open_rank(rank, 2);
+    const struct shm *shm = shm_of(comm);
+    zc_view kept, view;
+
+    CHECK(zc_fd(comm) >= 0); /* each poll looks who comes and goes */
+    for (int i = 0; i < KILLED; i++) {
+        int error;
+        while ((error = zc_recv_view(i ? &view : &kept, 1, 1, comm)) == -ECONNRESET)
+            CHECK_OK(zc_progress(comm));
+        CHECK_OK(error);
+        if (i)
+            CHECK_OK(zc_release(&view));
+        tell(i + 1);
+    }
+    for (int i = 0; i < KNOCKS; i++) {
+        knock();
+        CHECK_OK(zc_progress(comm));
+    }
+    while (!shm->peers[1]->error)
+        CHECK_OK(zc_progress(comm));
+    for (int i = 0; i < 100; i++)
+        CHECK_OK(zc_progress(comm));
+    CHECKF(listed(shm->links) == 2, "%u links are listed", listed(shm->links));
+    CHECKF(listed(shm->retired) == 1, "%u links are kept", listed(shm->retired)); /* for what is lent */
+    CHECK_PATTERN(kept.data, KEPT_LENGTH, 3);
+    CHECK_OK(zc_release(&kept));
+    CHECK_OK(zc_close(comm));
+}
+
+static void sends_once(int rank)
+{
+    zc_comm *comm = open_rank(1, 2);
+    char *out = ALLOC(KEPT_LENGTH);
+
+    (void)rank;
+    pattern_fill(out, KEPT_LENGTH, 3);
+    CHECK_OK(zc_send(out, KEPT_LENGTH, 0, 1, comm));
+    pause();
+}
+
+/* They leave nothing behind but what is still looked at. */
+void case_lost_links_go(void)
+{
+    pid_t staying, child;
+
+    children_start(1, outlives, &staying);
+    for (int i = 0; i < KILLED; i++) {
+        children_start(1, sends_once, &child);
+        await(i + 1);
+        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    }
+    children_end(1, &staying);
 }
 
 /* ---- nobody is left ---- */
