@@ -44,7 +44,8 @@ struct zc_comm {
      * it looks for others. So one of the two sees the other. They count themselves under the lock of the buffer's slot,
      * where the operation is not over yet, and look again under it when they were refused, or have left. */
     _Atomic unsigned inside;
-    struct zc_comm *next; /* of all communicators ever; none is freed, so that a closed one is known */
+    struct zc_comm *next;   /* of all that are open, while this one is */
+    struct zc_comm *closed; /* the next of those that are not; none is freed, so that a closed one is known */
 };
 
 /* A caller's options, which may be NULL or of another version. */

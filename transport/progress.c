@@ -30,8 +30,9 @@ static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_m
  * marks it as closed under the lock, and nobody is inside of it afterwards. Taken before the locks of transports, and not
  * held by a thread that sleeps. The number is for knowing without the lock that there is but one. */
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct zc_comm *list;
-static uint32_t past; /* what had happened on those that are closed */
+static struct zc_comm *list;   /* of those that are open */
+static struct zc_comm *closed; /* their memory stays, so that to use one is noticed */
+static uint32_t past;          /* what had happened on those that are closed */
 static _Atomic unsigned opened;
 
 static bool several(void)
@@ -54,8 +55,8 @@ bool comm_callable(const zc_comm *comm)
 
 /* ---- the list ---- */
 
-/* A forked child that called on them would speak for its parent. Only their list's head ever changes: another thread
- * of the parent may have been about to, but no more. */
+/* A forked child that called on them would speak for its parent. Their list changes by one store at a time: another
+ * thread of the parent may have been about to, but no more. */
 static void disown_all(void)
 {
     for (struct zc_comm *comm = list; comm; comm = comm->next)
@@ -98,7 +99,14 @@ void comm_enlist(zc_comm *comm)
 
 void comm_delist(zc_comm *comm)
 {
+    struct zc_comm **at = &list;
     pthread_mutex_lock(&list_lock);
+    while (*at != comm)
+        at = &(*at)->next;
+    *at = comm->next; /* which stays: who is at this one without the lock goes on from there */
+    comm->closed = closed;
+    closed = comm;
+    atomic_store(&live.comms, list);
     atomic_store(&comm->open, false);
     atomic_fetch_sub(&opened, 1);
     past += events_of(comm);

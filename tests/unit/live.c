@@ -15,6 +15,8 @@
 #include "core/stats.h"
 #include "loop.h"
 #include "ranks.h"
+#include "transport/comm.h"
+#include "transport/progress.h"
 
 /* ---- pools ---- */
 
@@ -93,6 +95,32 @@ Test(live, copies_are_in_flight)
     CHECK(pool_now(pool).waste == pool_now(pool).slots - 1);
     CHECK_OK(zc_free(p));
     CHECK_OK(zc_close(comm));
+}
+
+/* ---- communicators ---- */
+
+static void expect_list(zc_comm *first, zc_comm *second)
+{
+    CHECK(comm_list() == first && atomic_load(&live.comms) == first);
+    CHECK(!first || first->next == second);
+    CHECK(!second || !second->next);
+}
+
+/* Each wait and test goes through those that are open, and through no others. */
+Test(live, closed_communicators_are_not_listed)
+{
+    zc_comm *comm[3];
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(zc_open("loop", NULL, &comm[i]));
+    CHECK_OK(zc_close(comm[1]));
+    expect_list(comm[2], comm[0]);
+    CHECK(comm[1]->next == comm[0]); /* for who was there */
+    CHECK_OK(zc_close(comm[2]));
+    expect_list(comm[0], NULL);
+    CHECK_OK(zc_close(comm[0]));
+    expect_list(NULL, NULL);
+    for (int i = 0; i < 3; i++)
+        CHECK_FAILS(zc_progress(comm[i]), -EBADF, "closed");
 }
 
 /* ---- the page ---- */
