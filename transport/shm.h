@@ -120,7 +120,7 @@ struct shm {
     struct peers common; /* first */
     char name[SHM_NAME_MOST + 1];
     int directory, listener, epoll, bell;
-    bool again;          /* a rank has turned this one away, which connects again now and then, until all are there */
+    bool again; /* a rank has turned this one away, or had no room: it connects now and then until all are there */
     int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers; /* by rank: the last one; NULL before it has come */
     struct link *links;
@@ -230,8 +230,8 @@ int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int s
 void place_lock(const struct shm *shm);
 void place_unlock(const struct shm *shm);
 
-/* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0,
- * or another error. With the lock. */
+/* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0;
+ * it is, with -EAGAIN, but has yet to accept too many others; or another error. With the lock. */
 int place_connect(const struct shm *shm, int rank, int *error);
 
 /* Removes this rank's socket; or that of a rank whose process has ended. */

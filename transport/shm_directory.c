@@ -118,8 +118,9 @@ static void sweep_all(const struct shm *shm)
 static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
 {
     int error, there = place_connect(shm, shm->common.rank, &error);
-    if (there >= 0) {
-        close(there);
+    if (there >= 0 || error == -EAGAIN) {
+        if (there >= 0)
+            close(there);
         return fail(-EEXIST, "zc_open: shm:%s: rank %d is taken", shm->name, shm->common.rank);
     }
     struct sockaddr_un address = address_of(shm, shm->common.rank);
@@ -132,7 +133,11 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
         int peer = rank == shm->common.rank || shm->peers[rank] ? -1 : place_connect(shm, rank, &error);
         if (peer >= 0 && (error = met(shm, rank, peer)))
             return error;
-        first &= peer < 0;
+        first &= peer < 0 && !error;
+        if (error == -EAGAIN) {
+            shm->again = true;
+            error = 0;
+        }
     }
     if (first)
         sweep_all(shm);

@@ -379,8 +379,8 @@ static bool is_met(const struct shm *shm, int rank)
     return shm->peers[rank] || link;
 }
 
-/* To ranks that have turned this one away. Who has come in their place meanwhile has connected here, under the lock of the
- * directory, and is accepted first: no two connect to each other. */
+/* To ranks that have turned this one away, or had no room. Who has come in their place meanwhile has connected here,
+ * under the lock of the directory, and is accepted first: no two connect to each other. */
 static void connect_again(struct shm *shm)
 {
     place_lock(shm);

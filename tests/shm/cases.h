@@ -30,6 +30,7 @@
     X(no_descriptors)                                                                                                  \
     X(file_size)                                                                                                       \
     X(hello_is_checked)                                                                                                \
+    X(backlog_is_full)                                                                                                 \
     X(segments_are_read_only)                                                                                          \
     X(copied_once)                                                                                                     \
     X(segments_are_forgotten)                                                                                          \

@@ -397,20 +397,27 @@ static void *greet_with(void *argument)
     return NULL;
 }
 
-/* What zc_open of rank 1 says to such a hello of rank 0, with a board of `size` bytes; "": nothing, all is well. */
-static void greeted_with(const struct packet *hello, size_t size, int seals, const char *says)
+static void listen_as_rank_0(int listener, struct sockaddr_un *address)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), hello,
-                        memfd_create("board", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-    zc_comm *comm = NULL;
     int directory;
 
     CHECK_OK(directory_open(&directory));
     close(directory);
-    snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    snprintf(address->sun_path, sizeof address->sun_path, "%s/zc/two.0", getenv("XDG_RUNTIME_DIR"));
+    CHECK(bind(listener, (struct sockaddr *)address, sizeof *address) == 0 && listen(listener, 0) == 0);
+}
+
+/* What zc_open of rank 1 says to such a hello of rank 0, with a board of `size` bytes; "": nothing, all is well. */
+static void greeted_with(const struct packet *hello, size_t size, int seals, const char *says)
+{
+    struct sockaddr_un address;
+    struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), hello,
+                        memfd_create("board", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+    zc_comm *comm = NULL;
+
     CHECK(ftruncate(liar.board, (off_t)size) == 0 && fcntl(liar.board, F_ADD_SEALS, seals) == 0);
-    CHECK(bind(liar.listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(liar.listener, 1) == 0);
+    listen_as_rank_0(liar.listener, &address);
     pthread_t thread = thread_start(greet_with, &liar);
     int error = zc_open("shm:two?rank=1&size=2&wait=20", NULL, &comm);
     if (*says)
@@ -445,4 +452,37 @@ void case_hello_is_checked(void)
     hello.page_bytes = 4096;
     strcpy(hello.protocol, "zc shm 0");
     greeted_with(&hello, size, SEALS, "it speaks another version of zc");
+}
+
+/* ---- one that accepts nobody for a while ---- */
+
+/* Makes room when the first has come in vain. */
+static void *accept_late(void *argument)
+{
+    const struct liar *liar = argument;
+
+    usleep(50000);
+    close(accept4(liar->listener, NULL, NULL, SOCK_CLOEXEC));
+    return greet_with(argument);
+}
+
+void case_backlog_is_full(void)
+{
+    struct packet hello = {
+        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 0, .size = 2, .protocol = SHM_PROTOCOL, .pids = place_pids()};
+    struct sockaddr_un address;
+    struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), &hello, -1};
+    int filler = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    zc_comm *comm = NULL;
+
+    listen_as_rank_0(liar.listener, &address);
+    CHECK(connect(filler, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK_FAILS(zc_open("shm:two?rank=0&size=2", NULL, &comm), -EEXIST, "rank 0 is taken");
+    CHECK_FAILS(zc_open("shm:two?rank=1&size=2&wait=1", NULL, &comm), -ETIMEDOUT, "rank 0 of 2 has not come");
+    pthread_t thread = thread_start(accept_late, &liar);
+    CHECK_FAILS(zc_open("shm:two?rank=1&size=2&wait=20", NULL, &comm), -EPROTO, "its board did not come");
+    thread_join(thread);
+    CHECK(unlink(address.sun_path) == 0);
+    close(filler);
+    close(liar.listener);
 }
