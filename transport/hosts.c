@@ -43,26 +43,30 @@ static void read_boot(char boot[BOOT_BYTES])
         close(fd);
 }
 
-/* Where that cannot be said, or there is no directory to meet in, nobody is met. */
-static void find_place(struct place *place, const char *host)
+/* Where that cannot be said, or there is no directory to meet in, nobody is met: an error. */
+static int find_place(struct place *place, const char *host)
 {
     struct stat directory;
-    int fd = -1;
+    int fd;
     strcpy(place->host, host);
     place->user = geteuid();
     place->pids = pid_namespace();
-    if (!place->pids || directory_open(&fd) || fstat(fd, &directory)) {
-        if (fd >= 0)
-            close(fd);
-        return;
-    }
+    if (!place->pids)
+        return fail(-ENOENT, "zc_open: shm: the pid namespace of this process is not to be found in /proc");
+    int error = directory_open(&fd);
+    if (error)
+        return error;
+    error = fstat(fd, &directory) ? fail(-errno, "zc_open: shm: the run-time directory: %s", strerror(errno)) : 0;
     close(fd);
+    if (error)
+        return error;
     place->directory = directory.st_ino;
     place->directory_on = directory.st_dev;
     read_boot(place->boot);
+    return 0;
 }
 
-static int describe_self(struct self *self)
+static int describe_self(struct self *self, struct kept_error *lonely)
 {
     const struct options *options;
     int error = options_get(&options);
@@ -71,7 +75,7 @@ static int describe_self(struct self *self)
     if (strlen(options->host) >= HOST_BYTES)
         return fail(-EINVAL, "ZC_HOST=%s: expected at most %d characters", options->host, HOST_BYTES - 1);
     memset(self, 0, sizeof *self);
-    find_place(&self->place, options->host);
+    error_keep(lonely, find_place(&self->place, options->host));
     snprintf(self->name, sizeof self->name, "mpi-%d-%llx", (int)getpid(), (unsigned long long)clock_ns());
     return 0;
 }
@@ -104,7 +108,7 @@ int hosts_find(const void *comm, struct hosts *hosts)
     int error = bootstrap_open_mpi(comm, &hosts->bootstrap);
     if (error)
         return error;
-    if ((error = bootstrap_agree(hosts->bootstrap, describe_self(&mine)))) {
+    if ((error = bootstrap_agree(hosts->bootstrap, describe_self(&mine, &hosts->lonely)))) {
         hosts_end(hosts);
         return error;
     }

@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 
+#include "core/error.h"
+
 enum { HOSTS_NAME_BYTES = 49 };
 
 struct hosts {
@@ -15,6 +17,7 @@ struct hosts {
     int most;                    /* of the host that has most of them; is it 1, no two ranks can meet */
     bool *with;                  /* by rank: of this one's host? */
     char name[HOSTS_NAME_BYTES]; /* for them to meet by, which nobody else has */
+    struct kept_error lonely;    /* why this rank can meet nobody, if it cannot */
     struct bootstrap *bootstrap;
 };
 

@@ -402,7 +402,7 @@ static int ask_mpi(const void *native, struct shm_group *group)
         return error;
     while (other < hosts.size && hosts.with[other])
         other++;
-    if (other < hosts.size)
+    if (other < hosts.size && !(error = error_again(&hosts.lonely)))
         error = fail(-EINVAL,
                      "zc_open: shm: rank %d is of another host, user, pid namespace or run-time directory than "
                      "rank %d, expected one for all (transport auto reaches both)",

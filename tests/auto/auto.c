@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <mpi.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
@@ -165,6 +166,10 @@ static void refused(void)
     options.transport = "auto:x";
     CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, "no name");
     CHECK_FAILS(zc_open("auto", NULL, &comm), -EINVAL, "zc_open_mpi");
+    /* That is not the other's fault. */
+    CHECK(setenv("XDG_RUNTIME_DIR", "/proc/nowhere", 1) == 0);
+    options.transport = "shm";
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -ENOENT, "/proc/nowhere");
     CHECK(!comm);
 }
 
