@@ -486,7 +486,8 @@ enum zc_deny { ZC_DENY_STORES = 1, ZC_DENY_ALL = 2 };
 struct zc_guard {
     void *wire;    /* give this address, not the buffer's, to the operation */
     size_t length; /* bytes */
-    void *hold;    /* zc's own */
+    void *hold;    /* zc's own, as is: */
+    uint64_t turn;
 };
 
 /* Guards buf[0..len), inside one zc buffer, until zc_unguard: ZC_DENY_STORES (the operation reads;
@@ -498,7 +499,8 @@ struct zc_guard {
  *   -ENOMEM  no spare pages or mappings for it */
 ZC_API int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard);
 
-/* Ends it, from any thread; a guard that is zero or was ended is -EINVAL, NULL is fine. */
+/* Ends it, from any thread; a guard that is zero or was ended, by way of a copy of *guard, too, is -EINVAL, NULL is
+ * fine. */
 ZC_API int zc_unguard(struct zc_guard *guard);
 
 /* Keeps the pages under the buffer from being exchanged, for addresses that peers know; sends of it are

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "core/lock.h"
 #include "core/options.h"
 #include "core/thread.h"
 #include "protect/conflict.h"
@@ -38,6 +39,44 @@ const struct hold_rules *guard_rules(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
     return &rules;
+}
+
+/* What a struct zc_guard stands for. Recycled and never freed, so that a copy of one that has ended is known as such. */
+struct guard {
+    struct hold hold;   /* first */
+    struct guard *next; /* of the free ones */
+    uint64_t turn;      /* in force where the program's says the same */
+};
+
+static lock guards; /* also their turns */
+static struct guard *free_guards;
+
+static struct guard *take_guard(void)
+{
+    lock_take(&guards);
+    struct guard *guard = free_guards;
+    if (guard)
+        free_guards = guard->next;
+    lock_drop(&guards);
+    return guard ? guard : calloc(1, sizeof *guard);
+}
+
+static void give_guard(struct guard *guard)
+{
+    lock_take(&guards);
+    guard->next = free_guards;
+    free_guards = guard;
+    lock_drop(&guards);
+}
+
+/* Whoever comes first ends it. */
+static bool end_turn(struct guard *guard, uint64_t turn)
+{
+    lock_take(&guards);
+    bool in_force = guard->turn == turn;
+    guard->turn += in_force;
+    lock_drop(&guards);
+    return in_force;
 }
 
 static int guard_stores(struct hold *hold, size_t size, const char **wire)
@@ -104,19 +143,21 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
         error = protect_open(); /* memory of the malloc preload needs no handler until it is protected */
     if (error)
         return error;
-    struct hold *hold = calloc(1, sizeof *hold);
-    if (!hold)
+    struct guard *own = take_guard();
+    if (!own)
         return fail(-ENOMEM, "zc_guard: no memory");
+    struct hold *hold = &own->hold;
     *hold = (struct hold){.slot = range.slot, .offset = range.offset, .length = len, .rules = guard_rules()};
     const char *reads = NULL;
     char *writes = NULL;
     size_t size = range.offset + range.left;
     error = deny == ZC_DENY_STORES ? guard_stores(hold, size, &reads) : guard_all(hold, size, &writes);
     if (error) {
-        free(hold);
+        give_guard(own);
         return error;
     }
-    *guard = (struct zc_guard){.wire = writes ? writes : (void *)(uintptr_t)reads, .length = len, .hold = hold};
+    *guard = (struct zc_guard){
+        .wire = writes ? writes : (void *)(uintptr_t)reads, .length = len, .hold = own, .turn = own->turn};
     return 0;
 }
 
@@ -124,16 +165,16 @@ int zc_unguard(struct zc_guard *guard)
 {
     if (!guard)
         return 0;
-    struct hold *hold = guard->hold;
-    if (!hold)
-        return fail(-EINVAL, "zc_unguard: the guard is not in force: ended twice, or never begun?");
-    if (arena.forked)
+    struct guard *own = guard->hold;
+    if (own && arena.forked)
         return fail(-EPERM, "zc_unguard: a forked child cannot use its parent's guard");
-    if (hold->backing)
-        hold_end(hold);
+    if (!own || !end_turn(own, guard->turn))
+        return fail(-EINVAL, "zc_unguard: the guard is not in force: ended twice, or never begun?");
+    if (own->hold.backing)
+        hold_end(&own->hold);
     else
-        hold_withdraw(hold);
-    free(hold);
+        hold_withdraw(&own->hold);
+    give_guard(own);
     *guard = (struct zc_guard){0};
     return 0;
 }

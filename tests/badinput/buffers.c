@@ -438,6 +438,27 @@ Test(buffers, guard_and_access)
     CHECK_IS(zc_cancel(p), -EINVAL);
 }
 
+/* A copy of a guard stands for the same one, and is known when that has ended, whatever has begun since. */
+Test(buffers, copies_of_guards)
+{
+    char *p = ALLOC(20000);
+    for (enum zc_deny deny = ZC_DENY_STORES; deny <= ZC_DENY_ALL; deny++) {
+        struct zc_guard guard, next;
+        CHECK_OK(zc_guard(p, 100, deny, &guard));
+        struct zc_guard copy = guard, another = guard;
+        CHECK_OK(zc_unguard(&guard));
+        CHECK_FAILS(zc_unguard(&copy), -EINVAL, "not in force");
+        CHECK_OK(zc_guard(p, 100, deny, &next));
+        CHECK_FAILS(zc_unguard(&copy), -EINVAL, "not in force");
+        copy = next;
+        CHECK_OK(zc_unguard(&copy));
+        CHECK_FAILS(zc_unguard(&next), -EINVAL, "not in force");
+        CHECK_FAILS(zc_unguard(&another), -EINVAL, "not in force");
+    }
+    memset(p, 1, 20000);
+    CHECK_OK(zc_free(p));
+}
+
 Test(buffers, guards_and_receives_exclude_each_other)
 {
     char *p = ALLOC(50000);
