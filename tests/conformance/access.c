@@ -335,3 +335,66 @@ void case_threads_share_a_buffer(struct conf *c)
     CHECK_OK(zc_free(shared));
     CHECK_OK(zc_free(in));
 }
+
+struct relay {
+    struct conf *c;
+    char *buffer;
+    size_t length;
+};
+
+static void *receive_there(void *argument)
+{
+    struct relay *r = argument;
+
+    CHECK_OK(zc_recv(r->buffer, r->length, r->c->prev, 310, r->c->comm, NULL));
+    return NULL;
+}
+
+static void *send_from_there(void *argument)
+{
+    struct relay *r = argument;
+
+    CHECK_OK(zc_send(r->buffer, r->length, r->c->next, 311, r->c->comm));
+    return NULL;
+}
+
+/* What another thread's zc_recv has not received yet is sent as it will be, be it short or long. */
+void case_threads_receive_and_send(struct conf *c)
+{
+    static const size_t lengths[] = {100, 128 * KIB};
+    int before = (c->prev + c->size - 1) % c->size;
+
+    for (unsigned i = 0; i < COUNT(lengths); i++) {
+        size_t len = lengths[i];
+        char *in = ALLOC(len);
+        zc_pool *pool;
+        zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+        zc_pool_stats stats = {.size = sizeof stats};
+        struct relay relay = {.c = c, .length = len};
+        pthread_t receiver, sender;
+
+        options.slot_size = len;
+        CHECK_OK(zc_pool_open(&options, &pool));
+        relay.buffer = zc_pool_alloc(pool);
+        CHECK(relay.buffer);
+        memset(relay.buffer, 0, len);
+        receiver = thread_start(receive_there, &relay);
+        do
+            CHECK_OK(zc_pool_stats_get(pool, &stats));
+        while (stats.in_flight == 0);
+        conf_barrier(c); /* so with all ranks, before any sends what they receive */
+        sender = thread_start(send_from_there, &relay);
+        usleep(20000); /* lets it come before the message, most of the time; right either way */
+        pattern_fill(in, len, conf_seed(c->rank, i));
+        CHECK_OK(zc_send(in, len, c->next, 310, c->comm));
+        CHECK_OK(zc_recv(in, len, c->prev, 311, c->comm, NULL));
+        CHECK_PATTERN(in, len, conf_seed(before, i));
+        thread_join(receiver);
+        thread_join(sender);
+        CHECK_PATTERN(relay.buffer, len, conf_seed(c->prev, i));
+        CHECK_OK(zc_free(relay.buffer));
+        CHECK_OK(zc_free(in));
+        CHECK_OK(zc_flush(c->comm));
+        CHECK_OK(zc_pool_close(pool));
+    }
+}

@@ -96,7 +96,8 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(crossing_close)                                                                                                  \
     X(close_with_receive_in_flight)                                                                                    \
     X(threads)                                                                                                         \
-    X(threads_share_a_buffer)
+    X(threads_share_a_buffer)                                                                                          \
+    X(threads_receive_and_send)
 
 #define CONFORMANCE_DECLARE(name) void case_##name(struct conf *c);
 CONFORMANCE_CASES(CONFORMANCE_DECLARE)

@@ -183,6 +183,27 @@ Test(guard, pin)
     CHECK_OK(zc_close(comm));
 }
 
+/* A large message would land by an exchange of pages. */
+Test(guard, pin_keeps_the_pages_from_a_receive_elsewhere)
+{
+    enum { PAGES = 512, BIG = 500 };
+    zc_comm *comm = loop_strict();
+    char *b = buffer(PAGES, 1);
+    void *wire;
+    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b + PAGE, BIG * PAGE, 0, 2, comm));
+    CHECK(slot_at(b)->receives->bounce);
+    CHECK_OK(zc_pin(b, &wire));
+    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    post_pattern(comm, 2, BIG * PAGE, 2);
+    CHECK_OK(zc_wait(b + PAGE, NULL));
+    CHECK_PATTERN((char *)wire + PAGE, BIG * PAGE, 2);
+    CHECK(memcmp(wire, b, PAGES * PAGE) == 0);
+    CHECK_OK(zc_unpin(b));
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- calls instead of touches ---- */
 
 Test(calls, zc_write_ends_conflicts_but_no_idle_protection)

@@ -49,6 +49,10 @@ Test(receive, a_failed_one_is_never_shown_as_data)
     post_pattern(comm, 1, 100, 2);
     CHECK_OK(zc_progress(comm));
     CHECK_PAGES(b, "-w"); /* over, but not told */
+    CHECK_OK(zc_irecv(b + 100, 100, 0, 2, comm));
+    post_pattern(comm, 2, 100, 3);
+    CHECK_OK(zc_progress(comm));
+    CHECK_PAGES(b, "-w"); /* nor is it shown with another that landed in its page */
     handled.opens = b;
     load(b);
     CHECK(handled.calls == 1 && handled.error == -EIO);

@@ -178,6 +178,24 @@ static void make_often(const void *argument)
            (size_t)after.buffers);
 }
 
+/* What lands beside a send needs a slot of its own: without one it must not land in the message. */
+Test(refused, a_receive_beside_a_send_without_a_slot)
+{
+    comm = loop_strict();
+    b = buffer(LENGTH / PAGE, 1);
+    CHECK_OK(zc_send(b, LENGTH, 0, 1, comm));
+    use_up(slot_pool(slot_at(b)));
+    CHECK_FAILS(zc_irecv(b, LENGTH, 0, 2, comm), -ENOMEM, "no spare slot");
+    no_pages = false;
+    CHECK_PAGES(b, "rrrr");
+    CHECK_OK(zc_irecv(b, LENGTH, 0, 2, comm));
+    post_pattern(comm, 2, LENGTH, 2);
+    CHECK_MESSAGE(comm, 1, 0, LENGTH, 1);
+    CHECK_OK(zc_wait(b, NULL));
+    CHECK_PATTERN(b, LENGTH, 2);
+    CHECK_OK(zc_close(comm));
+}
+
 Test(refused, calls_keep_nothing)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
