@@ -204,6 +204,22 @@ Test(guard, pin_keeps_the_pages_from_a_receive_elsewhere)
     CHECK_OK(zc_close(comm));
 }
 
+Test(guard, a_pin_ends_with_the_buffer)
+{
+    char *b = buffer(2, 1), *again;
+    struct zc_pool *pool = slot_pool(slot_at(b));
+    struct zc_guard guard;
+    CHECK_OK(zc_pin(b, NULL));
+    CHECK_OK(zc_free(b));
+    do
+        again = slot_in(pool);
+    while (again != b);
+    CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_STORES, &guard));
+    CHECK_PAGES(b, "rr");
+    CHECK_OK(zc_unguard(&guard));
+    CHECK_REST(pool);
+}
+
 /* ---- calls instead of touches ---- */
 
 Test(calls, zc_write_ends_conflicts_but_no_idle_protection)
