@@ -76,6 +76,55 @@ Test(rule1, lazy_release_leaves_protected)
     CHECK_OK(zc_close(comm));
 }
 
+/* Pages between those of two sends are open, and so are those that a landing has opened: a send of them protects them. */
+Test(rule1, a_send_of_open_pages_among_protected_ones)
+{
+    zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+    char *b = buffer(5, 1);
+    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+    CHECK_OK(zc_send(b + 4 * PAGE, PAGE, 0, 2, comm));
+    CHECK_PAGES(b, "rwwwr");
+    CHECK_OK(zc_send(b + 2 * PAGE, PAGE, 0, 3, comm));
+    CHECK_PAGES(b, "rwrwr");
+    store(b + 2 * PAGE, 5);
+    CHECK_MESSAGE(comm, 3, 2 * PAGE, PAGE, 1);
+    CHECK_MESSAGE(comm, 2, 4 * PAGE, PAGE, 1);
+    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+
+    char *c = buffer(3, 1);
+    CHECK_OK(zc_send(c, PAGE, 0, 4, comm));
+    CHECK_OK(zc_irecv(c + PAGE, PAGE, 0, 5, comm));
+    CHECK_PAGES(c, "r-w");
+    post_pattern(comm, 5, PAGE, 2);
+    CHECK_OK(zc_wait(c + PAGE, NULL));
+    CHECK_PAGES(c, "rww");
+    CHECK_OK(zc_send(c + PAGE, PAGE, 0, 6, comm));
+    CHECK_PAGES(c, "rrw");
+    store(c + PAGE, 5);
+    CHECK_MESSAGE(comm, 6, 0, PAGE, 2);
+    CHECK_MESSAGE(comm, 4, 0, PAGE, 1);
+    CHECK_OK(zc_close(comm));
+}
+
+/* What one communicator has left protected is not sent free by one whose policy is to copy. */
+Test(rule1, a_policy_of_copies_copies_what_is_protected)
+{
+    zc_comm *lazy = loop_renaming(ZC_RELEASE_LAZY);
+    zc_comm *copying = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_COPY, ZC_RELEASE_LAZY);
+    char *b = buffer(2, 1);
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, lazy));
+    CHECK_MESSAGE(lazy, 1, 0, 2 * PAGE, 1);
+    CHECK_PAGES(b, "rr");
+    zc_stats before = stats_now();
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, copying));
+    CHECK(stats_now().sends_copied == before.sends_copied + 1);
+    store(b, 5);
+    CHECK(stats_now().conflicts == before.conflicts);
+    CHECK_MESSAGE(copying, 1, 0, 2 * PAGE, 1);
+    CHECK_OK(zc_close(copying));
+    CHECK_OK(zc_close(lazy));
+}
+
 /* ---- rule 4: a page is released by the last hold that needs it ---- */
 
 Test(rule4, the_first_of_two_sends_releases_nothing)

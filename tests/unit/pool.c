@@ -84,7 +84,9 @@ Test(pool, closing)
     memset(p, 1, 4096);
     CHECK(zc_owns(p));
     zc_free(p);
+    zc_stats before = stats_now();
     CHECK_OK(zc_pool_close(pool));
+    CHECK(stats_now().allocs == before.allocs && stats_now().frees == before.frees);
     CHECK(slot_find(p) == NULL);
     errno = 0;
     CHECK(!zc_pool_alloc(pool));
