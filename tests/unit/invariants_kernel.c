@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the rules ask of the kernel, seen at the system calls themselves: what must hold at one of them, and what follows
- * where one is refused. */
+ * What the rules ask of the kernel, seen at the system calls themselves: what must hold at one of them, what follows where
+ * one is refused, and who is woken. */
+#include <linux/futex.h>
 #include <sys/syscall.h>
 
 #include "interpose.h"
@@ -9,6 +10,7 @@
 
 static const char *volatile denies; /* a page that must be so when pages begin to move, then NULL */
 static volatile bool no_protection;
+static const void *volatile woken; /* the word of the last wake */
 
 static long on_syscall(long number, const long a[6])
 {
@@ -20,6 +22,8 @@ static long on_syscall(long number, const long a[6])
         errno = ENOMEM;
         return -1;
     }
+    if (number == SYS_futex && a[1] == FUTEX_WAKE_PRIVATE)
+        woken = (const void *)a[0];
     return real_syscall(number, a);
 }
 
@@ -66,4 +70,62 @@ Test(kernel, protection_that_is_refused_leaves_nothing)
     CHECK_MESSAGE(comm, 1, 0, 4 * PAGE, 1);
     CHECK_REST(slot_pool(slot_at(b)));
     CHECK_OK(zc_close(comm));
+}
+
+/* ---- who waits for a slot is woken: its sleep is over in slices, so a lost wake shows in nothing but time ---- */
+
+static uint32_t await(const char *b)
+{
+    struct slot *slot = slot_at(b);
+    struct backing *backing = slot_lock(slot);
+    slot->awaited = true;
+    slot_unlock(backing);
+    woken = NULL;
+    return atomic_load(&slot->event);
+}
+
+/* It was woken, and what it waits for has another value than when it looked. */
+static bool wakes(const char *b, uint32_t seen)
+{
+    return woken == &slot_at(b)->event && atomic_load(&slot_at(b)->event) != seen;
+}
+
+Test(kernel, the_end_of_a_send_wakes)
+{
+    for (enum zc_release release = ZC_RELEASE_EAGER; release <= ZC_RELEASE_LAZY; release++) {
+        zc_comm *comm = loop_renaming(release);
+        char *b = buffer(2, 1), in[2 * PAGE];
+        CHECK_OK(zc_send(b, sizeof in, 0, 1, comm));
+        uint32_t seen = await(b);
+        CHECK_OK(zc_recv(in, sizeof in, 0, 1, comm, NULL));
+        CHECK(wakes(b, seen));
+        CHECK(!slot_at(b)->awaited);
+        CHECK_OK(zc_close(comm));
+    }
+}
+
+Test(kernel, a_rename_wakes)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1);
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
+    uint32_t seen = await(b);
+    store(b, 5);
+    CHECK(wakes(b, seen));
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK_OK(zc_close(comm));
+}
+
+Test(kernel, the_end_of_a_receive_wakes)
+{
+    static const struct hold_rules plain = {.policy = ZC_POLICY_PROTECT};
+    for (int protects = 0; protects < 2; protects++) {
+        char *b = buffer(2, 1), *wire;
+        struct hold hold = {.slot = slot_at(b), .length = 2 * PAGE, .rules = &plain};
+        CHECK_OK(hold_receive(&hold, protects, &wire));
+        uint32_t seen = await(b);
+        CHECK(!hold_landed(&hold, 2 * PAGE, 0));
+        CHECK(wakes(b, seen));
+        hold_withdraw(&hold);
+    }
 }
