@@ -129,9 +129,12 @@ static void drop_unreachable(struct both *both)
     }
 }
 
-/* Takes what has come from anybody, in order, and matches it. */
+/* Takes what has come from anybody, in order, and matches it. That a part has nothing more to expect is no error of the
+ * call that looks. */
 static void gather(struct both *both)
 {
+    struct kept_error before;
+    error_keep(&before, 0);
     for (struct part *part = both->parts; part < both->parts + PARTS; part++) {
         struct arrived *message;
         for (int i = 0; i < BATCH && (message = take_any(part)); i++) {
@@ -141,6 +144,8 @@ static void gather(struct both *both)
         }
     }
     drop_unreachable(both);
+    if (strcmp(zc_errmsg(), before.message) != 0)
+        error_say("%s", before.message);
 }
 
 /* ---- the table ---- */

@@ -117,6 +117,20 @@ static void end_without_message(zc_comm *comm)
     CHECK_OK(zc_free(in));
 }
 
+/* FAR is alone on its host, which is no error of a call that looks there as well. */
+static void errors_are_of_calls(zc_comm *comm)
+{
+    char byte = 0;
+
+    if (rank == FIRST) {
+        CHECK_OK(zc_send(&byte, 1, FAR, 10, comm));
+    } else if (rank == FAR) {
+        CHECK_FAILS(zc_send(&byte, 1, 7, 10, comm), -EINVAL, "zc_send: rank 7");
+        CHECK_OK(zc_recv(&byte, 1, ZC_ANY_SOURCE, 10, comm, NULL));
+        CHECKF(strstr(zc_errmsg(), "zc_send: rank 7"), "zc_errmsg: \"%s\"", zc_errmsg());
+    }
+}
+
 /* Both have sent what nobody receives, and what was looked for came after it. */
 static void close_with_what_was_taken(void)
 {
@@ -191,6 +205,7 @@ int main(int argc, char *argv[])
         CHECK_FAILS(zc_fd(comm), -ENOTSUP, "auto");
         lent_if_near(comm);
         in_order(comm);
+        errors_are_of_calls(comm);
         end_without_message(comm);
         close_with_what_was_taken();
     }
