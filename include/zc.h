@@ -275,7 +275,7 @@ typedef struct zc_options {
     enum zc_progress_mode progress;
     enum zc_on_timeout on_timeout;
     uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so, and for which zc_close waits for
-                                  views of others; 0: ZC_FAULT_TIMEOUT, else 10,000 */
+                                  others to release views and to listen; 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* bound on sends in flight, which each further thread inside zc_send may exceed by one.
                                   At the bound zc_send waits for a completion: "no call waits" no longer holds.
                                   0: ZC_MAX_IN_FLIGHT, else no bound */
@@ -329,7 +329,8 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Waits up to
  * fault_timeout_ms for others to release views of its messages. Views held longer stay valid, and their pages are not
- * reused.
+ * reused. For the same time it waits for verbs and shm peers to take in what it has to tell them, as that their messages
+ * were received: sends of one that does not may fail there with -ECONNRESET.
  * Messages to this rank that nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all
  * ranks have closed it. Buffers stay the application's. Receives that had not landed are reported
  * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.

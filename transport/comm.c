@@ -356,6 +356,22 @@ static void let_views_end(zc_comm *comm)
                 comm->endpoint.rank, views);
 }
 
+/* Takes leave of the peers; no longer than that either, since one that only computes takes nothing in. */
+static void part(zc_comm *comm)
+{
+    uint64_t deadline = clock_ns() + comm->rules.timeout_ns;
+    struct waiting waiting = {.deadline = deadline};
+    while (!comm->transport->parted(&comm->endpoint)) {
+        comm_poll_waiting(comm, NULL, &waiting);
+        if (clock_ns() < deadline)
+            continue;
+        fprintf(stderr,
+                "zc: rank %d closes before others have heard all of it: they have taken in nothing for %llu ms\n",
+                comm->endpoint.rank, (unsigned long long)(comm->rules.timeout_ns / 1000000));
+        return;
+    }
+}
+
 static bool close_comm(zc_comm *comm, bool patient)
 {
     struct waiting waiting = {0};
@@ -367,8 +383,8 @@ static bool close_comm(zc_comm *comm, bool patient)
         comm->transport->cancel(&comm->endpoint, op);
         comm_poll_waiting(comm, op, &waiting);
     }
-    while (comm->transport->parted && !comm->transport->parted(&comm->endpoint))
-        comm_poll_waiting(comm, NULL, &waiting);
+    if (comm->transport->parted)
+        part(comm);
     if (comm->rules.helper)
         helper_detach(&comm->progressor);
     comm_delist(comm);

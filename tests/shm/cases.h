@@ -31,6 +31,7 @@
     X(file_size)                                                                                                       \
     X(hello_is_checked)                                                                                                \
     X(backlog_is_full)                                                                                                 \
+    X(closed_while_other_computes)                                                                                     \
     X(segments_are_read_only)                                                                                          \
     X(copied_once)                                                                                                     \
     X(segments_are_forgotten)                                                                                          \

@@ -486,3 +486,55 @@ void case_backlog_is_full(void)
     close(filler);
     close(liar.listener);
 }
+
+/* ---- one that computes while the other closes ---- */
+
+enum { FIRST = RING_CELLS - 8, MORE = 15 /* a thread's sends before it polls */, LENGTH = 20000 };
+enum { SENT = 1, TAKEN, ALL_SENT, CLOSED };
+
+static char *sent;
+
+static void *send_more(void *comm)
+{
+    for (int i = 0; i < MORE; i++)
+        CHECK_OK(zc_send(sent, LENGTH, 0, 1, comm));
+    return NULL;
+}
+
+/* Rank 1 has no room for all that rank 0 answers, and takes nothing in. */
+static void computes(int rank)
+{
+    CHECK(rank == 1 || setenv("ZC_FAULT_TIMEOUT", "50", 1) == 0);
+    zc_comm *comm = open_rank(rank, 2);
+
+    sent = ALLOC(LENGTH);
+    if (rank == 1) {
+        for (int i = 0; i < FIRST; i++)
+            CHECK_OK(zc_send(sent, LENGTH, 0, 1, comm));
+        tell(SENT);
+        await(TAKEN);
+        thread_join(thread_start(send_more, comm));
+        tell(ALL_SENT);
+        await(CLOSED);
+        CHECK_IS(zc_close(comm), -ECONNRESET);
+    } else {
+        await(SENT);
+        for (int i = 0; i < FIRST; i++)
+            CHECK_OK(zc_recv(sent, LENGTH, 1, 1, comm, NULL));
+        tell(TAKEN);
+        await(ALL_SENT);
+        for (int i = 0; i < MORE; i++)
+            CHECK_OK(zc_recv(sent, LENGTH, 1, 1, comm, NULL));
+        CHECK_OK(zc_close(comm));
+        tell(CLOSED);
+    }
+    CHECK_OK(zc_free(sent));
+}
+
+void case_closed_while_other_computes(void)
+{
+    pid_t child[2];
+
+    children_start(2, computes, child);
+    children_end(2, child);
+}
