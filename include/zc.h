@@ -430,10 +430,10 @@ ZC_API int zc_sendrecv(const void *sendbuf, size_t sendlen, int dst, int sendtag
 /* ---- completion: the buffer is the handle --------------------------------------------------- */
 
 /* Waits for the oldest unreported receive whose range contains `buf`, reports it, and makes its pages
- * accessible; returns its error. If there is none, waits until no send in flight and no guard against stores
- * needs the page of `buf` and returns 0 with *status zero (source and tag -1): value semantics leave nothing to
- * report for a send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED (also where
- * another thread cancels it meanwhile), -EIO, -ECONNRESET, -EPROTO, -ENOMEM, as of zc_recv. */
+ * accessible; returns its error. If there is none, waits until no send in flight and no guard needs the page
+ * of `buf` and returns 0 with *status zero (source and tag -1): value semantics leave nothing to report for a
+ * send; see zc_flush. `status` may be NULL. Errors of the receive: -EMSGSIZE, -ECANCELED (also where another
+ * thread cancels it meanwhile), -EIO, -ECONNRESET, -EPROTO, -ENOMEM, as of zc_recv. */
 ZC_API int zc_wait(const void *buf, zc_status *status);
 
 /* As zc_wait without waiting: *done is 1 if zc_wait would have returned, and then it is reported (an error of the

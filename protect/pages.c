@@ -226,7 +226,7 @@ void pages_show(struct slot *slot, uint32_t page)
     slot_unlock(backing);
 }
 
-struct hold *backing_denies(const struct backing *backing, uint32_t page)
+static struct hold *send_at(const struct backing *backing, uint32_t page)
 {
     for (struct hold *hold = backing->sends; hold; hold = hold->next)
         if (covers_page(hold, page))
@@ -234,10 +234,18 @@ struct hold *backing_denies(const struct backing *backing, uint32_t page)
     return NULL;
 }
 
+struct hold *page_holder(const struct slot *slot, const struct backing *backing, uint32_t page)
+{
+    for (struct hold *hold = slot->receives; hold; hold = hold->next)
+        if (!hold->rules->comm && !hold->rules->lent && covers_page(hold, page))
+            return hold;
+    return send_at(backing, page);
+}
+
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store)
 {
     for (struct hold *hold = slot->receives; hold; hold = hold->next)
         if (hold_closed(hold) && covers_page(hold, page))
             return hold;
-    return store ? backing_denies(backing, page) : NULL;
+    return store ? send_at(backing, page) : NULL;
 }

@@ -22,8 +22,8 @@ static inline bool pages_protected(const struct slot *slot, uint32_t first, uint
 /* Puts a page back that is not in the user mapping, as protected as its holds need. */
 void pages_show(struct slot *slot, uint32_t page);
 
-/* The send that denies stores to the page, or NULL. */
-struct hold *backing_denies(const struct backing *backing, uint32_t page);
+/* The send or guard, of either kind, that denies stores to the page, or NULL. */
+struct hold *page_holder(const struct slot *slot, const struct backing *backing, uint32_t page);
 
 /* The hold that denies an access to the page, or NULL. Receives come first. */
 struct hold *slot_denies(const struct slot *slot, const struct backing *backing, uint32_t page, bool store);

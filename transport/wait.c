@@ -30,7 +30,7 @@ static enum found look(const struct range *range, struct op **awaited, zc_status
     struct slot *slot = range->slot;
     struct backing *backing = slot_lock(slot);
     struct hold *hold = hold_receive_at(slot, range->offset);
-    const struct hold *send;
+    const struct hold *other;
     struct op *over = NULL; /* for this caller */
     enum found found = FOUND_DONE;
     *status = (zc_status){.source = -1, .tag = -1};
@@ -50,9 +50,9 @@ static enum found look(const struct range *range, struct op **awaited, zc_status
         hold_report(hold, backing);
         over = op_of(hold);
         *status = over->status;
-    } else if ((send = backing_denies(backing, (uint32_t)(range->offset >> PAGE_SHIFT)))) {
+    } else if ((other = page_holder(slot, backing, (uint32_t)(range->offset >> PAGE_SHIFT)))) {
         found = FOUND_BUSY;
-        *comm = enter(send);
+        *comm = enter(other);
         slot->awaited = true; /* later sends are copied, so that this ends */
     }
     slot_unlock(backing);

@@ -105,12 +105,13 @@ Test(guard, on_timeout_by_variable, .signal = SIGABRT, .timeout = 60)
 /* Where a guard is what a wait finds, it waits for that to end. */
 Test(guard, a_wait_lasts_until_it_ends)
 {
-    for (int any = 0; any < 2; any++) {
+    for (int i = 0; i < 4; i++) {
+        bool any = i & 1;
         char *b = buffer(2, 1);
         const void *bufs[] = {b + PAGE, b};
         struct ending ending = {.begun = false};
         int done, index;
-        CHECK_OK(zc_guard(b, 2 * PAGE, ZC_DENY_STORES, &ending.guard));
+        CHECK_OK(zc_guard(b, 2 * PAGE, i & 2 ? ZC_DENY_ALL : ZC_DENY_STORES, &ending.guard));
         struct hold *hold = ending.guard.hold;
         memset(hold + 1, 'A', sizeof(struct zc_comm *)); /* what an operation has there, and a guard leaves alone */
         CHECK_OK(zc_test(b, &done, NULL));
