@@ -109,6 +109,14 @@ static inline struct slot *segment_slot_at(const struct segment *segment, const 
 /* The slot of the application's address `p`, or NULL. */
 struct slot *slot_find(const void *p);
 
+/* Does the caller's own stack lie in the slot, as that of a fiber does which malloc made? Protected, it would leave no
+ * room for the handler of the fault that it causes. */
+static inline bool slot_is_stack(const struct slot *slot)
+{
+    const void *frame = __builtin_frame_address(0);
+    return arena_has(frame) && slot_find(frame) == slot;
+}
+
 static inline struct segment *slot_segment(const struct slot *slot)
 {
     return arena_segment(slot_user(slot));

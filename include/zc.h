@@ -383,9 +383,10 @@ ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status 
 
 /* As zc_recv, but returns at once; the first touch of the pages of buf[0..cap) waits until the message
  * has landed. Several disjoint receives may be in flight into one buffer. A landed receive that nobody
- * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory. Errors as zc_recv: those
- * of the message itself are told by zc_wait. A receive that fails is never shown as data: a bare touch calls the error
- * handler, and calls that need its bytes return its error until zc_wait has. */
+ * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory, but not the stack that
+ * the caller runs on. Errors as zc_recv: those of the message itself are told by zc_wait. A receive that fails is never
+ * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error until zc_wait has.
+ */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 
 /* A received message that is read where it is. Plain data, of the communicator that it came over. */
@@ -494,7 +495,7 @@ struct zc_guard {
 /* Guards buf[0..len), inside one zc buffer, until zc_unguard: ZC_DENY_STORES (the operation reads;
  * an early store gets fresh pages) or ZC_DENY_ALL (it writes; an early touch waits for zc_unguard). ZC_CONFLICT,
  * ZC_ON_CONFLICT, ZC_FAULT_TIMEOUT and ZC_ON_TIMEOUT hold for both.
- *   -EINVAL  range, deny
+ *   -EINVAL  range, deny; the caller's own stack
  *   -EBUSY   ZC_DENY_STORES: a receive into the buffer is in flight, or failed and was not waited for; or it is pinned.
  *            ZC_DENY_ALL: such a receive or another such guard holds some of these bytes
  *   -ENOMEM  no spare pages or mappings for it */

@@ -141,6 +141,8 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     int error = range_find_own(buf, len, "zc_guard", &range);
     if (!error)
         error = protect_open(); /* memory of the malloc preload needs no handler until it is protected */
+    if (!error && slot_is_stack(range.slot))
+        error = fail(-EINVAL, "zc_guard: %p is in the stack of this thread", buf);
     if (error)
         return error;
     struct guard *own = take_guard();

@@ -77,7 +77,7 @@ static __attribute__((noinline)) const char *hold_first(struct hold *hold, struc
 {
     struct slot *slot = hold->slot;
     const char *wire = NULL;
-    if (protectable(slot) && worth_holding(hold)) {
+    if (protectable(slot) && !slot_is_stack(slot) && worth_holding(hold)) {
         backing = slot_reserve(slot, backing);
         if (slot->reserved && protectable(slot) && protect_send(hold))
             wire = link_send(hold, backing, true);
@@ -115,8 +115,9 @@ const char *hold_send_given(struct hold *hold)
 
 const char *hold_send_tentative(struct hold *hold)
 {
-    struct backing *backing = slot_lock_briefly(hold->slot);
-    const char *wire = protectable(hold->slot) ? link_send(hold, backing, false) : NULL;
+    struct slot *slot = hold->slot;
+    struct backing *backing = slot_lock_briefly(slot);
+    const char *wire = protectable(slot) && !slot_is_stack(slot) ? link_send(hold, backing, false) : NULL;
     lock_drop(&backing->lock);
     return wire;
 }

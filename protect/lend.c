@@ -162,6 +162,8 @@ int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend h
     struct hold *hold = &loan->hold;
     char *to;
     int error = begin(loan, buf, length, &range);
+    if (!error && slot_is_stack(hold->slot))
+        how = ZC_LEND_CALL;
     if (!error && !full)
         error = keep_pages(hold, range.offset + range.left, &to);
     while (!error && full) {

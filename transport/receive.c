@@ -106,6 +106,8 @@ int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm)
     int error = comm_check_receive(comm, "zc_irecv", src, tag);
     if (!error)
         error = range_find_own(buf, cap, "zc_irecv", &range);
+    if (!error && slot_is_stack(range.slot))
+        error = fail(-EINVAL, "zc_irecv: %p is in the stack of this thread, which cannot be guarded", buf);
     if (error)
         return error;
     struct op *op = comm_begin(comm, false, &range, cap, src, tag);

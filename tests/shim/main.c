@@ -53,6 +53,7 @@ static const struct {
     CASE(reduce_scatter),
     CASE(reduce_between_groups),
     CASE(completed_elsewhere),
+    CASE(fiber),
 #if MPI_VERSION >= 4
     CASE(isendrecv),
     CASE(large_counts),

@@ -3,6 +3,7 @@
  * Receives, and what happens beside them. */
 #include <stdlib.h>
 #include <string.h>
+#include <ucontext.h>
 
 #include "cases.h"
 
@@ -46,6 +47,37 @@ void irecv_beside(void)
         CHECK_PATTERN(buf + at, SIZE, (unsigned)at);
     }
     MPI_Free_mem(buf);
+}
+
+/* A fiber's stack may be a buffer, from and into which it sends and receives. */
+static void on_stack(void)
+{
+    enum { SIZE = 80000 };
+    char data[SIZE];
+    for (unsigned round = 0; round < 5; round++) {
+        MPI_Request request;
+        if (rank == 0) {
+            pattern_fill(data, SIZE, round);
+            MPI_Isend(data, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+        } else {
+            MPI_Irecv(data, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+        }
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(data, SIZE, round);
+    }
+}
+
+void fiber(void)
+{
+    enum { STACK = 1 << 20 };
+    static ucontext_t here, there;
+    getcontext(&there);
+    there.uc_stack.ss_sp = buffer(STACK, 0);
+    there.uc_stack.ss_size = STACK;
+    there.uc_link = &here;
+    makecontext(&there, on_stack, 0);
+    swapcontext(&here, &there);
+    MPI_Free_mem(there.uc_stack.ss_sp);
 }
 
 void irecv_cancel(void)
