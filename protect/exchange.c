@@ -144,7 +144,7 @@ static void exchange_books(struct slot *slot, struct backing *backing, struct sl
     other->maps = slot->maps;
     other->protected_first = 0;
     other->protected_pages = pages;
-    other->protected_whole = !closed;
+    other->protected_whole = false; /* settled before it is sent from */
     other->protected_closed = closed || slot->protected_closed;
     slot->maps = 0;
     slot->protected_first = 0;

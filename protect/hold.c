@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/hold.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -256,7 +257,8 @@ bool slot_closed(const struct slot *slot)
 bool slot_can_rename(const struct slot *slot)
 {
     int more = MAPS_RENAME - backend_of(slot_pool(slot))->rename; /* not claimed before */
-    if (!slot->reserved || slot->pinned || !maps_claim(more))
+    assert(!slot->reserved || !slot->pinned); /* which takes no sends to reserve for */
+    if (!slot->reserved || !maps_claim(more))
         return false;
     maps_unclaim(more);
     return true;

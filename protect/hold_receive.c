@@ -210,7 +210,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
         hold_unlink(hold);
     if (exchanged)
         slot_settle(slot, backing); /* its mappings are new */
-    else if (hold->protects && !freed && !(error && keep))
+    else if (hold->protects && !freed)
         slot_settle_over(slot, backing, hold);
     slot_announce(slot);
     slot->awaited = slot->awaited && (backing->sends || slot_receiving(slot));
