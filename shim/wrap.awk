@@ -163,7 +163,9 @@ function forms(name, list, suffix,    status) {
         emit(with_letter("R", name) suffix, list ", MPI_Request *request")
     if (section != "files") return
     sub(/, MPI_Status \*status/, "", list)
-    if (name !~ /ordered/) emit(with_letter("i", name) suffix, list ", MPI_Request *request")
+    # A read may be over only for MPI_Wait or MPI_Test (MPICH's are): nobody could wait for it to land.
+    if (name !~ /ordered/)
+        emit(with_letter("i", name) suffix, list ", MPI_Request *request", name ~ /read/ ? "split" : "")
     if (name ~ /_(all|ordered)$/) emit(name "_begin" suffix, list, "split")
 }
 
