@@ -176,7 +176,7 @@ static int map_pages(struct segment *segment, unsigned flags)
 
     segment->fd = memfd_create("zc", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
     if (segment->fd < 0)
-        return fail(-errno, "zc: memfd_create for a segment of %zu bytes failed: %s", length, strerror(errno));
+        return fail(-errno, "zc: memfd_create for a segment of %zu bytes failed: %s", length, error_text(errno));
     segment->own = own_file(segment->fd);
     if (ftruncate(segment->fd, (off_t)length) || fcntl(segment->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) ||
         !sys_mmap(wire, length, RW, FLAGS, segment->fd, 0) || !sys_mmap(user, length, RW, FLAGS, segment->fd, 0) ||
@@ -184,7 +184,7 @@ static int map_pages(struct segment *segment, unsigned flags)
         sys_madvise(wire, length, MADV_DONTDUMP)) {
         int error =
             fail(-errno, "zc: mapping a segment of %zu bytes failed: %s (limits: memory, vm.max_map_count, RLIMIT_AS)",
-                 length, strerror(errno));
+                 length, error_text(errno));
         close_fd(segment);
         reserve_again(segment);
         return error;
@@ -202,9 +202,9 @@ static int map_hugetlb(struct segment *segment)
     if (!error)
         return 0;
     if (segment->pool->hugetlb_only)
-        return fail(-ENOMEM, why, segment->length, strerror(-error), "");
+        return fail(-ENOMEM, why, segment->length, error_text(-error), "");
     if (!atomic_flag_test_and_set(&told)) {
-        error_say(why, segment->length, strerror(-error), "; ordinary huge pages serve instead");
+        error_say(why, segment->length, error_text(-error), "; ordinary huge pages serve instead");
         error_print();
     }
     return -ENOMEM;

@@ -194,5 +194,5 @@ int pool_trim(struct zc_pool *pool, size_t *released)
     put_back(list);
     pthread_mutex_unlock(&pool->growth);
     *released = bytes;
-    return error ? fail(error, "zc_pool_trim: remapping a slot failed: %s", strerror(-error)) : 0;
+    return error ? fail(error, "zc_pool_trim: remapping a slot failed: %s", error_text(-error)) : 0;
 }

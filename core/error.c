@@ -32,6 +32,12 @@ int error_again(const struct kept_error *kept)
     return kept->error ? fail(kept->error, "%s", kept->message) : 0;
 }
 
+const char *error_text(int error)
+{
+    const char *text = strerrordesc_np(error);
+    return text ? text : "unknown error";
+}
+
 void error_print(void)
 {
     struct text text = {0};
@@ -101,7 +107,7 @@ const char *zc_strerror(int error)
     case EIO:
         return "the transport failed";
     default:
-        return strerror((int)number);
+        return error_text((int)number);
     }
 }
 

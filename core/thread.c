@@ -16,7 +16,7 @@ int thread_spawn(void *(*body)(void *), const char *what)
     int error = pthread_create(&thread, NULL, body, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
-        return fail(-ENOMEM, "zc: the %s thread cannot be started: %s", what, strerror(error));
+        return fail(-ENOMEM, "zc: the %s thread cannot be started: %s", what, error_text(error));
     pthread_detach(thread);
     return 0;
 }

@@ -52,7 +52,7 @@ static const char *why(int error)
     case -EBADF:
         return "the program has closed its file";
     default:
-        return strerror(-error);
+        return error_text(-error);
     }
 }
 

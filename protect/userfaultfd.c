@@ -48,7 +48,7 @@ static int set_up(void)
 {
     fd = userfaultfd_acquire(&all_faults);
     if (fd < 0)
-        return fail(-ENOTSUP, "userfaultfd cannot be had: %s", strerror(-fd));
+        return fail(-ENOTSUP, "userfaultfd cannot be had: %s", error_text(-fd));
     struct uffdio_api api = {.api = UFFD_API, .features = USERFAULTFD_NEEDS};
     int error = control(UFFDIO_API, &api);
     if (error)

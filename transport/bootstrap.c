@@ -148,7 +148,7 @@ static int door_open(struct door *door, const char *root, const struct addrinfo 
         return 0;
     int error = -errno;
     close_fd(&door->listener);
-    return fail(error, "zc_open: rank 0 cannot listen at root=%s: %s%s", root, strerror(-error),
+    return fail(error, "zc_open: rank 0 cannot listen at root=%s: %s%s", root, error_text(-error),
                 error == -EADDRINUSE      ? " (is rank 0 started twice?)"
                 : error == -EADDRNOTAVAIL ? " (HOST must be an address of rank 0's machine)"
                                           : "");
@@ -289,7 +289,7 @@ static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, 
     memcpy(welcome.magic, magic, sizeof magic);
     for (int r = 1; r < bootstrap->size && !error; r++)
         if ((error = move(bootstrap->fds[r], &welcome, sizeof welcome, true, deadline)))
-            error_say("zc_open: rank %d came to root=%s and left again: %s", r, bootstrap->root, strerror(-error));
+            error_say("zc_open: rank %d came to root=%s and left again: %s", r, bootstrap->root, error_text(-error));
     return error;
 }
 
@@ -349,7 +349,7 @@ static int join_root(struct bootstrap *bootstrap, const struct addrinfo *at, con
     if (fd < 0)
         return fail(fd == -ECONNREFUSED ? -ETIMEDOUT : fd,
                     "zc_open: rank 0 was not to be reached at root=%s within %g s: %s", bootstrap->root,
-                    (double)bootstrap->timeout_ns / 1e9, strerror(-fd));
+                    (double)bootstrap->timeout_ns / 1e9, error_text(-fd));
     bootstrap->fds[0] = fd;
     struct answer answer;
     struct hello hello = {.order = BYTE_ORDER_MARK, .rank = bootstrap->rank, .size = bootstrap->size};
@@ -366,7 +366,7 @@ static int join_root(struct bootstrap *bootstrap, const struct addrinfo *at, con
             error,
             "zc_open: rank 0 at root=%s, or what listens there, hung up: %s (is rank %d started twice, so that all "
             "were there already?)",
-            bootstrap->root, strerror(-error), bootstrap->rank);
+            bootstrap->root, error_text(-error), bootstrap->rank);
     if (memcmp(answer.magic, magic, sizeof magic) != 0)
         return fail(-EPROTO, "zc_open: what answers at root=%s is not rank 0 of a zc communicator", bootstrap->root);
     if (answer.error)
@@ -439,7 +439,7 @@ int bootstrap_open_mpi(const void *comm, struct bootstrap **out)
 static int lost(const struct bootstrap *bootstrap, int rank, int error)
 {
     return fail(error, "zc_open: rank %d was lost while all exchanged addresses through root=%s: %s%s", rank,
-                bootstrap->root, strerror(-error),
+                bootstrap->root, error_text(-error),
                 bootstrap->rank ? " (it tells its own error, or that of another rank)" : "");
 }
 

@@ -39,10 +39,10 @@ int directory_open(int *out)
         return fail(-ENAMETOOLONG, "zc_open: shm: XDG_RUNTIME_DIR is longer than %zu characters", sizeof path - 4);
     if (mkdir(path, 0700) && errno != EEXIST)
         return fail(-errno, "zc_open: shm: the directory %s cannot be made: %s (set XDG_RUNTIME_DIR to one of yours)",
-                    path, strerror(errno));
+                    path, error_text(errno));
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &stat))
-        return fail(-errno, "zc_open: shm: %s cannot be opened as a directory: %s", path, strerror(errno));
+        return fail(-errno, "zc_open: shm: %s cannot be opened as a directory: %s", path, error_text(errno));
     if (stat.st_uid != user || (stat.st_mode & 077)) {
         close(fd);
         return fail(-EPERM, "zc_open: shm: %s belongs to user %u with mode %03o, expected user %u and 700", path,
@@ -141,7 +141,7 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
     }
     if (first)
         sweep_all(shm);
-    return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, strerror(-error)) : 0;
+    return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, error_text(-error)) : 0;
 }
 
 int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))

@@ -78,7 +78,7 @@ static void delist(struct shm *shm)
 static int attend_to(struct shm *shm, int fd, void *what)
 {
     struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = what}};
-    return epoll_ctl(shm->epoll, EPOLL_CTL_ADD, fd, &event) ? fail(-errno, "zc_open: shm: epoll: %s", strerror(errno))
+    return epoll_ctl(shm->epoll, EPOLL_CTL_ADD, fd, &event) ? fail(-errno, "zc_open: shm: epoll: %s", error_text(errno))
                                                             : 0;
 }
 
@@ -346,7 +346,7 @@ static int link_to_self(struct shm *shm)
 {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends))
-        return fail(-errno, "zc_open: shm: a socket pair: %s", strerror(errno));
+        return fail(-errno, "zc_open: shm: a socket pair: %s", error_text(errno));
     int error = link_open(shm, shm->common.rank, ends[0], ends[1]);
     if (error)
         close(ends[1]);
@@ -426,7 +426,7 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
     shm->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     enlist(shm);
     if (shm->epoll < 0 || shm->bell < 0)
-        return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
+        return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", error_text(errno));
     if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, &shm->bell)) ||
         (error = link_to_self(shm)) || (error = directory_enter(shm, met)) ||
         (error = attend_to(shm, shm->listener, &shm->listener)))

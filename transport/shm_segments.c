@@ -71,7 +71,7 @@ struct board *board_create(int *fd)
     if (*fd >= 0)
         close(*fd);
     return fail_null(-error, "zc_open: shm: a memfd for a peer's messages: %s (limits: RLIMIT_NOFILE, memory)",
-                     strerror(error));
+                     error_text(error));
 }
 
 const struct board *board_map(int fd)

@@ -296,7 +296,7 @@ static int open_outer(struct shm *shm)
         shm->chime = chime;
         return 0;
     }
-    int error = fail(-errno, "zc_fd: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", strerror(errno));
+    int error = fail(-errno, "zc_fd: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", error_text(errno));
     if (outer >= 0)
         sys_close(outer);
     if (chime >= 0)

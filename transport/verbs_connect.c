@@ -51,7 +51,7 @@ struct card {
 static int device_error(const struct verbs *verbs, int error, const char *what)
 {
     return fail(error, "zc_open: %s: %s failed: %s", ibv_get_device_name(verbs->port.device->context->device), what,
-                strerror(-error));
+                error_text(-error));
 }
 
 /* ---- sizes ---- */

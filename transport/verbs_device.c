@@ -60,11 +60,11 @@ static int device_new(struct ibv_device *which, bool optional, struct device **o
     device->context = ibv_open_device(which);
     if (!device->context)
         error = fail(-errno, "zc_open: the device %s cannot be opened: %s (may this process use /dev/infiniband?)",
-                     name, strerror(errno));
+                     name, error_text(errno));
     if (!error && (error = -ibv_query_device(device->context, &device->attributes)))
-        error_say("zc_open: the device %s cannot be asked what it is: %s", name, strerror(-error));
+        error_say("zc_open: the device %s cannot be asked what it is: %s", name, error_text(-error));
     if (!error && !(device->pd = ibv_alloc_pd(device->context)))
-        error = fail(-errno, "zc_open: the device %s gives no protection domain: %s", name, strerror(errno));
+        error = fail(-errno, "zc_open: the device %s gives no protection domain: %s", name, error_text(errno));
     if (!error)
         error =
             memory_open(&device->memory, device->pd, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ, false, optional);

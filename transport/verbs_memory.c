@@ -36,7 +36,7 @@ int memory_refused(const struct ibv_pd *pd, size_t length, size_t registered, in
         "zc: registering %zu KiB with %s failed: %s. %zu KiB are registered already; this process may lock %s "
         "(RLIMIT_MEMLOCK: raise it by ulimit -l, limits.conf or LimitMEMLOCK=) and the device has %d regions of "
         "at most %llu KiB. With unregistered=copy in the address, pools go unregistered and are copied",
-        length >> 10, ibv_get_device_name(pd->context->device), strerror(error), registered >> 10, locked,
+        length >> 10, ibv_get_device_name(pd->context->device), error_text(error), registered >> 10, locked,
         device.max_mr, (unsigned long long)device.max_mr_size >> 10);
 }
 

@@ -15,7 +15,7 @@ int wire_repost(struct verbs *verbs, uint32_t slot)
         .addr = (uintptr_t)wire_slot(verbs, slot), .length = SLOT_BYTES, .lkey = verbs->slots_region->lkey};
     struct ibv_recv_wr wr = {.wr_id = slot, .sg_list = &sge, .num_sge = 1}, *bad;
     int error = ibv_post_srq_recv(verbs->srq, &wr, &bad);
-    return error ? fail(-error, "zc: ibv_post_srq_recv failed: %s", strerror(error)) : 0;
+    return error ? fail(-error, "zc: ibv_post_srq_recv failed: %s", error_text(error)) : 0;
 }
 
 /* ---- room ---- */
