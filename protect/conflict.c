@@ -102,18 +102,12 @@ void conflict_freed(const struct slot *slot, const struct backing *backing)
     sight(slot, backing, &all, true);
 }
 
-/* Gives up protecting pages of a receive that was lent, for an access that cannot wait for it: to other bytes of its
- * first or last page, or where nobody could end it meanwhile. Drops the lock. */
+/* Gives up protecting pages of a receive that was lent, for an access that cannot wait for it, since nobody could end it
+ * meanwhile. Drops the lock. */
 static void give_way(struct slot *slot, struct backing *backing, struct hold *hold, const struct conflict *c)
 {
-    if (hold_overlaps(hold, c->offset, c->length)) {
-        sight(slot, backing, c, false);
-        hold->protects = false;
-    } else if (c->offset < hold->offset) {
-        hold->head_open = true;
-    } else {
-        hold->tail_open = true;
-    }
+    sight(slot, backing, c, false);
+    hold->protects = false;
     slot_settle(slot, backing);
     slot_unlock(backing);
 }
@@ -217,7 +211,7 @@ static void step(struct slot *slot, struct backing *backing, struct hold *hold, 
     }
     /* Another thread must make progress for an access: there may be none, or this one keeps it from doing so. */
     bool alone = !c->call && (!rules->helper || conflict_interposer->inside());
-    if (receive && rules->lent && (alone || !hold_overlaps(hold, c->offset, c->length))) {
+    if (receive && rules->lent && alone) {
         give_way(slot, backing, hold, c);
         return;
     }

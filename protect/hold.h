@@ -42,7 +42,7 @@ struct hold_rules {
     uint64_t timeout_ns;
     bool helper; /* somebody can make progress while a thread waits in a fault */
     bool comm;   /* a communicator's: its holds begin operations (transport/op.h) */
-    bool lent;   /* loans (protect/lend.h): who touches the same pages beside their bytes never waits for a receive */
+    bool lent;   /* loans (protect/lend.h): their receives protect only pages that are wholly theirs */
     /* Describes the operation, for reports. Signal-safe. */
     void (*describe)(const struct hold *hold, struct text *text);
     /* A bare touch of a receive that failed, or that nobody can wait for. Called in a fault handler, without
@@ -67,7 +67,7 @@ struct hold {
     bool landed;               /* a receive that is over and was not yet reported */
     bool unwanted;             /* a receive that is being cancelled: if it is, there is nothing to report */
     bool shown;                /* its failure was shown to a bare touch */
-    bool head_open, tail_open; /* its first or last page is not protected any more, since it holds not all of that */
+    bool head_open, tail_open; /* its first or last page is not protected, since it is not wholly the hold's */
     int error;                 /* of a landed receive */
 };
 

@@ -109,6 +109,16 @@ static struct backing *bounce_beside(const struct hold *hold, struct backing *ba
 
 /* ---- beginning ---- */
 
+/* Of a lent receive, pages that it shares are left open: beside its bytes may be a lock of the program, whose system calls
+ * would fail. */
+static void open_shared(struct hold *hold)
+{
+    size_t unit = slot_pool(hold->slot)->unit * PAGE_BYTES, end = hold->offset + hold->length;
+    hold->head_open = hold->offset % unit != 0;
+    hold->tail_open = end % unit != 0;
+    hold->protects = (hold->offset + unit - 1) / unit < end / unit;
+}
+
 int hold_receive(struct hold *hold, bool protects, char **wire)
 {
     struct slot *slot = hold->slot, *bounce;
@@ -118,12 +128,14 @@ int hold_receive(struct hold *hold, bool protects, char **wire)
     hold->landed = hold->unwanted = hold->shown = hold->head_open = hold->tail_open = false;
     hold->error = 0;
     hold->protects = protects;
+    if (protects && hold->rules->lent)
+        open_shared(hold);
 
     struct backing *backing = bounce_beside(hold, slot_lock(slot), &bounce);
     int error = replace(hold, &dropped);
     if (!error && backing->sends && !bounce)
         error = -ENOMEM;
-    if (!error && protects && !pages_protect(hold, PROT_NONE))
+    if (!error && hold->protects && !pages_protect(hold, PROT_NONE))
         error = -ENOMEM;
     if (!error) {
         if (backing->sends) {

@@ -53,6 +53,7 @@ static const struct {
     CASE(reduce_scatter),
     CASE(reduce_between_groups),
     CASE(completed_elsewhere),
+    CASE(irecv_beside_lock),
     CASE(fiber),
 #if MPI_VERSION >= 4
     CASE(isendrecv),
