@@ -141,6 +141,8 @@ static int buffered_send(struct call *call, const void *buf, int count, MPI_Data
 
 int MPI_Bsend(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm)
 {
+    if (!call_allowed())
+        return PMPI_Bsend(buf, count, datatype, dest, tag, comm);
     struct call call = {.name = "MPI_Bsend", .buffer = buf, .lasts = true};
     MPI_Request request;
     int code = buffered_send(&call, buf, count, datatype, dest, tag, comm, &request);
@@ -157,6 +159,8 @@ int MPI_Bsend(const void *buf, int count, MPI_Datatype datatype, int dest, int t
 int MPI_Ibsend(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
                MPI_Request *request)
 {
+    if (!call_allowed())
+        return PMPI_Ibsend(buf, count, datatype, dest, tag, comm, request);
     struct call call = {.name = "MPI_Ibsend", .buffer = buf, .lasts = true};
     MPI_Request message;
     int code = buffered_send(&call, buf, count, datatype, dest, tag, comm, &message);

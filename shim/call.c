@@ -17,10 +17,18 @@ struct loans *call_loans(struct call *call)
     return call->loans;
 }
 
+bool call_allowed(void)
+{
+    int initialized, finalized;
+    PMPI_Initialized(&initialized);
+    PMPI_Finalized(&finalized);
+    return initialized && !finalized;
+}
+
 /* A loan to fill in, or NULL. It counts only when it is in force. */
 static struct zc_loan *next_loan(struct call *call, int peer, int tag)
 {
-    struct loans *loans = call_loans(call);
+    struct loans *loans = call_allowed() ? call_loans(call) : NULL;
     if (!loans || loans->count == LOANS_MOST)
         return NULL;
     struct zc_loan *loan = &loans->loan[loans->count];

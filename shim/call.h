@@ -40,6 +40,9 @@ static inline void call_leave(void)
 {
     call_depth--;
 }
+/* May anything of MPI be called? Not before MPI_Init and after MPI_Finalize, nor where the program has sessions alone:
+ * then its calls are as without this library. */
+bool call_allowed(void);
 
 /* The call reads or writes the span of a buffer of zc: what to give to MPI instead. `peer` and `tag` as given. (The
  * root of a broadcast reads what others write, so neither is const.) */

@@ -19,19 +19,10 @@ static bool inside(void)
     return call_depth > 0;
 }
 
-/* Before MPI_Init and after MPI_Finalize, hardly any call of MPI is allowed. */
-static bool running(void)
-{
-    int initialized, finalized;
-    PMPI_Initialized(&initialized);
-    PMPI_Finalized(&finalized);
-    return initialized && !finalized;
-}
-
 static bool threads(void)
 {
     int level = MPI_THREAD_SINGLE;
-    if (running())
+    if (call_allowed())
         PMPI_Query_thread(&level);
     return level == MPI_THREAD_MULTIPLE;
 }
@@ -40,7 +31,7 @@ static bool threads(void)
 static bool callable(void)
 {
     static _Thread_local int known; /* 1: yes, -1: no; while MPI runs */
-    if (!running())
+    if (!call_allowed())
         return false;
     if (!known) {
         int main_thread = 0;
