@@ -7,7 +7,7 @@ struct span span_of(MPI_Aint count, MPI_Datatype type)
 {
     MPI_Aint low, extent, true_low, true_extent;
     MPI_Count size;
-    if (count <= 0)
+    if (count <= 0 || type == MPI_DATATYPE_NULL) /* an error, which MPI will tell */
         return (struct span){0};
     PMPI_Type_get_extent(type, &low, &extent);
     PMPI_Type_get_true_extent(type, &true_low, &true_extent);
@@ -42,11 +42,18 @@ static struct span at(struct span span, MPI_Aint displacement)
     return span;
 }
 
+static MPI_Aint extent_of(MPI_Datatype type)
+{
+    MPI_Aint low, extent = 0;
+    if (type != MPI_DATATYPE_NULL)
+        PMPI_Type_get_extent(type, &low, &extent);
+    return extent;
+}
+
 struct span span_varied(const int *counts, const int *displs, MPI_Datatype type, int n)
 {
     struct span all = {0};
-    MPI_Aint low, extent, behind = 0;
-    PMPI_Type_get_extent(type, &low, &extent);
+    MPI_Aint extent = extent_of(type), behind = 0;
     for (int i = 0; i < n; i++) {
         all = join(all, at(span_of(counts[i], type), (displs ? displs[i] : behind) * extent));
         behind += counts[i];
@@ -73,8 +80,7 @@ struct span span_mixed_far(const int *counts, const MPI_Aint *displs, const MPI_
 struct span span_varied_c(const MPI_Count *counts, const MPI_Aint *displs, MPI_Datatype type, int n)
 {
     struct span all = {0};
-    MPI_Aint low, extent, behind = 0;
-    PMPI_Type_get_extent(type, &low, &extent);
+    MPI_Aint extent = extent_of(type), behind = 0;
     for (int i = 0; i < n; i++) {
         all = join(all, at(span_of((MPI_Aint)counts[i], type), (displs ? displs[i] : behind) * extent));
         behind += (MPI_Aint)counts[i];
@@ -111,24 +117,28 @@ void counted_end(struct counted *counted)
 }
 #endif
 
+/* MPI_COMM_NULL, too, is an error that MPI will tell. */
 static bool between_groups(MPI_Comm comm)
 {
-    int inter;
-    PMPI_Comm_test_inter(comm, &inter);
+    int inter = 0;
+    if (comm != MPI_COMM_NULL)
+        PMPI_Comm_test_inter(comm, &inter);
     return inter;
 }
 
 int members_of(MPI_Comm comm)
 {
-    int n;
-    PMPI_Comm_size(comm, &n);
+    int n = 0;
+    if (comm != MPI_COMM_NULL)
+        PMPI_Comm_size(comm, &n);
     return n;
 }
 
 int rank_of(MPI_Comm comm)
 {
-    int rank;
-    PMPI_Comm_rank(comm, &rank);
+    int rank = 0;
+    if (comm != MPI_COMM_NULL)
+        PMPI_Comm_rank(comm, &rank);
     return rank;
 }
 
@@ -143,9 +153,10 @@ int ranks_of(MPI_Comm comm)
 
 static void neighbours(MPI_Comm comm, int *in, int *out)
 {
-    int topology, weighted;
+    int topology = MPI_UNDEFINED, weighted;
     *in = *out = 0;
-    PMPI_Topo_test(comm, &topology);
+    if (comm != MPI_COMM_NULL)
+        PMPI_Topo_test(comm, &topology);
     switch (topology) {
     case MPI_CART:
         PMPI_Cartdim_get(comm, in);

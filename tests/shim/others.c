@@ -284,6 +284,23 @@ void alloc_mem_full(void)
     }
 }
 
+/* What is wrong with a call is told to whom the program has named for that. */
+void errors_returned(void)
+{
+    const int counts[] = {N, N};
+    MPI_Comm comm;
+    allocate();
+    MPI_Comm_dup(MPI_COMM_WORLD, &comm);
+    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+    CHECK(MPI_Send(buf, 10, MPI_DATATYPE_NULL, peer, TAG, comm) != MPI_SUCCESS);
+    CHECK(MPI_Isend(buf, 10, MPI_DATATYPE_NULL, peer, TAG, comm, &request) != MPI_SUCCESS);
+    CHECK(MPI_Bsend(buf, 10, MPI_DATATYPE_NULL, peer, TAG, comm) != MPI_SUCCESS);
+    CHECK(MPI_Bcast(buf, 10, MPI_DATATYPE_NULL, 0, comm) != MPI_SUCCESS);
+    CHECK(MPI_Gatherv(other, 10, MPI_BYTE, buf, counts, counts, MPI_DATATYPE_NULL, rank, comm) != MPI_SUCCESS);
+    MPI_Comm_free(&comm);
+    deallocate();
+}
+
 static MPI_File open_file(char name[32])
 {
     MPI_File file;
