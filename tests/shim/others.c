@@ -2,6 +2,7 @@
  *
  * Calls that came with MPI-4, and those that use the program's own address, with buffers that were left protected: what
  * the kernel stores to those would fail with EFAULT. The environment says that all sends protect, and leave it so. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -281,6 +282,27 @@ void alloc_mem_full(void)
     for (int i = 0; i < COUNT; i++) {
         CHECK_BYTES(all[i], SIZE, i);
         CHECK(MPI_Free_mem(all[i]) == MPI_SUCCESS);
+    }
+}
+
+void alignment(void)
+{
+    enum { COUNT = 4 };
+    static const size_t alignments[] = {64, 65536, 2 << 20, 4 << 20}; /* the last is MPI's to do, or not */
+    for (size_t i = 0; i < sizeof alignments / sizeof alignments[0]; i++) {
+        char text[16], *all[COUNT];
+        MPI_Info info;
+        snprintf(text, sizeof text, "%zu", alignments[i]);
+        MPI_Info_create(&info);
+        MPI_Info_set(info, "mpi_minimum_memory_alignment", text);
+        for (int j = 0; j < COUNT; j++) {
+            CHECK(MPI_Alloc_mem(100000, info, &all[j]) == MPI_SUCCESS);
+            memset(all[j], j, 100000);
+            CHECK(zc_owns(all[j]) ? (uintptr_t)all[j] % alignments[i] == 0 : alignments[i] > 2 << 20);
+        }
+        for (int j = 0; j < COUNT; j++)
+            MPI_Free_mem(all[j]);
+        MPI_Info_free(&info);
     }
 }
 
