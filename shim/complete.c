@@ -59,7 +59,9 @@ int MPI_Request_get_status(MPI_Request request, int *flag, MPI_Status *status)
 {
     struct pending *pending = pending_take(request);
     int code = PMPI_Request_get_status(pending ? pending->active : request, flag, status);
-    if (pending)
+    if (pending && code == MPI_SUCCESS && *flag)
+        pending_over(pending);
+    else if (pending)
         pending_return(pending);
     return code;
 }

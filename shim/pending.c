@@ -169,14 +169,21 @@ struct loans *pending_forget(struct pending *pending)
     return loans;
 }
 
+void pending_over(struct pending *pending)
+{
+    bool last = pending->buffered || pending->kept; /* for longer than the operation */
+    struct loans *loans = last ? NULL : pending->loans;
+    if (!last)
+        pending->loans = NULL;
+    pending_return(pending);
+    loans_end(loans);
+}
+
 void pending_complete(struct pending *pending)
 {
     if (pending->start) {
-        struct loans *loans = pending->loans;
-        pending->loans = NULL;
         pending->active = MPI_REQUEST_NULL;
-        pending_return(pending);
-        loans_end(loans);
+        pending_over(pending);
     } else if (pending->buffered) {
         MPI_Request message = pending->message;
         adrift_add(message, pending_forget(pending));

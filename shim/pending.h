@@ -48,8 +48,11 @@ void pending_add_kept(MPI_Request request, struct loans *loans);
  * there is none. */
 struct pending *pending_take(MPI_Request handle);
 
-/* Puts it back: it is not over; or it is: its loans end, and unless it is persistent it is forgotten. */
+/* Puts it back: it is not over; or it is, which the program knows, and its loans end. */
 void pending_return(struct pending *pending);
+void pending_over(struct pending *pending);
+
+/* It is over, and MPI has no request any more: its loans end, and unless it is persistent it is forgotten. */
 void pending_complete(struct pending *pending);
 
 /* Forgets it altogether, with its loans handed to the caller. */
