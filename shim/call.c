@@ -8,7 +8,7 @@
 
 enum { BRIEF = 8192 }; /* bytes up to which MPI is likely to take a message at once: EAGER of transport/mpi.h */
 
-_Thread_local int call_depth;
+_Thread_local struct call_state call_state;
 
 struct loans *call_loans(struct call *call)
 {

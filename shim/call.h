@@ -28,18 +28,33 @@ struct call {
     bool lasts;          /* goes on after it has returned */
 };
 
-/* Is this thread inside MPI? */
-extern _Thread_local int call_depth __attribute__((tls_model("initial-exec")));
+/* Is this thread inside MPI? Error handlers may leave by a long jump: what they leave behind is known by the frame, which
+ * later ones lie above. */
+struct call_state {
+    int depth;
+    const char *frame; /* of the outermost call */
+};
+extern _Thread_local struct call_state call_state __attribute__((tls_model("initial-exec")));
 
-static inline void call_enter(void)
+#define CALL_INLINE static inline __attribute__((always_inline)) /* the frame is that of the function taken over */
+
+CALL_INLINE bool call_inside(void)
 {
-    call_depth++;
+    return call_state.depth > 0 && (const char *)__builtin_frame_address(0) < call_state.frame;
+}
+
+CALL_INLINE void call_enter(void)
+{
+    if (!call_inside())
+        call_state = (struct call_state){.frame = __builtin_frame_address(0)};
+    call_state.depth++;
 }
 
 static inline void call_leave(void)
 {
-    call_depth--;
+    call_state.depth--;
 }
+
 /* May anything of MPI be called? Not before MPI_Init and after MPI_Finalize, nor where the program has sessions alone:
  * then its calls are as without this library. */
 bool call_allowed(void);

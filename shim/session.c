@@ -16,7 +16,7 @@ const struct zc_observer *observer;
 
 static bool inside(void)
 {
-    return call_depth > 0;
+    return call_state.depth > 0; /* of the stack that a fault interrupted, which may not be this one */
 }
 
 static bool threads(void)
@@ -44,7 +44,7 @@ static bool callable(void)
 
 static void progress(void)
 {
-    if (inside() || !callable())
+    if (call_inside() || !callable())
         return;
     call_enter();
     pending_progress();

@@ -22,7 +22,7 @@ static bool readable(const void *memory, size_t length)
 
 void touch_each(const struct iovec *iov, size_t n, bool store)
 {
-    if (call_depth > 0 || n > IOV_MAX || !readable(iov, n * sizeof *iov)) /* more are refused */
+    if (n > IOV_MAX || !readable(iov, n * sizeof *iov)) /* more are refused */
         return;
     for (size_t i = 0; i < n; i++)
         touch(iov[i].iov_base, iov[i].iov_len, store);
@@ -30,13 +30,13 @@ void touch_each(const struct iovec *iov, size_t n, bool store)
 
 void touch_message(const struct msghdr *message, bool store)
 {
-    if (call_depth == 0 && readable(message, sizeof *message))
+    if (readable(message, sizeof *message))
         touch_each(message->msg_iov, message->msg_iovlen, store);
 }
 
 void touch_messages(const struct mmsghdr *messages, unsigned n, bool store)
 {
-    for (unsigned i = 0; i < n && i < IOV_MAX && call_depth == 0; i++) { /* more are not looked at */
+    for (unsigned i = 0; i < n && i < IOV_MAX; i++) { /* more are not looked at */
         if (!readable(&messages[i], sizeof messages[i]))
             return;
         touch_each(messages[i].msg_hdr.msg_iov, messages[i].msg_hdr.msg_iovlen, store);

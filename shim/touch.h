@@ -13,21 +13,10 @@
 
 #include "shim/call.h"
 
-/* Inside MPI, buffers have been seen to already, and nothing could be waited for. */
 static inline void touch(const void *buf, size_t length, bool store)
 {
-    if (length && zc_owns(buf) && call_depth == 0)
+    if (length && zc_owns(buf))
         zc_lend_touch(buf, length, store);
-}
-
-static inline void touch_loads(const void *buf, size_t length)
-{
-    touch(buf, length, false);
-}
-
-static inline void touch_stores(const void *buf, size_t length)
-{
-    touch(buf, length, true);
 }
 
 /* The same of all that lists of the program name. As far as the kernel will refuse a list, nothing is done. */
@@ -35,34 +24,53 @@ void touch_each(const struct iovec *iov, size_t n, bool store);
 void touch_message(const struct msghdr *message, bool store);
 void touch_messages(const struct mmsghdr *messages, unsigned n, bool store);
 
-static inline void touch_loads_each(const struct iovec *iov, int n)
+/* Of a call. Inside MPI, buffers have been seen to already, and nothing could be waited for. */
+CALL_INLINE void touch_loads(const void *buf, size_t length)
 {
-    touch_each(iov, n > 0 ? (size_t)n : 0, false);
+    if (!call_inside())
+        touch(buf, length, false);
 }
 
-static inline void touch_stores_each(const struct iovec *iov, int n)
+CALL_INLINE void touch_stores(const void *buf, size_t length)
 {
-    touch_each(iov, n > 0 ? (size_t)n : 0, true);
+    if (!call_inside())
+        touch(buf, length, true);
 }
 
-static inline void touch_loads_message(const struct msghdr *message)
+CALL_INLINE void touch_loads_each(const struct iovec *iov, int n)
 {
-    touch_message(message, false);
+    if (!call_inside())
+        touch_each(iov, n > 0 ? (size_t)n : 0, false);
 }
 
-static inline void touch_stores_message(const struct msghdr *message)
+CALL_INLINE void touch_stores_each(const struct iovec *iov, int n)
 {
-    touch_message(message, true);
+    if (!call_inside())
+        touch_each(iov, n > 0 ? (size_t)n : 0, true);
 }
 
-static inline void touch_loads_messages(const struct mmsghdr *messages, unsigned n)
+CALL_INLINE void touch_loads_message(const struct msghdr *message)
 {
-    touch_messages(messages, n, false);
+    if (!call_inside())
+        touch_message(message, false);
 }
 
-static inline void touch_stores_messages(const struct mmsghdr *messages, unsigned n)
+CALL_INLINE void touch_stores_message(const struct msghdr *message)
 {
-    touch_messages(messages, n, true);
+    if (!call_inside())
+        touch_message(message, true);
+}
+
+CALL_INLINE void touch_loads_messages(const struct mmsghdr *messages, unsigned n)
+{
+    if (!call_inside())
+        touch_messages(messages, n, false);
+}
+
+CALL_INLINE void touch_stores_messages(const struct mmsghdr *messages, unsigned n)
+{
+    if (!call_inside())
+        touch_messages(messages, n, true);
 }
 
 /* The function of that name which this library hides. */

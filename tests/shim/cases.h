@@ -40,7 +40,7 @@ void irecv_touch(void), irecv_beside(void), irecv_cancel(void), halo(void), recv
 /* collectives.c */
 void collectives(void), nonblocking_collectives(void), reduce_scatter(void), reduce_between_groups(void);
 /* system.c */
-void system_calls(void), streams(void), refused_lists(void), long_lists(void);
+void system_calls(void), streams(void), refused_lists(void), long_lists(void), after_jump(void);
 /* others.c */
 void bsend_init(void), one_sided(void), windows(void), alloc_mem_full(void), files(void), alignment(void),
     errors_returned(void);

@@ -55,6 +55,7 @@ static const struct {
     CASE(completed_elsewhere),
     CASE(irecv_beside_lock),
     CASE(fiber),
+    CASE(after_jump),
     CASE(alignment),
     CASE(errors_returned),
 #if MPI_VERSION >= 4

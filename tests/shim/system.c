@@ -2,7 +2,9 @@
  *
  * System calls on buffers in flight, which would fail with EFAULT. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -172,4 +174,34 @@ void long_lists(void)
     CHECK(writev(ends[1], list, 3) == 3 * (SIZE / PARTS));
     MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Free_mem(list);
+}
+
+static jmp_buf back;
+
+static void jump(MPI_Comm *comm, int *code, ...)
+{
+    (void)comm, (void)code;
+    longjmp(back, 1);
+}
+
+/* An error handler may leave MPI for good. */
+void after_jump(void)
+{
+    int zeros = open("/dev/zero", O_RDONLY);
+    struct iovec all = {.iov_len = SIZE};
+    MPI_Errhandler handler;
+    MPI_Comm_create_errhandler(jump, &handler);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, handler);
+    if (setjmp(back) == 0) {
+        MPI_Send(NULL, 0, MPI_BYTE, 99, 7, MPI_COMM_WORLD);
+        CHECK(false);
+    }
+    char *buf = guarded(1);
+    CHECK(read(zeros, buf, SIZE) == SIZE);
+    done(buf, 1);
+    all.iov_base = buf = guarded(2);
+    CHECK(readv(zeros, &all, 1) == SIZE);
+    done(buf, 2);
+    close(zeros);
+    MPI_Errhandler_free(&handler);
 }
