@@ -120,9 +120,11 @@ struct shm {
     struct peers common; /* first */
     char name[SHM_NAME_MOST + 1];
     int directory, listener, epoll, bell;
-    bool again; /* a rank has turned this one away, or had no room: it connects now and then until all are there */
-    int outer, chime;    /* of zc_fd: an epoll of `epoll` and of this */
-    struct link **peers; /* by rank: the last one; NULL before it has come */
+    bool again;           /* for want of room, or turned away, ranks were not met: tried now and then until all are */
+    bool unaccepted;      /* somebody who has connected */
+    const char *unlinked; /* why the last one that came, and that this one could not link with, was not */
+    int outer, chime;     /* of zc_fd: an epoll of `epoll` and of this */
+    struct link **peers;  /* by rank: the last one; NULL before it has come */
     struct link *links;
     struct link *retired;  /* lost, and others are there in their places; to be freed */
     struct link elsewhere; /* stands for ranks that take no part: lost from the beginning */

@@ -3,6 +3,7 @@
  * How ranks come to be linked. Who comes later connects, each says hello and hands over its board, and from then on
  * the socket tells of segments, wakes, and ends when the peer does. */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,9 +76,9 @@ static void delist(struct shm *shm)
 
 /* ---- links ---- */
 
-static int attend_to(struct shm *shm, int fd, void *what)
+static int attend_to(struct shm *shm, int fd, uint32_t when, void *what)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = what}};
+    struct epoll_event event = {.events = EPOLLIN | when, .data = {.ptr = what}};
     return epoll_ctl(shm->epoll, EPOLL_CTL_ADD, fd, &event) ? fail(-errno, "zc_open: shm: epoll: %s", error_text(errno))
                                                             : 0;
 }
@@ -105,7 +106,7 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
     struct link *link = calloc(1, sizeof *link);
     struct board *mine = link ? board_create(&board) : NULL;
     int error = !link  ? fail(-ENOMEM, "zc_open: shm: no memory for another peer")
-                : mine ? attend_to(shm, answers_on, link)
+                : mine ? attend_to(shm, answers_on, 0, link)
                        : -errno;
     if (error) {
         if (mine)
@@ -167,11 +168,19 @@ static int met(struct shm *shm, int rank, int sock)
     return link_open(shm, rank, sock, sock);
 }
 
+/* All that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells once (EPOLLET), lest it
+ * wakes this rank without end: it is looked at when something else happens. */
 static void accept_peers(struct shm *shm)
 {
-    int sock;
+    int sock, error;
     while ((sock = accept4(shm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-        link_open(shm, -1, sock, sock);
+        if ((error = link_open(shm, -1, sock, sock)))
+            shm->unlinked = strerror(-error);
+    shm->unaccepted = errno != EAGAIN;
+    if (shm->unaccepted) {
+        shm->unlinked = strerror(errno);
+        shm->again = true;
+    }
 }
 
 /* Is the process at the other end one of this user? */
@@ -213,8 +222,8 @@ static bool is_too_early(const struct link *link, int rank)
     return other;
 }
 
-/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello: who is too early
- * hears none. */
+/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello: who is too early,
+ * or has no board, hears none. */
 static int greet(struct link *link, const struct packet *hello, int board, const char **why)
 {
     struct shm *shm = link->shm;
@@ -223,13 +232,12 @@ static int greet(struct link *link, const struct packet *hello, int board, const
         error = check_hello(link, hello, why);
     if (!error && is_too_early(link, hello->rank))
         return -ECONNRESET; /* as if it had gone */
+    if (!error && !(link->ring.theirs = board < 0 ? NULL : board_map(board)))
+        return *why = "its board did not come, or is not sealed (limit: RLIMIT_NOFILE)", -EPROTO;
     if (link->board >= 0)
         say_hello(link);
     if (error)
         return error;
-    link->ring.theirs = board < 0 ? NULL : board_map(board);
-    if (!link->ring.theirs)
-        return *why = "its board did not come, or is not sealed (limit: RLIMIT_NOFILE)", -EPROTO;
     struct link *before = shm->peers[hello->rank];
     link->rank = hello->rank;
     link->greeted = true;
@@ -315,6 +323,8 @@ static void attend_link(struct link *link)
     else if (link->ended)
         end_link(link);
     if (link->error && !link->greeted && !is_refused(link)) {
+        if (link->error != -ECONNRESET)
+            link->shm->unlinked = link->why;
         unlist(link);
         free_link(link);
     }
@@ -326,6 +336,8 @@ bool shm_attend(struct shm *shm)
     bool any = false;
     int cancel;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* with the lock, it would leave that behind */
+    if (shm->unaccepted)
+        accept_peers(shm);
     int n = epoll_wait(shm->epoll, events, EVENTS, 0);
     for (int i = 0; i < n; i++) {
         if (events[i].data.ptr == &shm->bell)
@@ -397,17 +409,18 @@ static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
 {
     uint64_t deadline = clock_ns() + timeout_ns, again = 0;
     while (missing(shm) < shm->common.size) {
-        struct epoll_event event;
+        struct pollfd any = {.fd = shm->epoll, .events = POLLIN};
         const struct link *other = refused(shm);
         if (other)
             return fail(other->error, "zc_open: shm:%s: rank %d cannot be linked with rank %d of %d: %s", shm->name,
                         other->rank, shm->common.rank, shm->common.size, other->why);
         uint64_t now = clock_ns();
         if (now >= deadline)
-            return fail(-ETIMEDOUT, "zc_open: shm:%s: rank %d of %d has not come within %llu seconds", shm->name,
-                        missing(shm), shm->common.size, (unsigned long long)(timeout_ns / 1000000000));
+            return fail(-ETIMEDOUT, "zc_open: shm:%s: rank %d of %d has not come within %llu seconds%s%s", shm->name,
+                        missing(shm), shm->common.size, (unsigned long long)(timeout_ns / 1000000000),
+                        shm->unlinked ? "; another process has, but: " : "", shm->unlinked ? shm->unlinked : "");
         uint64_t until = shm->again && again < deadline ? again : deadline;
-        epoll_wait(shm->epoll, &event, 1, until > now ? (int)((until - now) / 1000000) + 1 : 0);
+        poll(&any, 1, until > now ? (int)((until - now) / 1000000) + 1 : 0);
         shm_lock(shm);
         shm_attend(shm);
         if (shm->again && clock_ns() >= again) {
@@ -427,9 +440,9 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
     enlist(shm);
     if (shm->epoll < 0 || shm->bell < 0)
         return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", error_text(errno));
-    if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, &shm->bell)) ||
+    if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, 0, &shm->bell)) ||
         (error = link_to_self(shm)) || (error = directory_enter(shm, met)) ||
-        (error = attend_to(shm, shm->listener, &shm->listener)))
+        (error = attend_to(shm, shm->listener, EPOLLET, &shm->listener)))
         return error;
     return wait_for_all(shm, timeout_ns);
 }

@@ -28,6 +28,7 @@
     X(stale_sockets_of_others)                                                                                         \
     X(opened_again)                                                                                                    \
     X(no_descriptors)                                                                                                  \
+    X(no_descriptors_for_others)                                                                                       \
     X(file_size)                                                                                                       \
     X(hello_is_checked)                                                                                                \
     X(backlog_is_full)                                                                                                 \

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "cases.h"
+#include "idle.h"
 #include "system.h"
 
 void case_rank_is_taken(void)
@@ -295,6 +296,46 @@ void case_no_descriptors(void)
     CHECK(comm); /* in the end it fits */
     CHECK_OK(zc_close(comm));
     CHECKF(system_descriptors() == before, "%d descriptors are open, not %d", system_descriptors(), before);
+}
+
+static void *wait_in_vain(void *unused)
+{
+    zc_comm *comm = NULL;
+
+    (void)unused;
+    CHECK_FAILS(zc_open("shm:two?rank=0&size=2&wait=2", NULL, &comm), -ETIMEDOUT, strerror(EMFILE));
+    return NULL;
+}
+
+enum { FULL = 1 };
+
+/* It has none left for who comes, which it says, and sleeps. */
+static void without_room(int rank)
+{
+    struct rlimit limit;
+
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    pthread_t waiter = thread_start(wait_in_vain, NULL);
+    while (files_left() == 0)
+        usleep(1000);
+    usleep(10000); /* it has opened all that it needs */
+    struct rusage before = idle_starts(RUSAGE_SELF);
+    CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, limit.rlim_max}) == 0);
+    tell(FULL);
+    thread_join(waiter);
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    check_idle(RUSAGE_SELF, &before, 300 + rank);
+}
+
+void case_no_descriptors_for_others(void)
+{
+    pid_t child;
+    zc_comm *comm = NULL;
+
+    children_start(1, without_room, &child);
+    await(FULL);
+    CHECK_IS(zc_open("shm:two?rank=1&size=2&wait=1", NULL, &comm), -ETIMEDOUT);
+    children_end(1, &child);
 }
 
 /* A board is a file. */
