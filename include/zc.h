@@ -30,10 +30,10 @@
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
  * - Errors common to all calls, not repeated below. -EINVAL: a buffer that is not live zc memory where that is
- *   required, a range that leaves its buffer or is longer than PTRDIFF_MAX, a communicator or a required output that is
- *   NULL. -EBADF: a closed communicator. -EPERM: in a forked child; or MPI was initialised below
- *   MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also zc_wait, zc_wait_any and
- *   zc_cancel of a receive over it).
+ *   required, a range that leaves its buffer or is longer than PTRDIFF_MAX (one of no bytes may be at its buffer's end),
+ *   a communicator or a required output that is NULL. -EBADF: a closed communicator. -EPERM: in a forked child; or MPI
+ *   was initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also zc_wait,
+ *   zc_wait_any and zc_cancel of a receive over it).
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
@@ -385,8 +385,8 @@ ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status 
  * has landed. Several disjoint receives may be in flight into one buffer. A landed receive that nobody
  * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory, but not the stack that
  * the caller runs on. Errors as zc_recv: those of the message itself are told by zc_wait. A receive that fails is never
- * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error until zc_wait has.
- */
+ * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error until zc_wait
+ * has. One of no bytes at its buffer's very end has no pointer by which to ask for it. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 
 /* A received message that is read where it is. Plain data, of the communicator that it came over. */

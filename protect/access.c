@@ -13,7 +13,7 @@ int zc_writable(void *buf)
 {
     struct range range;
     struct backing *backing;
-    int error = range_find_own(buf, 0, "zc_writable", &range);
+    int error = range_find_own(buf, 1, "zc_writable", &range);
     if (error)
         return error;
     struct slot *slot = range.slot;

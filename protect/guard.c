@@ -185,7 +185,7 @@ int zc_pin(void *buf, void **wire)
 {
     struct range range;
     struct backing *backing;
-    int error = range_find_own(buf, 0, "zc_pin", &range);
+    int error = range_find_own(buf, 1, "zc_pin", &range);
     if (!error)
         error = conflict_own(range.slot, 0, range.offset + range.left, WITH_SENDS, &backing);
     if (error)
@@ -201,7 +201,7 @@ int zc_pin(void *buf, void **wire)
 int zc_unpin(void *buf)
 {
     struct range range;
-    int error = range_find_own(buf, 0, "zc_unpin", &range);
+    int error = range_find_own(buf, 1, "zc_unpin", &range);
     if (error)
         return error;
     struct backing *backing = slot_lock(range.slot);

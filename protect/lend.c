@@ -207,7 +207,7 @@ void zc_lend_end(struct zc_loan *loan)
 int zc_lend_touch(const void *buf, size_t length, bool store)
 {
     struct range range;
-    int error = range_find_own(buf, 0, "zc_lend_touch", &range);
+    int error = range_find_own(buf, 1, "zc_lend_touch", &range);
     if (error)
         return error;
     struct backing *backing = slot_lock(range.slot);

@@ -12,16 +12,31 @@ static int check_foreign(const void *ptr, size_t length, const char *call)
     return 0;
 }
 
+/* The live slot that ends at `ptr`: an empty range may be there. */
+static bool find_end(const char *ptr, struct range *range)
+{
+    size_t offset;
+    const struct segment *segment = ptr ? segment_find(ptr - 1) : NULL;
+    struct slot *slot = segment ? segment_slot_at(segment, ptr - 1, &offset) : NULL;
+    if (!slot || !slot_is(slot, SLOT_LIVE) || offset + 1 != segment->slot_size)
+        return false;
+    *range = (struct range){.slot = slot, .offset = segment->slot_size};
+    return true;
+}
+
 /* Whose start is not `ptr`. */
 static int find_inside(const void *ptr, size_t length, const char *call, struct range *range)
 {
     const struct segment *segment = segment_find(ptr);
     *range = (struct range){0};
     range->slot = segment ? segment_slot_at(segment, ptr, &range->offset) : NULL;
+    bool live = range->slot && slot_is(range->slot, SLOT_LIVE);
+    if (!live && length == 0 && find_end(ptr, range))
+        return 0;
     if (!range->slot)
         return check_foreign(ptr, length, call);
     range->left = segment->slot_size - range->offset;
-    if (!slot_is(range->slot, SLOT_LIVE))
+    if (!live)
         return fail(-EINVAL, "%s: %p is in a buffer that is not live: freed?", call, ptr);
     if (length > range->left)
         return fail(-EINVAL, "%s: %zu bytes from %p end past the buffer, which has %zu left there", call, length, ptr,

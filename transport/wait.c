@@ -79,7 +79,7 @@ int zc_wait(const void *buf, zc_status *status)
     struct op *awaited = NULL;
     struct waiting waiting = {0};
     enum found found;
-    int error = range_find_own(buf, 0, "zc_wait", &range);
+    int error = range_find_own(buf, 1, "zc_wait", &range);
     if (error)
         return error;
     while ((found = look(&range, &awaited, &result, &comm)) == FOUND_BUSY) {
@@ -104,7 +104,7 @@ int zc_test(const void *buf, int *done, zc_status *status)
     zc_comm *comm;
     if (!done)
         return fail(-EINVAL, "zc_test: done is NULL");
-    int error = range_find_own(buf, 0, "zc_test", &range);
+    int error = range_find_own(buf, 1, "zc_test", &range);
     if (error)
         return error;
     conflict_progress();
@@ -159,7 +159,7 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
         return fail(-EINVAL, "zc_wait_any: n is %d, bufs %p, index %p: expected n >= 1 and neither NULL", n,
                     (const void *)bufs, (void *)index);
     for (int i = 0; i < n; i++) {
-        int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
+        int error = range_find_own(bufs[i], 1, "zc_wait_any", &range);
         if (error)
             return error;
     }
@@ -169,7 +169,7 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
         for (int i = 0; i < n; i++) {
             zc_status result;
             zc_comm *comm;
-            int error = range_find_own(bufs[i], 0, "zc_wait_any", &range);
+            int error = range_find_own(bufs[i], 1, "zc_wait_any", &range);
             enum found found = error ? FOUND_DONE : look(&range, NULL, &result, &comm);
             if (found == FOUND_BUSY) {
                 consider(&place, comm, &waiting);
@@ -208,7 +208,7 @@ static bool cancel(zc_comm *comm, struct op *op)
 int zc_cancel(const void *buf)
 {
     struct range range;
-    int error = range_find_own(buf, 0, "zc_cancel", &range);
+    int error = range_find_own(buf, 1, "zc_cancel", &range);
     if (error)
         return error;
     struct backing *backing = slot_lock(range.slot);

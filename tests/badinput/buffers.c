@@ -438,6 +438,59 @@ Test(buffers, guard_and_access)
     CHECK_IS(zc_cancel(p), -EINVAL);
 }
 
+/* Whether a slot follows, and whether that is live. A pointer alone names no byte of the buffer there. */
+static void check_empty_at_end_of(char *p, zc_comm *comm)
+{
+    char *end = p + zc_usable_size(p), *other = ALLOC(100);
+    struct zc_guard guard;
+    bool live = zc_owns(end);
+    int result;
+
+    CHECK_OK(zc_send(end, 0, 0, 1, comm));
+    CHECK_OK(zc_sendrecv(end, 0, 0, 2, end, 0, 0, 1, comm, NULL));
+    CHECK_OK(zc_recv(end, 0, 0, 2, comm, NULL));
+    CHECK_OK(zc_write(end, other, 0));
+    CHECK_OK(zc_write(other, end, 0));
+    for (enum zc_deny deny = ZC_DENY_STORES; deny <= ZC_DENY_ALL; deny++) {
+        CHECK_OK(zc_guard(end, 0, deny, &guard));
+        CHECK(guard.length == 0);
+        CHECK_OK(zc_unguard(&guard));
+    }
+    CHECK_OK(zc_irecv(end, 0, 0, 1, comm));
+    CHECK_OK(zc_send(end, 0, 0, 1, comm));
+    CHECK_IS(zc_send(end - 1, 2, 0, 1, comm), -EINVAL);
+    result = live ? 0 : -EINVAL;
+    CHECK_IS(zc_wait(end, NULL), result);
+    CHECK_IS(zc_writable(end), result);
+    memset(p, 1, zc_usable_size(p));
+    CHECK_OK(zc_free(other));
+}
+
+Test(buffers, empty_ranges_at_the_end)
+{
+    enum { SLOTS = 8 };
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_pool *pool = NULL;
+    zc_comm *comm = NULL;
+    char *p[SLOTS], *last = NULL, *freed = NULL;
+
+    options.slot_size = 8192;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    CHECK_OK(zc_open("loop", NULL, &comm));
+    for (unsigned i = 0; i < SLOTS; i++) {
+        CHECK(p[i] = zc_pool_alloc(pool));
+        last = p[i] > last ? p[i] : last;
+    }
+    for (unsigned i = 0; i < SLOTS; i++)
+        check_empty_at_end_of(p[i], comm); /* those but the last have live neighbours */
+    for (unsigned i = 0; i < SLOTS && !freed; i++)
+        freed = p[i] + 8192 == last ? last : NULL;
+    CHECK(freed);
+    CHECK_OK(zc_free(freed));
+    check_empty_at_end_of(freed - 8192, comm);
+    CHECK_OK(zc_close(comm));
+}
+
 /* A copy of a guard stands for the same one, and is known when that has ended, whatever has begun since. */
 Test(buffers, copies_of_guards)
 {
