@@ -124,12 +124,6 @@ static int check(const zc_pool_options *options)
         return fail(-EINVAL, "zc_pool_open: slot_size %zu, expected 1..%zu", options->slot_size, arena.span / 4);
     if (options->cap == 0)
         return fail(-EINVAL, "zc_pool_open: cap 0, expected 1..ZC_UNLIMITED");
-    if (options->initial > arena.span / 4 / options->slot_size)
-        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes, the most is %zu bytes in all",
-                    options->initial, options->slot_size, arena.span / 4);
-    if (!sys_has(options->initial * options->slot_size))
-        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes are more than this machine has memory for",
-                    options->initial, options->slot_size);
     if (options->initial > options->cap)
         return fail(-EINVAL, "zc_pool_open: %zu initial slots are more than the cap of %zu", options->initial,
                     options->cap);
@@ -162,6 +156,18 @@ static struct layout layout_of(const zc_pool_options *options, const struct opti
     if (layout.huge && large)
         layout.stride = round_up(layout.stride, HUGE_BYTES);
     return layout;
+}
+
+/* Is there room for the slots made at once, as they are laid out? */
+static int check_initial(const zc_pool_options *options, const struct layout *layout)
+{
+    if (options->initial > arena.span / 4 / layout->stride)
+        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes, the most is %zu bytes in all",
+                    options->initial, layout->stride, arena.span / 4);
+    if (!sys_has(options->initial * layout->slot_size))
+        return fail(-ENOMEM, "zc_pool_open: %zu initial slots of %zu bytes are more than this machine has memory for",
+                    options->initial, layout->slot_size);
+    return 0;
 }
 
 static bool has_layout(const struct zc_pool *pool, const struct layout *layout)
@@ -217,6 +223,9 @@ int pool_open(const zc_pool_options *options, struct zc_pool **out)
     if (error)
         return error;
     struct layout layout = layout_of(options, defaults);
+    error = check_initial(options, &layout);
+    if (error)
+        return error;
 
     pthread_mutex_lock(&pools_lock);
     struct zc_pool *pool = pool_new(&layout);

@@ -38,6 +38,9 @@ Test(pool_limits, no_more_than_the_machine_has)
     options.initial = 2049;
     CHECK_IS(zc_pool_open(&options, &pool), -ENOMEM);
     CHECK(strstr(zc_errmsg(), "2049 initial slots"));
+    options.slot_size = 1; /* which a page is needed for */
+    CHECK_IS(zc_pool_open(&options, &pool), -ENOMEM);
+    CHECK(strstr(zc_errmsg(), "2049 initial slots of 4096 bytes"));
     options.initial = 2048;
     CHECK_OK(zc_pool_open(&options, &pool));
     CHECK_OK(zc_pool_close(pool));
