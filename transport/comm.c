@@ -112,7 +112,7 @@ int comm_examine_receive(const zc_comm *comm, const char *call, int src, int tag
     return error || tag == ZC_ANY_TAG ? error : check_tag(comm, call, tag);
 }
 
-static int check_open(const zc_comm *comm, const char *call)
+int comm_check_open(const zc_comm *comm, const char *call)
 {
     if (!comm)
         return fail(-EBADF, "%s: the communicator is NULL", call);
@@ -121,13 +121,13 @@ static int check_open(const zc_comm *comm, const char *call)
 
 int zc_rank(const zc_comm *comm)
 {
-    int error = check_open(comm, "zc_rank");
+    int error = comm_check_open(comm, "zc_rank");
     return error ? error : comm->endpoint.rank;
 }
 
 int zc_size(const zc_comm *comm)
 {
-    int error = check_open(comm, "zc_size");
+    int error = comm_check_open(comm, "zc_size");
     return error ? error : comm->endpoint.size;
 }
 

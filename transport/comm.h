@@ -87,7 +87,10 @@ static inline int comm_check(const zc_comm *comm, const char *call)
     return comm_plain(comm) ? 0 : comm_examine(comm, call);
 }
 
-/* The same, and for the peer and tag of a send or a receive. */
+/* The same for a call by any thread, since it calls no MPI. */
+int comm_check_open(const zc_comm *comm, const char *call);
+
+/* As comm_check, and for the peer and tag of a send or a receive. */
 static inline int comm_check_send(const zc_comm *comm, const char *call, int dst, int tag)
 {
     bool fine = comm_plain(comm) && comm_has_peer(comm, dst) && comm_has_tag(comm, tag);

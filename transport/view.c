@@ -128,7 +128,7 @@ static struct lease *hold_lease(const zc_view *view, const char *call, bool end,
         return NULL;
     }
     zc_comm *comm = lease->comm;
-    *error = comm_check(comm, call);
+    *error = comm_check_open(comm, call); /* what lends messages may be called by any thread */
     if (*error)
         return NULL;
     lock_take(&comm->ops);

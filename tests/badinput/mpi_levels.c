@@ -109,6 +109,16 @@ static void *refused(void *in)
     return NULL;
 }
 
+/* But what needs no MPI. */
+static void *release_elsewhere(void *view)
+{
+    zc_view copy = *(zc_view *)view;
+    CHECK_FAILS(zc_forward(view, rank, 8, comm), -EPERM, "MPI_THREAD");
+    CHECK_OK(zc_release(view));
+    CHECK_FAILS(zc_release(&copy), -EINVAL, "released already");
+    return NULL;
+}
+
 static zc_comm *open_and_send(const char *text)
 {
     zc_comm *opened = NULL;
@@ -155,6 +165,10 @@ static void by_one_thread(int level)
     CHECK_OK(zc_wait(in, NULL));
     CHECK(strcmp(in, "hello") == 0);
     CHECK_OK(zc_free(in));
+    zc_view view;
+    CHECK_OK(zc_send("hello", 6, rank, 8, comm));
+    CHECK_OK(zc_recv_view(&view, rank, 8, comm));
+    thread_join(thread_start(release_elsewhere, &view));
     exchange();
     close_with_messages();
     finish();
