@@ -95,8 +95,10 @@ static int open_file(const char *name)
         own = own_file(file);
         error = map_window();
     }
+    if (error && file >= 0)
+        close(file);
     if (error)
-        return fail(error, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, why(error));
+        return fail(-EINVAL, "ZC_TRACE=%s: the file %s cannot be written: %s", name, path, why(error));
     struct trace_header *header = (struct trace_header *)next;
     describe(header);
     next = (struct trace_record *)(header + 1);
@@ -108,13 +110,15 @@ static int open_file(const char *name)
 
 int trace_open(const char *name)
 {
-    static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
-    int error = 0;
-    pthread_mutex_lock(&opening);
-    if (*name && file < 0)
-        error = open_file(name);
-    pthread_mutex_unlock(&opening);
-    return error;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct kept_error opening;
+    static bool tried;
+    pthread_mutex_lock(&lock);
+    if (*name && !tried)
+        error_keep(&opening, open_file(name));
+    tried = tried || *name;
+    pthread_mutex_unlock(&lock);
+    return error_again(&opening);
 }
 
 void trace_write(enum trace_kind kind, const void *address, size_t alignment, size_t size)

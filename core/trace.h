@@ -42,7 +42,7 @@ struct trace_record {
     _Atomic uint64_t what;
 };
 
-/* Starts a trace to NAME.PID, once, unless `name` is "". 0 or -errno with a message. */
+/* Starts a trace to NAME.PID, once, unless `name` is "". 0 or -EINVAL with a message, each time. */
 int trace_open(const char *name);
 
 extern _Atomic bool trace_on;
