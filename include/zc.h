@@ -545,7 +545,8 @@ typedef struct zc_stats {
     uint64_t faults;           /* of ours */
     uint64_t faults_idle;      /* ended an idle protection */
     uint64_t faults_spurious;  /* found nothing to do */
-    uint64_t waits;            /* faults and calls that waited for an operation */
+    uint64_t waits;            /* faults, zc_wait, zc_wait_any, and calls that needed bytes in use, that waited for an
+                                  operation; not zc_recv, zc_probe and the like, which wait for a message */
     uint64_t conflicts;        /* stores that met a send in flight */
     uint64_t renames;          /* conflicts ended by fresh pages */
     uint64_t protects;         /* protecting system calls */

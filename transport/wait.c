@@ -188,6 +188,8 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
             return refused;
         }
         wait_at(&place, &waiting);
+        if (waiting.polls == 1)
+            count(waits);
     }
 }
 

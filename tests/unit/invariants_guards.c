@@ -126,6 +126,27 @@ Test(guard, a_wait_lasts_until_it_ends)
     }
 }
 
+/* What both count as a wait. */
+Test(receive, waits_are_counted)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(1, 1);
+    const void *bufs[] = {b};
+    for (int any = 0; any < 2; any++) {
+        int index;
+        loop_delay(comm, 1000); /* polls */
+        CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
+        post_pattern(comm, 1, 100, 2);
+        zc_stats before = stats_now();
+        CHECK_OK(any ? zc_wait_any(1, bufs, &index, NULL) : zc_wait(b, NULL));
+        CHECK(stats_now().waits == before.waits + 1);
+        CHECK_PATTERN(b, 100, 2);
+        CHECK_OK(any ? zc_wait_any(1, bufs, &index, NULL) : zc_wait(b, NULL)); /* for nothing */
+        CHECK(stats_now().waits == before.waits + 1);
+    }
+    CHECK_OK(zc_close(comm));
+}
+
 /* Guards and messages exclude one another as messages do. */
 Test(guard, beside_messages)
 {
