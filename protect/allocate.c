@@ -23,6 +23,8 @@ int zc_pool_open(const zc_pool_options *given, zc_pool **pool)
     int error = sized_take(&options, sizeof options, given, "zc_pool_open", "ZC_POOL_OPTIONS_INIT");
     if (!error)
         error = protect_open();
+    if (!error)
+        error = heap_open(); /* for its variables, which are refused by all calls that open anything */
     return error ? error : pool_open(&options, pool);
 }
 
