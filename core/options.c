@@ -17,7 +17,13 @@ extern char **environ;
 /* Names of values that follow each other, the initial one first. In most enums 0 stands for "default" and has none. */
 #define NAMES(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-enum kind { KIND_NAME, KIND_NUMBER, KIND_TEXT };
+enum kind { KIND_NAME, KIND_NUMBER, KIND_PEER_TIMEOUT, KIND_TEXT, KINDS };
+
+/* Of numbers. */
+static const struct range {
+    uint64_t least, most;
+} ranges[KINDS] = {
+    [KIND_NUMBER] = {0, UINT32_MAX}, [KIND_PEER_TIMEOUT] = {PEER_TIMEOUT_LEAST_MS, PEER_TIMEOUT_MOST_MS}};
 
 struct row {
     const char *variable;
@@ -45,7 +51,7 @@ static const struct row rows[] = {
     {"ZC_ON_TIMEOUT", KIND_NAME, FIELD(on_timeout), NAMES("wait", "abort"), ZC_ON_TIMEOUT_WAIT,
      "what a fault does after ZC_FAULT_TIMEOUT"},
     {"ZC_FAULT_TIMEOUT", KIND_NUMBER, FIELD(fault_timeout_ms), NULL, 10000, "milliseconds"},
-    {"ZC_PEER_TIMEOUT", KIND_NUMBER, FIELD(peer_timeout_ms), NULL, 4000,
+    {"ZC_PEER_TIMEOUT", KIND_PEER_TIMEOUT, FIELD(peer_timeout_ms), NULL, 4000,
      "milliseconds after which a peer that does not answer over verbs is lost"},
     {"ZC_MAX_IN_FLIGHT", KIND_NUMBER, FIELD(max_in_flight), NULL, 0,
      "most sends in flight of a communicator; 0: no bound"},
@@ -95,10 +101,16 @@ const char *parse_size(const char *text, uint64_t *value)
     return end;
 }
 
+static bool is_number(const struct row *row)
+{
+    return ranges[row->kind].most;
+}
+
 static void expected(char *text, size_t size, const struct row *row)
 {
-    if (row->kind == KIND_NUMBER) {
-        snprintf(text, size, "a whole number of at most %" PRIu32 " (%s)", UINT32_MAX, row->help);
+    if (is_number(row)) {
+        const struct range *range = &ranges[row->kind];
+        snprintf(text, size, "a whole number, %" PRIu64 "..%" PRIu64 " (%s)", range->least, range->most, row->help);
         return;
     }
     size_t used = (size_t)snprintf(text, size, "one of");
@@ -118,10 +130,10 @@ bool options_describe(size_t i, struct option_text *text)
         used += (size_t)snprintf(text->values + used, sizeof text->values - used, used ? "|%s" : "%s", *name);
     if (row->names)
         snprintf(text->initial, sizeof text->initial, "%s", row->names[0]);
-    else if (row->kind == KIND_NUMBER)
+    else if (is_number(row))
         snprintf(text->initial, sizeof text->initial, "%llu", (unsigned long long)row->initial);
     if (!row->names)
-        snprintf(text->values, sizeof text->values, "%s", row->kind == KIND_NUMBER ? "N" : "TEXT");
+        snprintf(text->values, sizeof text->values, "%s", is_number(row) ? "N" : "TEXT");
     return true;
 }
 
@@ -133,13 +145,6 @@ static bool set(struct options *options, const struct row *row, const char *valu
     case KIND_TEXT:
         memcpy(field, &value, sizeof value);
         return true;
-    case KIND_NUMBER: {
-        const char *end = parse_size(value, &number);
-        if (!end || *end || number > UINT32_MAX)
-            return false;
-        memcpy(field, &number, sizeof number);
-        return true;
-    }
     case KIND_NAME:
         for (int i = 0; row->names[i]; i++) {
             if (strcmp(row->names[i], value) == 0) {
@@ -148,8 +153,15 @@ static bool set(struct options *options, const struct row *row, const char *valu
                 return true;
             }
         }
+        return false;
+    default: {
+        const char *end = parse_size(value, &number);
+        if (!end || *end || number < ranges[row->kind].least || number > ranges[row->kind].most)
+            return false;
+        memcpy(field, &number, sizeof number);
+        return true;
     }
-    return false;
+    }
 }
 
 static void set_initial(struct options *options, const struct row *row)
@@ -159,7 +171,7 @@ static void set_initial(struct options *options, const struct row *row)
     char *field = (char *)options + row->offset;
     if (row->kind == KIND_NAME)
         memcpy(field, &name, sizeof name);
-    else if (row->kind == KIND_NUMBER)
+    else if (is_number(row))
         memcpy(field, &row->initial, sizeof row->initial);
     else
         *(const char **)field = none;

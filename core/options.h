@@ -10,6 +10,9 @@
 
 #include "zc.h"
 
+/* Of ZC_PEER_TIMEOUT. */
+enum { PEER_TIMEOUT_LEAST_MS = 10, PEER_TIMEOUT_MOST_MS = 3600000 };
+
 struct options {
     enum zc_conflict conflict;
     enum zc_on_conflict on_conflict;

@@ -210,15 +210,12 @@ static int verbs_receive_taken(struct endpoint *endpoint, struct op *op, void *w
 
 static int find_timeout(const struct address *address, struct verbs *verbs)
 {
-    enum { LEAST_MS = 10, MOST_MS = 3600000 };
     const struct options *options;
     uint64_t ms;
     int error = options_get(&options);
-    if (!error && (options->peer_timeout_ms < LEAST_MS || options->peer_timeout_ms > MOST_MS))
-        error = fail(-EINVAL, "zc_open: ZC_PEER_TIMEOUT=%llu, expected %d..%d",
-                     (unsigned long long)options->peer_timeout_ms, LEAST_MS, MOST_MS);
     if (!error)
-        error = address_number(address, "timeout", LEAST_MS, MOST_MS, options->peer_timeout_ms, &ms);
+        error = address_number(address, "timeout", PEER_TIMEOUT_LEAST_MS, PEER_TIMEOUT_MOST_MS,
+                               options->peer_timeout_ms, &ms);
     if (!error)
         verbs_set_timeout(verbs, ms);
     return error;

@@ -78,6 +78,8 @@ Test(variables, malformed)
         {"ZC_FAULT_TIMEOUT", "0x10"},
         {"ZC_FAULT_TIMEOUT", "1e3"},
         {"ZC_FAULT_TIMEOUT", "99999999999"},
+        {"ZC_PEER_TIMEOUT", "9"},
+        {"ZC_PEER_TIMEOUT", "3600001"},
         {"ZC_MAX_IN_FLIGHT", "many"},
         {"ZC_MAX_IN_FLIGHT", " 4"},
         {"ZC_FULL", "maybe"},
@@ -117,6 +119,7 @@ Test(variables, well_formed)
         {"ZC_ON_CONFLICT", "quiet"}, {"ZC_POLICY", "protect"},       {"ZC_POLICY", "copy"},
         {"ZC_RELEASE", "eager"},     {"ZC_RELEASE", "lazy"},         {"ZC_PROGRESS", "thread"},
         {"ZC_ON_TIMEOUT", "abort"},  {"ZC_FAULT_TIMEOUT", "500"},    {"ZC_MAX_IN_FLIGHT", "3"},
+        {"ZC_PEER_TIMEOUT", "10"},   {"ZC_PEER_TIMEOUT", "3600000"}, {"ZC_FULL", "fallback"},
         {"ZC_MAPS", "100"},          {"OTHER_ZC_FOO", "1"},          {"ZCFOO", "1"},
         {"ZC_DEBUG", "on"},
     };
