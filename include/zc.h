@@ -94,10 +94,10 @@ ZC_API void *zc_calloc(size_t n, size_t size);
 ZC_API void *zc_aligned_alloc(size_t alignment, size_t size);
 
 /* As realloc(3): keeps the buffer where its slot is large enough and not four times too large, or the
- * smallest that zc_alloc has for `size`, else moves it. Waits for receives in flight into `ptr`, never
- * for sends. `ptr` NULL allocates, size 0 frees and returns NULL with errno 0. On failure `ptr` is as it
- * was. Errors: those of zc_alloc and zc_free (printed only where size is 0), and that of a failed
- * receive into `ptr`. */
+ * smallest that zc_alloc has for `size`, else moves it. Where it moves, waits for receives in flight into
+ * what is kept of `ptr`, never for sends. `ptr` NULL allocates, size 0 frees and returns NULL with errno 0.
+ * On failure `ptr` is as it was. Errors: those of zc_alloc and zc_free (printed only where size is 0), and
+ * that of a receive into it that failed. */
 ZC_API void *zc_realloc(void *ptr, size_t size);
 
 /* Gives the buffer back; NULL is fine. Never waits: what is in flight stays intact, and the pages
