@@ -58,7 +58,8 @@ static size_t span_allowed(void)
     return span;
 }
 
-/* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page of 16 GiB. */
+/* The tables are sparse: a huge page of them would be mostly waste, and a core dump would look at every page of 16
+ * GiB. */
 static void mark_sparse(void *at, size_t length)
 {
     sys_madvise(at, length, MADV_NOHUGEPAGE);

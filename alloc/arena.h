@@ -77,8 +77,8 @@ static inline struct entry *arena_entry(const char *user)
     return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
 }
 
-/* The entry of the page that starts at `p`, as a slot, or NULL. Only entries of slots are ever live, so that whoever wants
- * a live one need not look for its segment. */
+/* The entry of the page that starts at `p`, as a slot, or NULL. Only entries of slots are ever live, so that whoever
+ * wants a live one need not look for its segment. */
 static inline struct slot *arena_start(const void *p)
 {
     size_t taken = atomic_load_explicit(&arena.taken, memory_order_acquire);

@@ -127,8 +127,8 @@ static struct cache *cache_of(struct zc_pool *pool)
 
 /* ---- what other threads keep ---- */
 
-/* The process registers for the quick kind when it first needs a barrier, not when it starts: with several threads, that
- * takes the kernel milliseconds. The slow kind needs no registration. */
+/* The process registers for the quick kind when it first needs a barrier, not when it starts: with several threads,
+ * that takes the kernel milliseconds. The slow kind needs no registration. */
 static void barrier(void)
 {
     if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0)

@@ -154,8 +154,8 @@ static struct zc_pool *find_pool(size_t size, size_t alignment)
     return class_pool(class);
 }
 
-/* Where the pool of a class would have to make slots: that of the next one, if slots of it lie idle and waste no more than
- * a quarter. Else the pool itself. */
+/* Where the pool of a class would have to make slots: that of the next one, if slots of it lie idle and waste no more
+ * than a quarter. Else the pool itself. */
 static struct zc_pool *or_idle(struct zc_pool *pool, size_t size)
 {
     size_t pages = pages_of(size);

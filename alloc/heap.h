@@ -35,8 +35,8 @@ static inline struct slot *heap_pop(size_t size)
 /* Slot size of the class that holds `size`: four to each doubling, so that less than a quarter is wasted. */
 size_t heap_class_size(size_t size);
 
-/* Where the class pools (not those of ZC_POOLS) keep more than `most` bytes of free slots, gives what it can of them back
- * to the system. */
+/* Where the class pools (not those of ZC_POOLS) keep more than `most` bytes of free slots, gives what it can of them
+ * back to the system. */
 void heap_trim(size_t most);
 
 #endif

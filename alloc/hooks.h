@@ -13,8 +13,8 @@ struct slot;
 struct pool_hooks {
     /* Chooses how `pool`, just opened, is protected, as `wanted` says. 0 or -errno with a message. */
     int (*choose)(struct zc_pool *pool, enum zc_protect wanted);
-    /* Pages of slots were mapped at `user`, and populated, that nobody uses yet. 0, or -errno: they cannot be protected,
-     * and nobody is to use them. */
+    /* Pages of slots were mapped at `user`, and populated, that nobody uses yet. 0, or -errno: they cannot be
+     * protected, and nobody is to use them. */
     int (*mapped)(struct zc_pool *pool, char *user, size_t length);
     /* Protection uses up mappings, of which protect/ keeps the account. A trim that makes a slot anew calls this with
      * what the slot uses no more (sign -1) and with what it uses then (+1). */

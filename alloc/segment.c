@@ -131,10 +131,10 @@ static int register_segment(struct segment *segment)
 
 /* Takes pages and protection from a range of addresses.
  *
- * MPI may have registered the pages with a device, and keep that for later messages from these addresses: wire addresses,
- * which zc gives to it, or those of a program that knows nothing of zc (the malloc preload). It learns that they are gone
- * by libc's functions, which it patches (UCX), and by a raw system call never. So pages are taken away by the former, in
- * which whatever MPI does is none of a handler's business: no handler comes here. */
+ * MPI may have registered the pages with a device, and keep that for later messages from these addresses: wire
+ * addresses, which zc gives to it, or those of a program that knows nothing of zc (the malloc preload). It learns that
+ * they are gone by libc's functions, which it patches (UCX), and by a raw system call never. So pages are taken away by
+ * the former, in which whatever MPI does is none of a handler's business: no handler comes here. */
 static void bare(char *at, size_t length)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };
@@ -289,8 +289,8 @@ uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n)
     return n;
 }
 
-/* Pages that are pinned would stay with the device, and the mappings get others. Where the file is sealed against writers,
- * since peers see it, the kernel refuses. */
+/* Pages that are pinned would stay with the device, and the mappings get others. Where the file is sealed against
+ * writers, since peers see it, the kernel refuses. */
 bool segment_punch(const struct segment *segment, char *wire)
 {
     bool pinned = false;
@@ -305,8 +305,8 @@ bool segment_punch(const struct segment *segment, char *wire)
     return punched;
 }
 
-/* The kernel moves and doubles no hugetlb mapping by mremap; a mapping made anew needs the file not to be sealed against
- * writers, which others that may be shown to peers are. */
+/* The kernel moves and doubles no hugetlb mapping by mremap; a mapping made anew needs the file not to be sealed
+ * against writers, which others that may be shown to peers are. */
 static bool map_again(const struct segment *segment, const char *wire, size_t length, char *user, int prot)
 {
     if (segment->pool->hugetlb && !own_file_is(&segment->own, segment->fd)) {

@@ -65,7 +65,8 @@ uint32_t segment_carve(struct segment *segment, uint32_t n, struct slot **first)
 /* Gives slots their pages, in both mappings; returns how many of the n from `index` on got them. */
 uint32_t segment_populate(struct segment *segment, uint32_t index, uint32_t n);
 
-/* Takes the pages of one slot's wire address out of both mappings, unless the system refuses or a registrar pins them. */
+/* Takes the pages of one slot's wire address out of both mappings, unless the system refuses or a registrar pins
+ * them. */
 bool segment_punch(const struct segment *segment, char *wire);
 
 /* Maps bytes [at, at + length) of a backing at `user`, in the place of what is there, as the owner of a slot may have

@@ -54,7 +54,8 @@ struct slot {
 /* Added to its state: held or pinned since it became live. Others may be at it, and its lock is needed. */
 enum { SLOT_SHARED = 0x80 };
 
-/* A slot's state changes with its owner, and others may look at it: a trim, zc_owns, a second zc_free. It orders nothing. */
+/* A slot's state changes with its owner, and others may look at it: a trim, zc_owns, a second zc_free. It orders
+ * nothing. */
 static inline bool slot_is(const struct slot *slot, enum slot_state state)
 {
     return (atomic_load_explicit(&slot->state, memory_order_relaxed) & ~SLOT_SHARED) == state;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The least that a message through shared memory takes: it is copied to memory that both processes map, a word says that
- * it is there, and it is copied out. No matching, no queue, no sleep, nothing is checked. */
+ * The least that a message through shared memory takes: it is copied to memory that both processes map, a word says
+ * that it is there, and it is copied out. No matching, no queue, no sleep, nothing is checked. */
 #ifndef ZC_BENCH_BARE_H
 #define ZC_BENCH_BARE_H
 

@@ -10,11 +10,11 @@
  *   live               allocate and store to the first byte, with a million live buffers; baseline: with a thousand;
  *                      without glibc
  *
- * In larson and xmalloc (the patterns of the benchmarks of those names) `size` is the largest of random sizes from 4 KiB
- * on, small ones as likely as large ones, and a byte of each page is stored to. Memory is MiB that the pattern added to
- * the process (pages that are mapped twice count once), in a process of its own. How many buffers of xmalloc live at once
- * would depend on how far one thread happens to get ahead of the other, so here they go in turns: the first is 0, 1 or
- * 7 batches of 64 ahead, for each allocator the same:
+ * In larson and xmalloc (the patterns of the benchmarks of those names) `size` is the largest of random sizes from 4
+ * KiB on, small ones as likely as large ones, and a byte of each page is stored to. Memory is MiB that the pattern
+ * added to the process (pages that are mapped twice count once), in a process of its own. How many buffers of xmalloc
+ * live at once would depend on how far one thread happens to get ahead of the other, so here they go in turns: the
+ * first is 0, 1 or 7 batches of 64 ahead, for each allocator the same:
  *
  *   larson-memory, xmalloc-memory-LEAD
  *                                     at most, as sampled
@@ -36,7 +36,8 @@
 
 enum { ROUNDS = 9 };
 
-/* ---- times --------------------------------------------------------------------------------------------------------- */
+/* ---- times
+ * --------------------------------------------------------------------------------------------------------- */
 
 static const struct bench_case {
     const char *name;
@@ -88,7 +89,8 @@ static void measure(const struct bench_case *c, size_t size, int rounds, double 
     }
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------------------- */
+/* ---- memory
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* A number of kB of one of the process's files in /proc, in bytes. */
 static double proc_bytes(const char *path, const char *field)
@@ -190,7 +192,8 @@ static void measure_memory(const struct bench_case *bench, size_t size)
     }
 }
 
-/* ---- live ---------------------------------------------------------------------------------------------------------- */
+/* ---- live
+ * ---------------------------------------------------------------------------------------------------------- */
 
 enum { BURST = 1000, BURSTS = 200 };
 

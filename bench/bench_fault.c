@@ -2,12 +2,12 @@
  *
  * Suite fault. Cases:
  *
- *   idle-fault      the first store to a buffer that was re-sent and left protected, until it is done; ns. Variants: zc;
+ *   idle-fault      the first store to a buffer that was re-sent and left protected, until it is done; ns. Variants zc;
  *                   bare (baseline): shared memory of the same size and kind of pages, one buffer of several in a
  *                   mapping, mprotect(PROT_READ), and a handler of SIGSEGV that does nothing but
  *                   mprotect(PROT_READ | PROT_WRITE); bare-alone: the same with a mapping for each buffer, which the
  *                   kernel need neither split nor merge, and of which a process can have 65,530
- *   fault-beside    an idle-fault on 4 KiB while messages of 4 KiB of other buffers are in flight, the first 8,000 of them
+ *   fault-beside    an idle-fault on 4 KiB while messages of 4 KiB of other buffers are in flight, the first 8,000
  *                   protected and the others copied: the look-up; ns. Variants: 100000, and 10 (baseline)
  *   start-up        two processes that send one message of 64 KiB, from mpiexec to its exit; ms. Variants: zc (first
  *                   zc_alloc and zc_send) and mpi (baseline)
@@ -230,7 +230,8 @@ static void fault_beside(zc_comm *comm)
     bench_must(zc_close(copying), "zc_close");
 }
 
-/* ---- start-up ------------------------------------------------------------------------------------------------------ */
+/* ---- start-up
+ * ------------------------------------------------------------------------------------------------------ */
 
 enum { MESSAGE = 64 << 10 };
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Suite policy: does zc choose well? The table of examples/ on a wider grid, with what zc chooses from beside it: copying,
- * and protection that ends at completion or is left to the next store. Rows of zc and zc-inplace against `best` compare
- * them with the best of blocking, tracked, copied, zc-eager and zc-lazy in the same cell. In each cell all variants take
- * turns, in many short rounds; tracked is there twice, and its ratio to itself is the noise.
+ * Suite policy: does zc choose well? The table of examples/ on a wider grid, with what zc chooses from beside it:
+ * copying, and protection that ends at completion or is left to the next store. Rows of zc and zc-inplace against
+ * `best` compare them with the best of blocking, tracked, copied, zc-eager and zc-lazy in the same cell. In each cell
+ * all variants take turns, in many short rounds; tracked is there twice, and its ratio to itself is the noise.
  *
  *   --huge    all memory in huge pages, whatever its size; else in small ones
  *   --quick   a part of the grid */

@@ -9,7 +9,8 @@
  *   view-read    the same, each byte read
  *   recv         zc_recv into an own buffer; MPI_Recv
  *
- * The sender re-sends one unwritten buffer in windows, which the receiver answers. Both sides are warm. With more ranks:
+ * The sender re-sends one unwritten buffer in windows, which the receiver answers. Both sides are warm. With more
+ * ranks:
  *
  *   fanout-wall, fanout-cpu, fanout-sender
  *                one buffer to all receivers, as views of which first and last byte are read: for each message and

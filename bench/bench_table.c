@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Suite table: the table of examples/, with the grid that docs/performance.md speaks of. With two ranks: all sizes, mixes, keys and other work, and a slow client; with more: GETs
- * mostly. tracked is there twice: its ratio to itself is the noise.
+ * Suite table: the table of examples/, with the grid that docs/performance.md speaks of. With two ranks: all sizes,
+ * mixes, keys and other work, and a slow client; with more: GETs mostly. tracked is there twice: its ratio to itself is
+ * the noise.
  *
  *   --quick   a few cells of the grid, in short rounds */
 #include <stdlib.h>

@@ -4,7 +4,8 @@
  * one futex word. It is never held by a thread that touches a user mapping, so a fault handler that takes
  * it waits for a running thread at most.
  *
- * The word is 0 or the thread that has it, with a bit for somebody asleep (U. Drepper, "Futexes Are Tricky", mutex 2). */
+ * The word is 0 or the thread that has it, with a bit for somebody asleep (U. Drepper, "Futexes Are Tricky", mutex
+ * 2). */
 #ifndef ZC_CORE_LOCK_H
 #define ZC_CORE_LOCK_H
 

@@ -6,8 +6,8 @@
 
 #include <stddef.h>
 
-/* Fills *own, which has the defaults and is of `size` bytes, from what a caller gives. What a shorter one lacks stays as
- * it is; what a longer one has more must be zero. -EINVAL with a message that names the call, and the macro to start
+/* Fills *own, which has the defaults and is of `size` bytes, from what a caller gives. What a shorter one lacks stays
+ * as it is; what a longer one has more must be zero. -EINVAL with a message that names the call, and the macro to start
  * from: also NULL, and a size that cannot be one. */
 int sized_take(void *own, size_t size, const void *given, const char *call, const char *macro);
 

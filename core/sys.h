@@ -64,7 +64,8 @@ static inline void *sys_mmap(void *addr, size_t len, int prot, int flags, int fd
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* Maps private memory of which none is set aside: in place of what is at `at`, or anywhere (NULL). Returns as sys_mmap. */
+/* Maps private memory of which none is set aside: in place of what is at `at`, or anywhere (NULL). Returns as
+ * sys_mmap. */
 static inline void *sys_reserve(void *at, size_t len, int prot)
 {
     return sys_mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
@@ -91,8 +92,8 @@ static inline int sys_move(void *from, void *to, size_t len)
     return sys_result(syscall(SYS_mremap, from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to));
 }
 
-/* To be asked before a file, a memfd as well, is made so large: past RLIMIT_FSIZE the kernel ends the process by SIGXFSZ.
- * 0 or -EFBIG. */
+/* To be asked before a file, a memfd as well, is made so large: past RLIMIT_FSIZE the kernel ends the process by
+ * SIGXFSZ. 0 or -EFBIG. */
 static inline int sys_may_grow(size_t size)
 {
     struct rlimit limit;

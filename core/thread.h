@@ -14,7 +14,8 @@ int thread_spawn(void *(*body)(void *), const char *what);
 /* pthread_once(3), in which the thread is not cancelled: what is half done would be done again. */
 void thread_once(pthread_once_t *done, void (*body)(void));
 
-/* What a thread keeps for itself and gives back at its end, in this order: what comes later may serve what comes before. */
+/* What a thread keeps for itself and gives back at its end, in this order: what comes later may serve what comes
+ * before. */
 enum thread_kept { THREAD_OP, THREAD_CACHES, THREAD_COUNTS, THREAD_KEPT };
 
 /* Has `give_back(argument)` called when this thread ends; again where a destructor of the application, which may run

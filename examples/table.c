@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The distributed table of the paper, over MPI: `mpiexec -n 2 table`, or between plain processes: `table --shm 1`. Rank 0
- * keeps a table from keys to big values; the other ranks GET and PUT them. See --help, and table/server_zc.c for the
+ * The distributed table of the paper, over MPI: `mpiexec -n 2 table`, or between plain processes: `table --shm 1`. Rank
+ * 0 keeps a table from keys to big values; the other ranks GET and PUT them. See --help, and table/server_zc.c for the
  * server that zc makes possible. */
 #include <errno.h>
 #include <stdio.h>

@@ -30,10 +30,10 @@
  * - Every function may be called from any thread at any time, unless said otherwise. None may be
  *   called from a signal handler.
  * - Errors common to all calls, not repeated below. -EINVAL: a buffer that is not live zc memory where that is
- *   required, a range that leaves its buffer or is longer than PTRDIFF_MAX (one of no bytes may be at its buffer's end),
- *   a communicator or a required output that is NULL. -EBADF: a closed communicator. -EPERM: in a forked child; or MPI
- *   was initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also zc_wait,
- *   zc_wait_any and zc_cancel of a receive over it).
+ *   required, a range that leaves its buffer or is longer than PTRDIFF_MAX (one of no bytes may be at its buffer's
+ *   end), a communicator or a required output that is NULL. -EBADF: a closed communicator. -EPERM: in a forked child;
+ *   or MPI was initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also
+ *   zc_wait, zc_wait_any and zc_cancel of a receive over it).
  * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
  *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
  *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
@@ -329,12 +329,11 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Waits up to
  * fault_timeout_ms for others to release views of its messages. Views held longer stay valid, and their pages are not
- * reused. For the same time it waits for verbs and shm peers to take in what it has to tell them, as that their messages
- * were received: sends of one that does not may fail there with -ECONNRESET.
- * Messages to this rank that nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all
- * ranks have closed it. Buffers stay the application's. Receives that had not landed are reported
- * by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF.
- * Returns the first error of a send that nobody has been told of. */
+ * reused. For the same time it waits for verbs and shm peers to take in what it has to tell them, as that their
+ * messages were received: sends of one that does not may fail there with -ECONNRESET. Messages to this rank that nobody
+ * has received are dropped. Collective for mpi, but only MPI_Finalize waits until all ranks have closed it. Buffers
+ * stay the application's. Receives that had not landed are reported by zc_wait as -ECANCELED. No other thread may be
+ * using `comm`; using it later is -EBADF. Returns the first error of a send that nobody has been told of. */
 ZC_API int zc_close(zc_comm *comm);
 
 ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1; -EBADF: closed or NULL */
@@ -442,7 +441,8 @@ ZC_API int zc_wait(const void *buf, zc_status *status);
 ZC_API int zc_test(const void *buf, int *done, zc_status *status);
 
 /* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index, also where its receive failed.
- * (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is waited for then. */
+ * (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is waited for
+ * then. */
 ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
 
 /* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged, and touches of it by

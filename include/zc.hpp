@@ -9,8 +9,8 @@
  *     std::pmr::vector<double> w(zc::resource());
  *
  * Each allocation is whole pages, so this is for large containers, not for nodes of lists and trees. All functions may
- * be called from any thread. They throw std::bad_alloc where zc.h returns NULL, and zc_errmsg() then says why. Memory is
- * never waited for when it is freed, whatever is in flight. */
+ * be called from any thread. They throw std::bad_alloc where zc.h returns NULL, and zc_errmsg() then says why. Memory
+ * is never waited for when it is freed, whatever is in flight. */
 #ifndef ZC_HPP
 #define ZC_HPP
 

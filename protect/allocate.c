@@ -83,8 +83,8 @@ static void *alloc_aligned(size_t alignment, size_t size)
     return ptr;
 }
 
-/* Where more is to be done than to hand out a slot of the thread's cache: there is none (NULL), it is protected, or there
- * is a trace. */
+/* Where more is to be done than to hand out a slot of the thread's cache: there is none (NULL), it is protected, or
+ * there is a trace. */
 static __attribute__((noinline)) void *alloc_otherwise(struct slot *slot, size_t size)
 {
     if (!slot)

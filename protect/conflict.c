@@ -102,8 +102,8 @@ void conflict_freed(const struct slot *slot, const struct backing *backing)
     sight(slot, backing, &all, true);
 }
 
-/* Gives up protecting pages of a receive that was lent, for an access that cannot wait for it, since nobody could end it
- * meanwhile. Drops the lock. */
+/* Gives up protecting pages of a receive that was lent, for an access that cannot wait for it, since nobody could end
+ * it meanwhile. Drops the lock. */
 static void give_way(struct slot *slot, struct backing *backing, struct hold *hold, const struct conflict *c)
 {
     sight(slot, backing, c, false);

@@ -33,12 +33,13 @@ enum conflict_end {
     CONFLICT_DEAD     /* the slot is not live */
 };
 
-/* Takes a step, which never sleeps, towards making the page at `offset` of the slot accessible for a load or a store. */
+/* Takes a step, which never sleeps, towards making the page at `offset` of the slot accessible for a load or a
+ * store. */
 enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, size_t offset, bool store);
 
-/* All steps, in a handler that interrupted code with the mask `signals`: makes the page at `offset` of the slot accessible
- * for a load or a store: ends an idle protection, waits for receives, and for sends as their rules say, after which the
- * slot is renamed. */
+/* All steps, in a handler that interrupted code with the mask `signals`: makes the page at `offset` of the slot
+ * accessible for a load or a store: ends an idle protection, waits for receives, and for sends as their rules say,
+ * after which the slot is renamed. */
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, const void *signals);
 
 /* The same for all bytes of [offset, offset + length), as a call: for system calls, which no fault can stop. 0, or the

@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* At least `size` bytes at a page of their own, aligned to `alignment` as well, or NULL with errno ENOMEM and a message. */
+/* At least `size` bytes at a page of their own, aligned to `alignment` as well, or NULL with errno ENOMEM and a
+ * message. */
 void *fallback_alloc(size_t alignment, size_t size);
 
 /* Frees it and returns true; false if it is none of ours. */

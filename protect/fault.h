@@ -11,7 +11,8 @@ void fault_reinstall(void);
 /* Says once on stderr if something did. Signal-safe. */
 void fault_check(void);
 
-/* Ends the process: the handler of another signal touches a buffer whose lock is had by the zc call that it interrupted. */
+/* Ends the process: the handler of another signal touches a buffer whose lock is had by the zc call that it
+ * interrupted. */
 _Noreturn void fault_in_handler(const void *address);
 
 #endif

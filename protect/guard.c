@@ -41,7 +41,8 @@ const struct hold_rules *guard_rules(void)
     return &rules;
 }
 
-/* What a struct zc_guard stands for. Recycled and never freed, so that a copy of one that has ended is known as such. */
+/* What a struct zc_guard stands for. Recycled and never freed, so that a copy of one that has ended is known as
+ * such. */
 struct guard {
     struct hold hold;   /* first */
     struct guard *next; /* of the free ones */

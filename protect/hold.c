@@ -257,7 +257,7 @@ bool slot_closed(const struct slot *slot)
 bool slot_can_rename(const struct slot *slot)
 {
     int more = MAPS_RENAME - backend_of(slot_pool(slot))->rename; /* not claimed before */
-    assert(!slot->reserved || !slot->pinned); /* which takes no sends to reserve for */
+    assert(!slot->reserved || !slot->pinned);                     /* which takes no sends to reserve for */
     if (!slot->reserved || !maps_claim(more))
         return false;
     maps_unclaim(more);

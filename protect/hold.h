@@ -107,15 +107,15 @@ const char *hold_send_tentative(struct hold *hold);
  * if neither spares nor mappings are left for that. */
 bool hold_send_keep(struct hold *hold);
 
-/* Copies the bytes of a send instead, which it holds only for so long: without a lock, for which signals would be blocked.
- * False, where the slot may not be protected: see that no receive is in the way, and use hold_copy_out. */
+/* Copies the bytes of a send instead, which it holds only for so long: without a lock, for which signals would be
+ * blocked. False, where the slot may not be protected: see that no receive is in the way, and use hold_copy_out. */
 bool hold_send_copied(struct hold *hold, char *to);
 
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);
 
-/* The same at once, by a few instructions and a short copy, for a buffer that nothing closes to loads and no page of which
- * is protected. False: it may be otherwise, and nothing was copied. */
+/* The same at once, by a few instructions and a short copy, for a buffer that nothing closes to loads and no page of
+ * which is protected. False: it may be otherwise, and nothing was copied. */
 bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to);
 
 /* The bytes are in flight from a copy, in a slot that is in nobody else's hands: from now on statistics see that. */
@@ -140,7 +140,8 @@ bool hold_receive_alone(struct hold *hold, char **wire);
 void hold_own(struct hold *hold);
 
 /* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile, or the
- * receive cancelled: the hold is then unlinked, and nobody will ask for it. One that failed keeps its pages protected. */
+ * receive cancelled: the hold is then unlinked, and nobody will ask for it. One that failed keeps its pages
+ * protected. */
 bool hold_landed(struct hold *hold, size_t length, int error);
 
 /* The same where nobody will ask for it: unlinks it at once. */

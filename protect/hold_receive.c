@@ -86,9 +86,9 @@ static struct slot *take_bounce(const struct hold *hold, bool exchange)
     return pool_claim(pool) == 0 ? pool_pop(pool) : NULL;
 }
 
-/* Takes the bounce slot that the hold needs beside sends, if any; growing a pool for it may take long, and is done without
- * the slot's lock. Returns with it taken again. Whether landing will be an exchange is known from now on: while the
- * receive is in flight, nothing is sent from the slot's own pages any more. */
+/* Takes the bounce slot that the hold needs beside sends, if any; growing a pool for it may take long, and is done
+ * without the slot's lock. Returns with it taken again. Whether landing will be an exchange is known from now on: while
+ * the receive is in flight, nothing is sent from the slot's own pages any more. */
 static struct backing *bounce_beside(const struct hold *hold, struct backing *backing, struct slot **bounce)
 {
     *bounce = NULL;
@@ -109,8 +109,8 @@ static struct backing *bounce_beside(const struct hold *hold, struct backing *ba
 
 /* ---- beginning ---- */
 
-/* Of a lent receive, pages that it shares are left open: beside its bytes may be a lock of the program, whose system calls
- * would fail. */
+/* Of a lent receive, pages that it shares are left open: beside its bytes may be a lock of the program, whose system
+ * calls would fail. */
 static void open_shared(struct hold *hold)
 {
     size_t unit = slot_pool(hold->slot)->unit * PAGE_BYTES, end = hold->offset + hold->length;

@@ -12,8 +12,8 @@
 /* From now on children inherit the live buffers, but not those that are being received into. */
 void inherit_open(void);
 
-/* Handlers for pthread_atfork, which do nothing before. Registered before all others, so that the copy is made after those
- * have taken their locks, and is there when they release them in the child. */
+/* Handlers for pthread_atfork, which do nothing before. Registered before all others, so that the copy is made after
+ * those have taken their locks, and is there when they release them in the child. */
 void inherit_prepare(void);
 void inherit_parent(void);
 void inherit_child(void);

@@ -48,16 +48,16 @@ static _Atomic uint32_t arrived, taken;
 static struct fault *parked; /* of the parker alone */
 static uint32_t parked_count;
 
-/* Wakes are numbered, and the pages of the last ones kept by the parker, who makes them. A wake lets everybody go on who
- * waits for the page, those as well whose messages have been read, but are not on the list yet: these are late news. What
- * such a thread does next, zc_send or zc_free, must not meet its own old store.
+/* Wakes are numbered, and the pages of the last ones kept by the parker, who makes them. A wake lets everybody go on
+ * who waits for the page, those as well whose messages have been read, but are not on the list yet: these are late
+ * news. What such a thread does next, zc_send or zc_free, must not meet its own old store.
  *
  * The parker adds to the number after a wake, and the reader looks at it before it reads. Whoever was woken before its
- * message was read is not in the kernel's queue any more, but for the instant in which it takes itself out. So a message
- * may be late only if its page is that of a wake with a number that the reader had not seen; then the thread is asked:
- * woken, and believed if it faults again (ask). A message that comes of such a wake was read later, with the number seen,
- * unless parker and reader were both just at it: then it is asked once more. For that the reader must not look at the
- * number and then sleep until there is a message: it polls, looks, and reads without waiting. */
+ * message was read is not in the kernel's queue any more, but for the instant in which it takes itself out. So a
+ * message may be late only if its page is that of a wake with a number that the reader had not seen; then the thread is
+ * asked: woken, and believed if it faults again (ask). A message that comes of such a wake was read later, with the
+ * number seen, unless parker and reader were both just at it: then it is asked once more. For that the reader must not
+ * look at the number and then sleep until there is a message: it polls, looks, and reads without waiting. */
 static _Atomic uint32_t wakes;
 static const char *woken[WAKES_KEPT];
 
@@ -98,9 +98,9 @@ static bool has_locked(const char *address, uint32_t thread)
     return slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread;
 }
 
-/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is so
- * where it stays so; else the thread has gone on since, after a touch that another's let go. The reader does not wait to
- * see which: the thread may be moving mappings, for which the kernel waits for the reader. */
+/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is
+ * so where it stays so; else the thread has gone on since, after a touch that another's let go. The reader does not
+ * wait to see which: the thread may be moving mappings, for which the kernel waits for the reader. */
 static void watch_locked(void)
 {
     uint64_t now = locked_count ? clock_ns() : 0;

@@ -174,8 +174,8 @@ static uint64_t pace(struct costs *costs, bool copied)
     return sorted[0] ? sum / (PACES / 2) : 0;
 }
 
-/* A copy can save a receiver about as long as it takes itself. Of one that needs much longer for a message, because it does
- * other things meanwhile, that would be a small part, and not worth the sender's time. */
+/* A copy can save a receiver about as long as it takes itself. Of one that needs much longer for a message, because it
+ * does other things meanwhile, that would be a small part, and not worth the sender's time. */
 static bool prompt(struct zc_pool *pool, uint64_t pace)
 {
     return pace <= PROMPT * policy_cost(pool, COST_COPY, pool->slot_size);

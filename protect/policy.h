@@ -7,9 +7,9 @@
  * one cycle a run (protect, fault, unprotect), copying costs one copy a send. Runs can be seen only while a
  * slot is left protected, so now and then protection is tried where copying looks better.
  *
- * That is what the sender pays. The receiver may be the one that others wait for: then a copy delays nothing, being made
- * while the receiver is at an older message, and one that leaves the bytes in a cache can make receiving faster than the
- * memory would. How long receivers take for a message from the slot and for a copy is observed, by pool. */
+ * That is what the sender pays. The receiver may be the one that others wait for: then a copy delays nothing, being
+ * made while the receiver is at an older message, and one that leaves the bytes in a cache can make receiving faster
+ * than the memory would. How long receivers take for a message from the slot and for a copy is observed, by pool. */
 #ifndef ZC_PROTECT_POLICY_H
 #define ZC_PROTECT_POLICY_H
 
@@ -19,8 +19,8 @@
 
 #include "alloc/pool.h"
 
-/* Kinds of work whose cost is averaged, by pool. COST_STORE is all that a store pays which ends a protection: waiting or
- * renaming where the buffer is still in flight, and the system call. */
+/* Kinds of work whose cost is averaged, by pool. COST_STORE is all that a store pays which ends a protection: waiting
+ * or renaming where the buffer is still in flight, and the system call. */
 enum cost { COST_COPY, COST_PROTECT, COST_UNPROTECT, COST_STORE, COST_RENAME, COSTS };
 
 /* Measures a page, a system call and a fault, so that averages start from something. Below a millisecond. */

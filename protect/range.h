@@ -13,8 +13,8 @@ struct range {
 };
 
 /* An empty range may be at the buffer's end, unless another live one starts there. A pointer alone names a byte: its
- * length is 1. 0, with slot NULL for foreign memory; -EINVAL with a message that names `call` where the buffer is not live or
- * ends before ptr + length, or no memory could be as long. */
+ * length is 1. 0, with slot NULL for foreign memory; -EINVAL with a message that names `call` where the buffer is not
+ * live or ends before ptr + length, or no memory could be as long. */
 int range_find(const void *ptr, size_t length, const char *call, struct range *range);
 
 /* The same, where foreign memory is an error too, and all is -EPERM in a forked child. */

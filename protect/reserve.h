@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What renaming a slot needs, reserved while sends of it are in flight: a spare and mappings. All with the slot locked. */
+ * What renaming a slot needs, reserved while sends of it are in flight: a spare and mappings. All with the slot
+ * locked. */
 #ifndef ZC_PROTECT_RESERVE_H
 #define ZC_PROTECT_RESERVE_H
 

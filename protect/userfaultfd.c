@@ -80,8 +80,8 @@ static int open_backend(void)
     return error;
 }
 
-/* May be refused, where mappings have run out. Pages that are not registered are not used at all: taking them out of the
- * user mapping would seem to close them. */
+/* May be refused, where mappings have run out. Pages that are not registered are not used at all: taking them out of
+ * the user mapping would seem to close them. */
 static int mapped(char *at, size_t length)
 {
     struct uffdio_register registration = {.range = {(uintptr_t)at, length},

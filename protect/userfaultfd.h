@@ -33,8 +33,8 @@ enum {
                         UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS
 };
 
-/* One that is told of faults of the kernel too, by privilege or by the device, else of those of user mode. The fd, which
- * does not block, or -errno. */
+/* One that is told of faults of the kernel too, by privilege or by the device, else of those of user mode. The fd,
+ * which does not block, or -errno. */
 int userfaultfd_acquire(bool *kernel_faults);
 
 #endif

@@ -155,7 +155,8 @@ int MPI_Bsend(const void *buf, int count, MPI_Datatype datatype, int dest, int t
     return code;
 }
 
-/* The request is of an operation that is over: the value was taken. Until the program asks, the buffer is not its own. */
+/* The request is of an operation that is over: the value was taken. Until the program asks, the buffer is not its
+ * own. */
 int MPI_Ibsend(const void *buf, int count, MPI_Datatype datatype, int dest, int tag, MPI_Comm comm,
                MPI_Request *request)
 {

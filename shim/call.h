@@ -28,8 +28,8 @@ struct call {
     bool lasts;          /* goes on after it has returned */
 };
 
-/* Is this thread inside MPI? Error handlers may leave by a long jump: what they leave behind is known by the frame, which
- * later ones lie above. */
+/* Is this thread inside MPI? Error handlers may leave by a long jump: what they leave behind is known by the frame,
+ * which later ones lie above. */
 struct call_state {
     int depth;
     const char *frame; /* of the outermost call */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Calls that complete requests: MPI is given what stands behind tokens, and what is over gives back what it borrowed. */
+ * Calls that complete requests: MPI is given what stands behind tokens, and what is over gives back what it
+ * borrowed. */
 #ifndef ZC_SHIM_COMPLETE_H
 #define ZC_SHIM_COMPLETE_H
 

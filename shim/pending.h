@@ -3,8 +3,8 @@
  * Requests of the program whose operations have borrowed something, found by their handles.
  *
  * What the program holds may be a *token*, with which MPI is not to work: of a persistent request, which is carried out
- * by an operation of its own each time it is started; and where MPI gives out one handle for several operations that are
- * over already, as MPICH does, and somebody watches each (observer.h). */
+ * by an operation of its own each time it is started; and where MPI gives out one handle for several operations that
+ * are over already, as MPICH does, and somebody watches each (observer.h). */
 #ifndef ZC_SHIM_PENDING_H
 #define ZC_SHIM_PENDING_H
 

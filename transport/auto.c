@@ -168,7 +168,8 @@ static void auto_placed(struct endpoint *endpoint, int dst, bool whole)
     part->transport->placed(&part->endpoint, dst, whole);
 }
 
-/* Under the lock even where the part does it: no message may be taken from the part meanwhile that this is older than. */
+/* Under the lock even where the part does it: no message may be taken from the part meanwhile that this is older
+ * than. */
 static int auto_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
 {
     struct both *both = endpoint->state;

@@ -254,7 +254,7 @@ static int crowded(const struct bootstrap *bootstrap, const struct door *door, i
 {
     error = error == EINVAL ? EMFILE : error;
     return fail(-error, "zc_open: rank 0 at root=%s can take in no more than %d of %d ranks: %s (limit: RLIMIT_NOFILE)",
-                bootstrap->root, door->present, bootstrap->size, strerror(error));
+                bootstrap->root, door->present, bootstrap->size, error_text(error));
 }
 
 static int gather_ranks(struct bootstrap *bootstrap, const struct addrinfo *at, const char *protocol)
@@ -309,7 +309,8 @@ static int await_connection(int fd, uint64_t deadline)
     return n < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) ? errno : error;
 }
 
-/* A socket that is given, for its own, the port that it is to reach, and where nobody listens, is connected to itself. */
+/* A socket that is given, for its own, the port that it is to reach, and where nobody listens, is connected to
+ * itself. */
 static bool is_own_peer(int fd)
 {
     struct sockaddr_storage own = {0}, peer = {0};

@@ -31,8 +31,8 @@ int bootstrap_allgather(struct bootstrap *bootstrap, const void *mine, size_t le
 /* 0 if all ranks say 0. Else this rank's error, or that of another, with a message. Collective. */
 int bootstrap_agree(struct bootstrap *bootstrap, int error);
 
-/* NULL is fine. By TCP, a rank that closes early makes the calls of the others fail; over MPI they would wait for ever, so
- * that all are to agree before one closes. */
+/* NULL is fine. By TCP, a rank that closes early makes the calls of the others fail; over MPI they would wait for ever,
+ * so that all are to agree before one closes. */
 void bootstrap_close(struct bootstrap *bootstrap);
 
 int bootstrap_rank(const struct bootstrap *bootstrap);

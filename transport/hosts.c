@@ -56,7 +56,7 @@ static int find_place(struct place *place, const char *host)
     int error = directory_open(&fd);
     if (error)
         return error;
-    error = fstat(fd, &directory) ? fail(-errno, "zc_open: shm: the run-time directory: %s", strerror(errno)) : 0;
+    error = fstat(fd, &directory) ? fail(-errno, "zc_open: shm: the run-time directory: %s", error_text(errno)) : 0;
     close(fd);
     if (error)
         return error;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which processes of an MPI communicator are of one host, in the sense that they can meet over shm: of one user, one pid
- * namespace and one run-time directory as well. ZC_HOST divides a host further. */
+ * Which processes of an MPI communicator are of one host, in the sense that they can meet over shm: of one user, one
+ * pid namespace and one run-time directory as well. ZC_HOST divides a host further. */
 #ifndef ZC_TRANSPORT_HOSTS_H
 #define ZC_TRANSPORT_HOSTS_H
 

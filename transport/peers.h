@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What shm and verbs have in common: ranks that may be lost, each by itself, messages that meet receives, and operations
- * that are told of when the lock is dropped. */
+ * What shm and verbs have in common: ranks that may be lost, each by itself, messages that meet receives, and
+ * operations that are told of when the lock is dropped. */
 #ifndef ZC_TRANSPORT_PEERS_H
 #define ZC_TRANSPORT_PEERS_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Progress, which a call that waits makes on all communicators of the process: a peer may do what this one waits for only
- * after something is over on another one, and that may take a poll here. */
+ * Progress, which a call that waits makes on all communicators of the process: a peer may do what this one waits for
+ * only after something is over on another one, and that may take a poll here. */
 #include "transport/progress.h"
 
 #include <sched.h>
@@ -21,14 +21,15 @@ enum {
     SELDOM_NS = 3000 /* between two that have so much time that a look more, of 100 ns, does not count */
 };
 
-/* How long one sleeps where something has to be looked at now and then: at least so long; and a part of the time for which
- * nothing has happened, so that it costs ever less, up to this where anything is in flight there, or up to that. */
+/* How long one sleeps where something has to be looked at now and then: at least so long; and a part of the time for
+ * which nothing has happened, so that it costs ever less, up to this where anything is in flight there, or up to
+ * that. */
 enum { SLICES = 8 }; /* a wait gets longer by at most so much of it; like the bounds, chosen and not measured */
 static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_most_ns = 1000000000;
 
 /* Guards the list. Held while communicators are polled or watched for somebody who waits on another one: who closes one
- * marks it as closed under the lock, and nobody is inside of it afterwards. Taken before the locks of transports, and not
- * held by a thread that sleeps. The number is for knowing without the lock that there is but one. */
+ * marks it as closed under the lock, and nobody is inside of it afterwards. Taken before the locks of transports, and
+ * not held by a thread that sleeps. The number is for knowing without the lock that there is but one. */
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct zc_comm *list;   /* of those that are open */
 static struct zc_comm *closed; /* their memory stays, so that to use one is noticed */
@@ -142,8 +143,8 @@ struct zc_comm *comm_list(void)
 
 /* ---- polling ---- */
 
-/* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. True: there is
- * such. */
+/* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. True: there
+ * is such. */
 static bool look_at(zc_comm *comm, bool thorough)
 {
     comm_poll(comm, NULL);
@@ -196,10 +197,10 @@ static void note_probe(void)
         probes.seldom = clock_ns() - probes.since > SAMPLED * SELDOM_NS;
 }
 
-/* MPI takes a message or two off its peers at a call. Where calls are rare, that leaves some for the next time that would
- * have been found in this one. But to take in what is not asked for yet makes probes slower, and so does it to look at what
- * is in flight, which in a loop of them ends soon enough. (A thread that comes to several communicators in turn may do that
- * for the same one always: the others are looked at with all others.) */
+/* MPI takes a message or two off its peers at a call. Where calls are rare, that leaves some for the next time that
+ * would have been found in this one. But to take in what is not asked for yet makes probes slower, and so does it to
+ * look at what is in flight, which in a loop of them ends soon enough. (A thread that comes to several communicators in
+ * turn may do that for the same one always: the others are looked at with all others.) */
 void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
     const struct transport *transport = comm->transport;
@@ -244,8 +245,8 @@ static bool is_waited_on(zc_comm *comm)
     return more;
 }
 
-/* Nobody waits much longer than it has taken anyway: one step of what peers wait for is delayed, and with the second one
- * there is something that take_in tells of. Where it cannot be asked, the slice stays short. */
+/* Nobody waits much longer than it has taken anyway: one step of what peers wait for is delayed, and with the second
+ * one there is something that take_in tells of. Where it cannot be asked, the slice stays short. */
 static uint64_t slice_ns(const struct waiting *waiting, uint64_t now, bool busy)
 {
     uint64_t slice = (now - waiting->quiet) / SLICES, most = busy ? slice_busy_ns : slice_most_ns;
@@ -260,11 +261,12 @@ static void limit(struct nap *nap, uint64_t deadline)
 
 /* One that is about to sleep at `comm`.
  *
- * What it waits for may end on any communicator (zc_wait_any), by a poll of its own or of another thread. Between its look
- * at that and its sleep nobody knows of it, so it compares then how much has happened at all endpoints together with what
- * it was before the look: something that ends counts at its endpoint, then looks for who is to be told; one that sleeps
- * watches the endpoints first, and then adds up the counts. So either it sees the count, and looks again, or is seen. The
- * sum never goes back, closed communicators being part of it, so that equal sums mean that nothing has happened.
+ * What it waits for may end on any communicator (zc_wait_any), by a poll of its own or of another thread. Between its
+ * look at that and its sleep nobody knows of it, so it compares then how much has happened at all endpoints together
+ * with what it was before the look: something that ends counts at its endpoint, then looks for who is to be told; one
+ * that sleeps watches the endpoints first, and then adds up the counts. So either it sees the count, and looks again,
+ * or is seen. The sum never goes back, closed communicators being part of it, so that equal sums mean that nothing has
+ * happened.
  *
  * Of several threads at one communicator only the first is in poll(2), and watches others. The rest follow it: they are
  * woken when it wakes, by whatever that was. What happens after one that follows has compared, and before the first one

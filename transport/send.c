@@ -271,8 +271,8 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
     struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)
         return -ENOMEM;
-    /* Where receives are in flight, the bytes may still change under a hold: copy what is there now, unless that is of a
-     * failed one. */
+    /* Where receives are in flight, the bytes may still change under a hold: copy what is there now, unless that is of
+     * a failed one. */
     const char *wire = hold_send_given(&op->hold);
     op->held = wire != NULL;
     if (!wire)

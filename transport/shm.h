@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The shm transport inside: ranks are processes of one host. Each pair of ranks has a *link*: a Unix socket, and a board
- * of each (shm_ring.h), so that a process stores to no memory that another one stores to.
+ * The shm transport inside: ranks are processes of one host. Each pair of ranks has a *link*: a Unix socket, and a
+ * board of each (shm_ring.h), so that a process stores to no memory that another one stores to.
  *
  * Messages of at most RING_EAGER bytes go through the board. Of a longer one an *offer* goes: the segment, by a number
  * that the receiver has been *shown* over the socket, memfd included, and where in it. The receiver maps segments

@@ -92,8 +92,9 @@ int place_connect(const struct shm *shm, int rank, int *error)
     return -1;
 }
 
-/* Removes what killed processes have left behind, whose communicators may never be opened again. A socket of another type
- * is refused and so disturbs nobody, but the error tells whether one is there: it is bound and listens under the lock. */
+/* Removes what killed processes have left behind, whose communicators may never be opened again. A socket of another
+ * type is refused and so disturbs nobody, but the error tells whether one is there: it is bound and listens under the
+ * lock. */
 static void sweep_all(const struct shm *shm)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -290,9 +290,9 @@ static void take(struct link *link, const struct cell *cell)
     ring_take(&link->ring);
 }
 
-/* After cells were taken, beginning with that of the number `first`. A peer that lacks room has put more than ROOM_EVERY
- * cells that it does not see as taken. So it is enough to look whether it waits after each ROOM_EVERY-th: either it sees,
- * having said that it waits, that this one was taken, or it is seen here to wait. */
+/* After cells were taken, beginning with that of the number `first`. A peer that lacks room has put more than
+ * ROOM_EVERY cells that it does not see as taken. So it is enough to look whether it waits after each ROOM_EVERY-th:
+ * either it sees, having said that it waits, that this one was taken, or it is seen here to wait. */
 static void took(struct link *link, uint64_t first)
 {
     uint64_t got = link->ring.got;

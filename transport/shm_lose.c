@@ -8,8 +8,8 @@
 
 #include "transport/shm.h"
 
-/* May what was offered still be looked at, without anybody who would tell when that is over? By a peer that lives, and by
- * those to whom it has passed that on. But one that has closed its communicator looks at nothing. */
+/* May what was offered still be looked at, without anybody who would tell when that is over? By a peer that lives, and
+ * by those to whom it has passed that on. But one that has closed its communicator looks at nothing. */
 static bool is_looked_at(const struct link *link)
 {
     const struct board *theirs = link->ring.theirs;

@@ -23,8 +23,8 @@ enum { AGAIN_NS = 100000000 /* between two times that who was turned away connec
 
 /* ---- a child shares nothing ---- */
 
-/* Only what has its descriptors open is listed, for another thread may open others by the same numbers as soon as they are
- * closed, and fork: those would be closed in the child. Of one that leaves the list before, a child that is forked
+/* Only what has its descriptors open is listed, for another thread may open others by the same numbers as soon as they
+ * are closed, and fork: those would be closed in the child. Of one that leaves the list before, a child that is forked
  * meanwhile keeps some for as long as it lives, but it hides nothing: sockets are shut down as well. */
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct shm *opened;
@@ -98,8 +98,8 @@ static void say_hello(struct link *link)
     link->board = -1;
 }
 
-/* Adds a link over `sock`, which is taken over, and says hello there if it is known to whom: others do that first. Packets
- * come on `answers_on`. */
+/* Adds a link over `sock`, which is taken over, and says hello there if it is known to whom: others do that first.
+ * Packets come on `answers_on`. */
 static int link_open(struct shm *shm, int rank, int sock, int answers_on)
 {
     int board = -1;
@@ -168,17 +168,17 @@ static int met(struct shm *shm, int rank, int sock)
     return link_open(shm, rank, sock, sock);
 }
 
-/* All that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells once (EPOLLET), lest it
- * wakes this rank without end: it is looked at when something else happens. */
+/* All that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells once (EPOLLET), lest
+ * it wakes this rank without end: it is looked at when something else happens. */
 static void accept_peers(struct shm *shm)
 {
     int sock, error;
     while ((sock = accept4(shm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
         if ((error = link_open(shm, -1, sock, sock)))
-            shm->unlinked = strerror(-error);
+            shm->unlinked = error_text(-error);
     shm->unaccepted = errno != EAGAIN;
     if (shm->unaccepted) {
-        shm->unlinked = strerror(errno);
+        shm->unlinked = error_text(errno);
         shm->again = true;
     }
 }
@@ -222,8 +222,8 @@ static bool is_too_early(const struct link *link, int rank)
     return other;
 }
 
-/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello: who is too early,
- * or has no board, hears none. */
+/* Links with the peer, unless it is refused. Both sides come to the same end, each by the other's hello: who is too
+ * early, or has no board, hears none. */
 static int greet(struct link *link, const struct packet *hello, int board, const char **why)
 {
     struct shm *shm = link->shm;

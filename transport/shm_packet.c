@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Packets on the socket of a link, and descriptors with them. Not by libc's calls, in which the thread could be cancelled:
- * it has the lock. */
+ * Packets on the socket of a link, and descriptors with them. Not by libc's calls, in which the thread could be
+ * cancelled: it has the lock. */
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>

@@ -54,9 +54,9 @@ static bool has_room(const struct ring *ring, uint64_t start, size_t length)
     return ring->put - ring->taken < RING_CELLS && start + length - ring->letters_taken <= RING_LETTERS;
 }
 
-/* The lines of a letter are with the peer, which has read it. To ask for all of them at once takes less time than to store
- * to one after the other. (Compilers say prefetchw only where all processors are known to have it; to others it does
- * nothing.) */
+/* The lines of a letter are with the peer, which has read it. To ask for all of them at once takes less time than to
+ * store to one after the other. (Compilers say prefetchw only where all processors are known to have it; to others it
+ * does nothing.) */
 static void fetch_for_stores(const char *at, size_t length)
 {
     for (size_t i = 0; i < length; i += LETTER_UNIT)

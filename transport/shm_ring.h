@@ -8,9 +8,10 @@
  * taken is believed only as far as it can be true. That is why this is no ring of a library: those of Concurrency Kit
  * keep their mask beside the counters that the peer writes.
  *
- * What takes time is the way of a cache line from one processor to another, so what a short message needs is in two lines
- * side by side, and no line is fetched that tells nothing new: each cell says how much its sender has taken, too, and
- * where all was taken, letters start again at the beginning of their area, which is still in the sender's first cache. */
+ * What takes time is the way of a cache line from one processor to another, so what a short message needs is in two
+ * lines side by side, and no line is fetched that tells nothing new: each cell says how much its sender has taken, too,
+ * and where all was taken, letters start again at the beginning of their area, which is still in the sender's first
+ * cache. */
 #ifndef ZC_TRANSPORT_SHM_RING_H
 #define ZC_TRANSPORT_SHM_RING_H
 
@@ -81,7 +82,8 @@ enum ring_put { RING_PUT, RING_FULL, RING_BROKEN /* the peer says what cannot be
 /* Puts a cell, with `length` bytes (of at most RING_EAGER) of a letter if they do not fit into it. */
 enum ring_put ring_put(struct ring *ring, struct cell *cell, const void *bytes, size_t length);
 
-/* The same in two steps: *to is where the caller copies the bytes before the second one. Without that, nothing was put. */
+/* The same in two steps: *to is where the caller copies the bytes before the second one. Without that, nothing was
+ * put. */
 enum ring_put ring_open(struct ring *ring, struct cell *cell, size_t length, char **to);
 void ring_close(struct ring *ring, struct cell *cell);
 
@@ -89,7 +91,8 @@ void ring_close(struct ring *ring, struct cell *cell);
 bool ring_get(struct ring *ring, struct cell *cell);
 void ring_take(struct ring *ring);
 
-/* Where the bytes of that cell are, that has `length` of them: in itself, or in its letter. NULL: it has no such bytes. */
+/* Where the bytes of that cell are, that has `length` of them: in itself, or in its letter. NULL: it has no such
+ * bytes. */
 const char *ring_bytes(const struct ring *ring, const struct cell *cell);
 
 /* Is there a cell? */

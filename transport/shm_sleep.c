@@ -3,19 +3,20 @@
  * Sleeping until something happens: one thread of a rank in epoll, for all sockets, and others until it or anybody else
  * has ended an operation.
  *
- * Threads that sleep at other endpoints have the epoll of this one among what they poll (watch). So the bell, which tells
- * of what has happened in this process, may have several listeners, each of which has to hear it, but the descriptor is
- * silent for all when one has read it. Hence under the lock: it is rung only while there are such threads, none joins them
- * while it rings, each wakes as it is readable, and the last one that has woken reads it. What happens then is not missed
- * by those that come later: `events` was counted before, and they look at that after they can be seen to sleep
- * (shm_happened, and struct sleeper in progress.c). Nor do they ring it for each other without end: that one has heard it
- * is nothing that happens.
+ * Threads that sleep at other endpoints have the epoll of this one among what they poll (watch). So the bell, which
+ * tells of what has happened in this process, may have several listeners, each of which has to hear it, but the
+ * descriptor is silent for all when one has read it. Hence under the lock: it is rung only while there are such
+ * threads, none joins them while it rings, each wakes as it is readable, and the last one that has woken reads it. What
+ * happens then is not missed by those that come later: `events` was counted before, and they look at that after they
+ * can be seen to sleep (shm_happened, and struct sleeper in progress.c). Nor do they ring it for each other without
+ * end: that one has heard it is nothing that happens.
  *
- * The program that polls the descriptor of zc_fd is none of them: it may look rarely, and meanwhile they could not sleep. So
- * that descriptor is an epoll of its own, of the other one and of the chime, which zc_progress alone reads. The program
- * misses nothing: whoever takes cells or packets, or ends an operation, chimes afterwards (shm_happened); zc_progress reads
- * that before the program looks, and then says again that this rank is asleep (shm_rearm), so that either the next cell
- * comes with a packet, which makes the other epoll readable, or a cell is there already, and it chimes again. */
+ * The program that polls the descriptor of zc_fd is none of them: it may look rarely, and meanwhile they could not
+ * sleep. So that descriptor is an epoll of its own, of the other one and of the chime, which zc_progress alone reads.
+ * The program misses nothing: whoever takes cells or packets, or ends an operation, chimes afterwards (shm_happened);
+ * zc_progress reads that before the program looks, and then says again that this rank is asleep (shm_rearm), so that
+ * either the next cell comes with a packet, which makes the other epoll readable, or a cell is there already, and it
+ * chimes again. */
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -30,9 +31,9 @@
 #include "transport/comm.h"
 #include "transport/shm.h"
 
-/* Where ranks outnumber processors, who sleeps shares one with who sends: to be woken by each message would stop the sender
- * for each of them. So it naps first: for NAP_NS, or until OWED_MOST more messages are there, or the sender looks for
- * something itself. */
+/* Where ranks outnumber processors, who sleeps shares one with who sends: to be woken by each message would stop the
+ * sender for each of them. So it naps first: for NAP_NS, or until OWED_MOST more messages are there, or the sender
+ * looks for something itself. */
 enum { NAP_NS = 100000, OWED_MOST = 32 };
 
 /* ---- waking others ---- */

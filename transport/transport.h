@@ -56,8 +56,8 @@ struct sleeping {
     /* How often something has happened here that may end a sleep. */
     uint32_t (*events)(const void *at);
 
-    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or something
-     * has happened, until `unwatch`. -1: there may be already. */
+    /* For one that sleeps elsewhere: a descriptor that is readable when there may be something to poll for, or
+     * something has happened, until `unwatch`. -1: there may be already. */
     int (*watch)(void *at);
     void (*unwatch)(void *at);
 
@@ -85,8 +85,8 @@ struct transport {
     /* `native` is what a more special public call handed over (an MPI_Comm *), or NULL. */
     int (*open)(const struct address *address, void *native, struct endpoint *endpoint);
 
-    /* Takes leave of the peers, when nothing is in flight any more. False: there is something to poll for before closing,
-     * and this is to be called again. NULL: there is never. */
+    /* Takes leave of the peers, when nothing is in flight any more. False: there is something to poll for before
+     * closing, and this is to be called again. NULL: there is never. */
     bool (*parted)(struct endpoint *endpoint);
 
     void (*close)(struct endpoint *endpoint);
@@ -96,22 +96,23 @@ struct transport {
     int (*send)(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag);
 
     /* For a message of up to `eager` bytes: where to copy it to, for `placed` to send; no operation is needed then. The
-     * same thread calls that soon, whole or not (then nothing is sent), and nothing else of the transport before. NULL: not
-     * now, `send` it. NULL as a whole: it is always sent. */
+     * same thread calls that soon, whole or not (then nothing is sent), and nothing else of the transport before. NULL:
+     * not now, `send` it. NULL as a whole: it is always sent. */
     char *(*place)(struct endpoint *endpoint, size_t length, int dst, int tag);
     void (*placed)(struct endpoint *endpoint, int dst, bool whole);
 
     /* Starts receiving. 0, op_received will be called; or -errno. */
     int (*receive)(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag);
 
-    /* Receives what receive(…, src, tag) would take, if it is there and small. 1 and *status; -EAGAIN: it may come soon;
-     * 0: it is for `receive`, as it is large or does not fit; or -errno. NULL: always 0. */
+    /* Receives what receive(…, src, tag) would take, if it is there and small. 1 and *status; -EAGAIN: it may come
+     * soon; 0: it is for `receive`, as it is large or does not fit; or -errno. NULL: always 0. */
     int (*receive_now)(struct endpoint *endpoint, void *wire, size_t cap, int src, int tag, zc_status *status);
 
     /* Ends what is complete, in turn. `urgent` (or NULL) is looked at in any case. */
     void (*poll)(struct endpoint *endpoint, struct op *urgent);
 
-    /* May what one waits for come without anything happening that ends a sleep? Then it is only polled for. NULL: never. */
+    /* May what one waits for come without anything happening that ends a sleep? Then it is only polled for. NULL:
+     * never. */
     bool (*must_poll)(struct endpoint *endpoint, const struct waiting *waiting);
 
     /* All ranks are in this process: nobody elsewhere waits for a poll of one that sleeps. */
@@ -127,8 +128,8 @@ struct transport {
     /* Is anything in flight that `poll` would end? For auto. */
     bool (*busy)(const struct endpoint *endpoint);
 
-    /* From now on, a descriptor that is readable when there may be something to poll for, or something has happened by a
-     * poll since `rearm`; or -errno. NULL: there is none. */
+    /* From now on, a descriptor that is readable when there may be something to poll for, or something has happened by
+     * a poll since `rearm`; or -errno. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);
 
     /* The program is about to look at all that has happened. NULL: nothing is to be done then. */

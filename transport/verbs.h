@@ -172,8 +172,8 @@ struct bootstrap;
 /* Has peers lost that do not answer for about so long. */
 void verbs_set_timeout(struct verbs *verbs, uint64_t ms);
 
-/* Makes queues, slots and connections, on the port that is open; or has opened with `error`, of which the others are told.
- * Fails for all or none. On failure verbs_disconnect undoes what was done. */
+/* Makes queues, slots and connections, on the port that is open; or has opened with `error`, of which the others are
+ * told. Fails for all or none. On failure verbs_disconnect undoes what was done. */
 int verbs_connect(struct verbs *verbs, struct bootstrap *bootstrap, int error);
 void verbs_disconnect(struct verbs *verbs);
 

@@ -22,9 +22,10 @@ static zc_comm *enter(const struct hold *send)
     return comm && comm_callable(comm) && comm_enter(comm) ? comm : NULL;
 }
 
-/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. FOUND_BUSY: *comm is where to
- * wait, to be left by comm_leave; or NULL. FOUND_REFUSED: *comm is a receive's, and not for this thread. *awaited is the
- * receive that was found busy last, or NULL, to be given back by op_free: if another thread cancels it, that is told. */
+/* Looks at what `range` names. FOUND_DONE: it is reported, in *status, whose error is set. FOUND_BUSY: *comm is where
+ * to wait, to be left by comm_leave; or NULL. FOUND_REFUSED: *comm is a receive's, and not for this thread. *awaited is
+ * the receive that was found busy last, or NULL, to be given back by op_free: if another thread cancels it, that is
+ * told. */
 static enum found look(const struct range *range, struct op **awaited, zc_status *status, zc_comm **comm)
 {
     struct slot *slot = range->slot;
@@ -193,8 +194,8 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
     }
 }
 
-/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and nobody will report it. Asked for
- * until then: the thread that posts it may not have come to the transport yet. */
+/* Cancels the receive, which ends one way or the other, soon. True: it is cancelled, and nobody will report it. Asked
+ * for until then: the thread that posts it may not have come to the transport yet. */
 static bool cancel(zc_comm *comm, struct op *op)
 {
     for (struct waiting waiting = {0};; comm_poll_waiting(comm, NULL, &waiting)) {

@@ -50,8 +50,8 @@ void pair_close(struct pair *pair);
 /* A buffer of the size, filled on the sender's side. */
 void pair_buffer(struct pair *pair, size_t size);
 
-/* Prints the rows of the case; returns what the first variant took or, with `rate`, did, on the sender's side. Each byte
- * of a window is checked before the rounds and after. */
+/* Prints the rows of the case; returns what the first variant took or, with `rate`, did, on the sender's side. Each
+ * byte of a window is checked before the rounds and after. */
 double pair_measure(struct pair *pair, const struct pair_case *kase, size_t size, bool quick);
 
 void pair_ignore(struct pair *pair, const void *data); /* a look that is none */

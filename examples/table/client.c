@@ -188,8 +188,8 @@ static bool was_told(struct client *client)
     return true;
 }
 
-/* Until the server has told of all PUTs but less than `untold`. Replies are taken meanwhile, because a server that blocks
- * may be waiting for just that. */
+/* Until the server has told of all PUTs but less than `untold`. Replies are taken meanwhile, because a server that
+ * blocks may be waiting for just that. */
 static void wait_until_told(struct client *client, uint64_t untold, struct verdict *verdict)
 {
     while (client->puts - client->first - client->told >= untold) {

@@ -111,8 +111,9 @@ static void write_row(const struct report *report, const struct job *job, const 
             job->size, job->clients, median_rate(report, place, measure), measure->unit, baseline, ratio);
 }
 
-/* A variant against the best of others; 0 if one of them was not run. Whoever looks best in some rounds was lucky in them,
- * too: so the best is who was it in every other round, and counts by the rounds between. Both halves take turns in that. */
+/* A variant against the best of others; 0 if one of them was not run. Whoever looks best in some rounds was lucky in
+ * them, too: so the best is who was it in every other round, and counts by the rounds between. Both halves take turns
+ * in that. */
 static double ratio_to_best(const struct report *report, int place, const struct variant *const others[],
                             const struct measure *measure)
 {

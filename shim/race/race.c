@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * libzc-race.so: watches what a program does with its message buffers. Where a race is seen, perhaps in a signal handler,
- * it is only written down, in a ring that is there already; a thread tells it. */
+ * libzc-race.so: watches what a program does with its message buffers. Where a race is seen, perhaps in a signal
+ * handler, it is only written down, in a ring that is there already; a thread tells it. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -32,8 +32,8 @@ static _Atomic uint64_t lost; /* found the ring full */
 static struct watched watched;
 static bool fatal; /* the process ends after the first */
 
-/* A race is told of before the program goes on, which it may not do for long. Unless the thread that tells was once kept
- * from it by something that the one which touches holds: then nobody waits any more. */
+/* A race is told of before the program goes on, which it may not do for long. Unless the thread that tells was once
+ * kept from it by something that the one which touches holds: then nobody waits any more. */
 static _Atomic bool kept_from_it;
 
 /* ---- where it happens ---- */

@@ -19,7 +19,8 @@ int main(int argc, char *argv[])
     size_t n = argc == 2 ? strtoul(argv[1], NULL, 10) : 0;
     zc_options options = ZC_OPTIONS_INIT;
     zc_comm *comm = NULL;
-    /* Each of these that is in flight on userfaultfd keeps mappings, of which there are no more than for some 16,000. */
+    /* Each of these that is in flight on userfaultfd keeps mappings, of which there are no more than for some
+     * 16,000. */
     bool userfaultfd = on_userfaultfd();
     size_t stored_each = userfaultfd ? 20 : 2;
     char **buffer = calloc(n ? n : 1, sizeof *buffer), *in = ALLOC(PAGE);

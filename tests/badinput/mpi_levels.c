@@ -129,8 +129,8 @@ static zc_comm *open_and_send(const char *text)
     return opened;
 }
 
-/* What nobody has received goes to nobody, however soon MPI gives a communicator's number to another one: of zc's, or of
- * the program's. */
+/* What nobody has received goes to nobody, however soon MPI gives a communicator's number to another one: of zc's, or
+ * of the program's. */
 static void close_with_messages(void)
 {
     char in[6];
@@ -325,7 +325,8 @@ static void bad_transport(void)
     MPI_Finalize();
 }
 
-/* The address goes the way of zc_open_mpi: over shm there is a descriptor. MPI is initialised, and finalised at exit. */
+/* The address goes the way of zc_open_mpi: over shm there is a descriptor. MPI is initialised, and finalised at
+ * exit. */
 static void world(void)
 {
     zc_options options = ZC_OPTIONS_INIT;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Runs the suite over MPI: mpiexec -n N conformance_mpi [--big | CASE…]. With ZC_TRANSPORT, over that one between the
- * processes that MPI has started; with TEST_ANOTHER, further communicators are over that one. Ends with 0, with 77 if it
- * was skipped, or by abort(3). */
+ * processes that MPI has started; with TEST_ANOTHER, further communicators are over that one. Ends with 0, with 77 if
+ * it was skipped, or by abort(3). */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>

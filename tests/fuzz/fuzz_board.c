@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a peer can do to another over shm: an input is what it puts on its board and its socket, while the other sends and
- * receives. Whatever it is, the other comes to an end, and can use its buffers. */
+ * What a peer can do to another over shm: an input is what it puts on its board and its socket, while the other sends
+ * and receives. Whatever it is, the other comes to an end, and can use its buffers. */
 #include <fcntl.h>
 #include <stddef.h>
 #include <stdlib.h>

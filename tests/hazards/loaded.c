@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * loaded LIBRARY: uses zc as loaded by dlopen, and unloads it with a message in flight, a protected buffer and its threads
- * running: the library stays, for its handler and threads may be needed, and all goes on. Loaded again it is the same. */
+ * loaded LIBRARY: uses zc as loaded by dlopen, and unloads it with a message in flight, a protected buffer and its
+ * threads running: the library stays, for its handler and threads may be needed, and all goes on. Loaded again it is
+ * the same. */
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <stdio.h>

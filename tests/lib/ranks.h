@@ -10,7 +10,8 @@
 
 #define RANKS_MAX 8
 
-/* What they talk over: "loop", "shm", or "verbs[:DEVICE]", where a * in DEVICE stands for 0 or 1 by the rank's parity. */
+/* What they talk over: "loop", "shm", or "verbs[:DEVICE]", where a * in DEVICE stands for 0 or 1 by the rank's
+ * parity. */
 extern const char *ranks_transport;
 
 /* What is added to their addresses: "&key=value…". */

@@ -282,8 +282,8 @@ void register_handlers(void)
     CHECK(pthread_atfork(before_fork, NULL, in_child) == 0);
 }
 
-/* A program's handlers bring its memory into order, or take the locks that keep it so: the child gets what there is after
- * that, and its own handlers find it. */
+/* A program's handlers bring its memory into order, or take the locks that keep it so: the child gets what there is
+ * after that, and its own handlers find it. */
 void fork_after_handlers(void)
 {
     handled.buffer = calloc(1, MIB);

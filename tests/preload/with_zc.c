@@ -75,7 +75,8 @@ static void permissions(const void *p, char shown[5])
     fclose(file);
 }
 
-/* Memory that was there before zc was opened is protected as ZC_PROTECT=userfaultfd says: by no change of its mapping. */
+/* Memory that was there before zc was opened is protected as ZC_PROTECT=userfaultfd says: by no change of its
+ * mapping. */
 static void protect_as_asked(void)
 {
     char *early = malloc(MIB), shown[5] = "";

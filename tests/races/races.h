@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Small programs with a race for a message buffer, each built twice: BUGGY, and corrected. Rank 0 makes the mistake, in a
- * function that is called early(). They know nothing of zc. */
+ * Small programs with a race for a message buffer, each built twice: BUGGY, and corrected. Rank 0 makes the mistake, in
+ * a function that is called early(). They know nothing of zc. */
 #ifndef TESTS_RACES_H
 #define TESTS_RACES_H
 

@@ -136,8 +136,8 @@ void nonblocking_collectives(void)
     }
 }
 
-/* Only recvcounts[rank] elements are received: what lies behind them is the program's, whatever else is in flight in the
- * allocation, and whenever the others join. */
+/* Only recvcounts[rank] elements are received: what lies behind them is the program's, whatever else is in flight in
+ * the allocation, and whenever the others join. */
 void reduce_scatter(void)
 {
     const int counts[RANKS] = {N, N};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * shim_outside before|after: a program that uses zc before MPI_Init, or after MPI_Finalize, when hardly any call of MPI is
- * allowed: MPICH ends the process. */
+ * shim_outside before|after: a program that uses zc before MPI_Init, or after MPI_Finalize, when hardly any call of MPI
+ * is allowed: MPICH ends the process. */
 #include <fcntl.h>
 #include <mpi.h>
 #include <string.h>

@@ -11,8 +11,8 @@
 
 #include "cases.h"
 
-/* With threads, the first touch of a page waits until the message is there; without, it does not, and nothing hangs. Nor
- * does it of a page that is not all the message's. */
+/* With threads, the first touch of a page waits until the message is there; without, it does not, and nothing hangs.
+ * Nor does it of a page that is not all the message's. */
 void irecv_touch(void)
 {
     for (int i = 0; i < SIZES; i++) {

@@ -227,7 +227,8 @@ void buffer_detach(void)
     }
 }
 
-/* n blocks of 4 KiB, one to each `stride` of them, of which there is no copy to be had: an error, and not a part of it. */
+/* n blocks of 4 KiB, one to each `stride` of them, of which there is no copy to be had: an error, and not a part of
+ * it. */
 static void expect_no_copy(const void *buf, int n, int stride)
 {
     MPI_Datatype block, all;

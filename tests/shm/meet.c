@@ -509,8 +509,12 @@ static void *accept_late(void *argument)
 
 void case_backlog_is_full(void)
 {
-    struct packet hello = {
-        .kind = PACKET_HELLO, .page_bytes = 4096, .rank = 0, .size = 2, .protocol = SHM_PROTOCOL, .pids = pid_namespace()};
+    struct packet hello = {.kind = PACKET_HELLO,
+                           .page_bytes = 4096,
+                           .rank = 0,
+                           .size = 2,
+                           .protocol = SHM_PROTOCOL,
+                           .pids = pid_namespace()};
     struct sockaddr_un address;
     struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), &hello, -1};
     int filler = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);

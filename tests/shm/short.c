@@ -32,7 +32,8 @@ void case_short_of_a_receive(void)
     ranks_close(comm, 2);
 }
 
-/* Each message tells how much was taken, so that letters start again where they did; but not before others were taken. */
+/* Each message tells how much was taken, so that letters start again where they did; but not before others were
+ * taken. */
 void case_letters_start_again(void)
 {
     enum { LETTER = 1000, MANY = 2 * RING_CELLS };

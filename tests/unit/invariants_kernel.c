@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the rules ask of the kernel, seen at the system calls themselves: what must hold at one of them, what follows where
- * one is refused, and who is woken. */
+ * What the rules ask of the kernel, seen at the system calls themselves: what must hold at one of them, what follows
+ * where one is refused, and who is woken. */
 #include <linux/futex.h>
 #include <sys/syscall.h>
 

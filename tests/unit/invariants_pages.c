@@ -76,7 +76,8 @@ Test(rule1, lazy_release_leaves_protected)
     CHECK_OK(zc_close(comm));
 }
 
-/* Pages between those of two sends are open, and so are those that a landing has opened: a send of them protects them. */
+/* Pages between those of two sends are open, and so are those that a landing has opened: a send of them protects
+ * them. */
 Test(rule1, a_send_of_open_pages_among_protected_ones)
 {
     zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);

@@ -277,7 +277,8 @@ static void take_and_free(size_t size, int n)
     }
 }
 
-/* So much is allocated meanwhile that the other class is seen to be idle, and may give up the pages of one more slot. */
+/* So much is allocated meanwhile that the other class is seen to be idle, and may give up the pages of one more
+ * slot. */
 static void grow_to(int n)
 {
     for (int i = 0; i < 30; i++)

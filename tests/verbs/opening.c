@@ -9,7 +9,8 @@
 
 static const char told[] = "rank 1 could not be opened";
 
-/* Of two ranks the second one has no such device, no memory for its slots, no connection, and in the end nothing amiss. */
+/* Of two ranks the second one has no such device, no memory for its slots, no connection, and in the end nothing
+ * amiss. */
 void case_one_rank_fails(void)
 {
     zc_options options = ZC_OPTIONS_INIT;

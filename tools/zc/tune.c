@@ -3,8 +3,8 @@
  * zc tune: the ZC_POOLS that would have served recorded processes with the least memory.
  *
  * Requests fall into buckets by size. A pool serves a run of buckets, from i to j, with slots of the size of j, and
- * needs as many as its buckets ever had live at once. That peak is counted for every run; then the cheapest way to
- * cut all buckets into runs is found from the left (best[j]: the least for buckets 0..j). Requests aligned to more than a
+ * needs as many as its buckets ever had live at once. That peak is counted for every run; then the cheapest way to cut
+ * all buckets into runs is found from the left (best[j]: the least for buckets 0..j). Requests aligned to more than a
  * page are left out: a slot is aligned so only if its size is, and what no pool serves the size classes do. */
 #include <stdbool.h>
 #include <stdio.h>
