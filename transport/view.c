@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "transport/view.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "core/clock.h"
@@ -44,6 +45,7 @@ static bool admit(zc_comm *comm)
 void lease_end(struct lease *lease)
 {
     zc_comm *comm = lease->comm;
+    assert(comm); /* from lease_new on */
     lock_take(&comm->ops);
     bool last = lease->users == 1;
     if (!last)

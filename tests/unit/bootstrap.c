@@ -150,6 +150,7 @@ static _Atomic int to_itself; /* so many connections, */
 static _Atomic int connects;  /* of all */
 
 /* As the kernel would: gives the socket the port that it is to be connected to, which is free, for its own. */
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int connect(int fd, const struct sockaddr *at, socklen_t length)
 {
     static int (*real)(int, const struct sockaddr *, socklen_t);

@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 /* Instead of each. Its result is the call's; -1 with errno as of libc's syscall(2). */
 static long on_syscall(long number, const long a[6]);

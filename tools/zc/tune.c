@@ -158,6 +158,8 @@ static void cut(struct plan *plan, uint64_t price)
 
 static int make_plan(struct plan *plan, const struct trace traces[])
 {
+    for (size_t i = 0; i < plan->traces; i++)
+        plan->aligned += traces[i].aligned;
     bool exact = make_buckets(plan, traces, whole_pages, EXACT_MOST);
     if (!exact && !make_buckets(plan, traces, class_size, BUCKETS_MOST))
         return failed("there are sizes of more classes than zc has");
@@ -242,11 +244,12 @@ static int tune(int count, char **paths, bool pools_only)
 {
     static struct plan plan;
     struct trace *traces = calloc((size_t)count, sizeof *traces);
-    int status = traces ? 0 : failed("no memory");
+    int status = 0;
+    if (!traces)
+        return failed("no memory");
     for (int i = 0; i < count && !status; i++) {
         status = trace_read(paths[i], &traces[i]);
         plan.traces += !status;
-        plan.aligned += status ? 0 : traces[i].aligned;
     }
     if (!status)
         status = make_plan(&plan, traces);
