@@ -126,9 +126,12 @@ void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t
     uint32_t observed = whole < UINT32_MAX ? (uint32_t)whole : UINT32_MAX;
     _Atomic uint32_t *average = &costs_of(pool)->average[cost];
     uint32_t before = atomic_load_explicit(average, memory_order_relaxed);
-    /* An outlier, such as a time slice lost in the middle, counts as a fourfold cost at most. */
-    if (before && observed / 4 > before)
-        observed = before < UINT32_MAX / 4 ? before * 4 : UINT32_MAX;
+    /* An outlier, such as a time slice lost in the middle, counts as a fourfold cost at most. So does a first copy,
+     * which often goes to memory that was never touched: taken for what copies cost, it would keep from making another.
+     */
+    uint64_t known = before || cost != COST_COPY ? before : policy_cost(pool, cost, pool->slot_size);
+    if (known && observed / 4 > known)
+        observed = (uint32_t)least(known * 4, UINT32_MAX);
     uint32_t after = before ? (uint32_t)(((uint64_t)before * 7 + observed) / 8) : observed;
     atomic_store_explicit(average, after ? after : 1, memory_order_relaxed);
 }

@@ -471,6 +471,14 @@ Test(policy, an_outlier_counts_fourfold_at_most)
     CHECK(policy_cost(&pool, COST_COPY, SIZE) == (7 * 10000 + 40000) / 8);
 }
 
+Test(policy, the_first_copy_counts_four_times_what_the_probe_found_at_most)
+{
+    pool = (struct zc_pool){.slot_size = SIZE, .stride = SIZE};
+    uint64_t probed = policy_cost(&pool, COST_COPY, SIZE);
+    policy_observe(&pool, COST_COPY, SIZE, 100 * probed);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) == 4 * probed);
+}
+
 /* A fault with SIGSEGV blocked ends the process, so there is none to be measured. */
 Test(policy, opens_in_a_thread_that_blocks_all_signals)
 {
