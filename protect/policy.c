@@ -140,7 +140,7 @@ uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes)
 {
     uint64_t average = atomic_load_explicit(&costs_of(pool)->average[cost], memory_order_relaxed);
     uint64_t pages = pool->slot_size >> PAGE_SHIFT;
-    uint64_t table = pool->huge ? pages >> 9 : pages;
+    uint64_t table = pool->huge && pool->slot_size >= HUGE_BYTES ? pages >> 9 : pages;
     if (!average) {
         switch (cost) {
         case COST_STORE:
@@ -283,13 +283,21 @@ static uint64_t cycle_cost(struct zc_pool *pool)
     return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_STORE, 0) + seed.fault + readers_cost();
 }
 
+/* Who protects a part of a huge page for the first time takes its mapping apart, and each of its small pages, other
+ * slots' too, is faulted in by the next touch. A slot with an estimate was protected before. */
+static uint64_t split_cost(const struct zc_pool *pool, const struct slot *slot)
+{
+    bool splits = pool->huge && pool->slot_size < HUGE_BYTES && !slot->estimate;
+    return splits ? (HUGE_BYTES >> PAGE_SHIFT) * seed.fault : 0;
+}
+
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
 {
     /* A rename is of the whole slot: for a small part of it, copying is the better bet. */
     if (bytes < pool->slot_size / 4)
         return false;
     struct costs *costs = costs_of(pool);
-    uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool);
+    uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool) + split_cost(pool, slot);
     uint32_t estimate = estimate_of(costs, slot);
     if (estimate && copy * estimate / SCALE > cycle)
         return true;
@@ -300,7 +308,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     /* Released at completion, a protection costs no fault: then even a single send may be worth it. But stores come
      * before completion is noticed, too, so it has to be a good deal cheaper. */
     uint64_t once = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + readers_cost();
-    if (estimate && copy > 2 * once)
+    if (estimate && copy > 2 * (once + split_cost(pool, slot)))
         return true;
     if (slot->run == 0) {
         slot->run = 1; /* start by copying; the second send is tried */

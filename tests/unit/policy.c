@@ -179,6 +179,23 @@ Test(policy, waiting_for_what_is_in_flight_counts)
     CHECK(protects(&slot));
 }
 
+/* It leaves 512 small pages to be faulted in, by neighbours too. */
+Test(policy, protecting_part_of_a_huge_page_counts_until_it_was_done)
+{
+    costs_dear();
+    pool.huge = true;
+    for (int i = 0; i < 20; i++)
+        run(&slot, 20);
+    CHECK(protects(&slot));
+    struct slot fresh = unused;
+    CHECK(!protects(&fresh));
+    pool.huge = false;
+    CHECK(protects(&fresh));
+    pool.huge = true;
+    pool.slot_size = HUGE_BYTES;
+    CHECK(policy_protects(&pool, &fresh, HUGE_BYTES));
+}
+
 Test(policy, a_single_send_is_protected_where_copying_costs_more)
 {
     costs_cheap();
