@@ -58,13 +58,19 @@ static bool worth_holding(const struct hold *hold)
     }
 }
 
+static inline void note_resent(struct slot *slot)
+{
+    if (policy_resent(slot))
+        policy_goes_on(slot_pool(slot), slot);
+}
+
 /* Protects the slot for a send that may be held, the slot being reserved. */
 static bool protect_send(struct hold *hold)
 {
     struct slot *slot = hold->slot;
     hold->resent = protected_already(hold);
     if (hold->resent) {
-        policy_resent(slot);
+        note_resent(slot);
         return true;
     }
     if (!pages_protect(hold, PROT_READ))
@@ -99,7 +105,7 @@ const char *hold_send(struct hold *hold)
     if (!protected_already(hold) || !protectable(slot) || hold->rules->policy == ZC_POLICY_COPY ||
         better_copied(hold) || !slot_reserve_now(slot))
         return hold_first(hold, backing);
-    policy_resent(slot);
+    note_resent(slot);
     hold->resent = true;
     const char *wire = link_send(hold, backing, true);
     lock_drop(&backing->lock);

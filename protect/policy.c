@@ -11,6 +11,7 @@
 enum {
     SCALE = 8,              /* estimates count eighths of a send */
     ESTIMATE_MOST = 255,    /* just below 32 sends a write: more makes no difference */
+    LONG_RUN = 4,           /* sends that tell something before the run is over */
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
     TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
@@ -27,8 +28,8 @@ enum {
 struct costs {
     _Atomic uint32_t average[COSTS];
     _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
-    /* ns lost by protections that did not pay, ns that may be, and the clock when some of those were earned last */
-    _Atomic uint64_t trials, earned, last;
+    /* ns that trials may take, and the clock when some of those were earned last */
+    _Atomic uint64_t credit, last;
     /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
      * many will be until the next trial. */
     _Atomic bool feeds, feeding;
@@ -243,29 +244,28 @@ bool policy_feeds(struct zc_pool *pool, size_t bytes)
 
 /* ---- what the sender pays ---- */
 
-/* What trials may have lost until now. However long nothing was sent, that earns one of them: else a program that sends
- * now and then a lot at once would spend much of that time on trials. */
-static uint64_t allowance(struct costs *costs, uint64_t cycle)
+/* A trial is paid for when it begins, since many may have begun before the first of them is over, and gets its time
+ * back if it turns out to pay. */
+static void earn(struct costs *costs, uint64_t ns, uint64_t cycle)
+{
+    uint64_t credit = atomic_load_explicit(&costs->credit, memory_order_relaxed) + ns;
+    uint64_t most = cycle > TRIAL_CREDIT ? cycle : TRIAL_CREDIT;
+    atomic_store_explicit(&costs->credit, least(credit, most), memory_order_relaxed);
+}
+
+/* However long nothing was sent, that earns one trial: else a program that sends now and then a lot at once would spend
+ * much of that time on trials. */
+static bool trial_affordable(struct costs *costs, uint64_t cycle)
 {
     uint64_t now = clock_ns();
     uint64_t last = atomic_load_explicit(&costs->last, memory_order_relaxed);
-    uint64_t earned = atomic_load_explicit(&costs->earned, memory_order_relaxed);
-    earned += !last ? TRIAL_CREDIT : now > last ? least((now - last) / TRIAL_SHARE, cycle) : 0;
     atomic_store_explicit(&costs->last, now, memory_order_relaxed);
-    atomic_store_explicit(&costs->earned, earned, memory_order_relaxed);
-    return earned;
-}
-
-static bool trial_affordable(struct costs *costs, uint64_t cycle)
-{
-    return atomic_load_explicit(&costs->trials, memory_order_relaxed) + cycle <= allowance(costs, cycle);
-}
-
-/* All is used up at most: with debts, a pool that lost much would not notice for long that protection pays now. */
-static void note_loss(struct costs *costs, uint64_t loss, uint64_t cycle)
-{
-    uint64_t lost = atomic_load_explicit(&costs->trials, memory_order_relaxed) + loss;
-    atomic_store_explicit(&costs->trials, least(lost, allowance(costs, cycle)), memory_order_relaxed);
+    earn(costs, !last ? TRIAL_CREDIT : now > last ? least((now - last) / TRIAL_SHARE, cycle) : 0, cycle);
+    uint64_t credit = atomic_load_explicit(&costs->credit, memory_order_relaxed);
+    if (credit < cycle)
+        return false;
+    atomic_store_explicit(&costs->credit, credit - cycle, memory_order_relaxed);
+    return true;
 }
 
 static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
@@ -314,7 +314,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
         slot->run = 1; /* start by copying; the second send is tried */
         return false;
     }
-    return trial_affordable(costs, cycle);
+    return copy > cycle || trial_affordable(costs, cycle);
 }
 
 void policy_protected(struct slot *slot)
@@ -322,13 +322,23 @@ void policy_protected(struct slot *slot)
     slot->run = 1;
 }
 
-void policy_resent(struct slot *slot)
+/* On average, a run is seen when half of it is over. */
+void policy_goes_on(struct zc_pool *pool, const struct slot *slot)
+{
+    _Atomic uint32_t *shared = &costs_of(pool)->estimate;
+    uint32_t half = (uint32_t)least((uint64_t)slot->run * SCALE / 2, ESTIMATE_MOST);
+    if (atomic_load_explicit(shared, memory_order_relaxed) < half)
+        atomic_store_explicit(shared, half, memory_order_relaxed);
+}
+
+bool policy_resent(struct slot *slot)
 {
     if (slot->run < ESTIMATE_MOST)
         slot->run++;
     /* The run is at least this long, whatever the average says. */
     if (slot->run * SCALE > slot->estimate)
         slot->estimate = (uint8_t)least((uint64_t)slot->run * SCALE, ESTIMATE_MOST);
+    return slot->run % LONG_RUN == 0;
 }
 
 void policy_written(struct zc_pool *pool, struct slot *slot)
@@ -343,10 +353,10 @@ void policy_written(struct zc_pool *pool, struct slot *slot)
 
     uint64_t cycle = cycle_cost(pool), copies = policy_cost(pool, COST_COPY, pool->slot_size) * slot->run;
     if (copies < cycle) {
-        note_loss(costs, cycle - copies, cycle);
         slot->skip = (uint8_t)(1 << slot->backoff);
         slot->backoff += slot->backoff < BACKOFF_MOST;
     } else {
+        earn(costs, cycle, cycle);
         slot->skip = slot->backoff = 0;
     }
     slot->run = 1;

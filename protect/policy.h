@@ -46,10 +46,14 @@ bool policy_feeds(struct zc_pool *pool, size_t bytes);
 /* Should this send of `bytes` protect the slot, which is not protected now? */
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes);
 
-/* The slot was protected for a send; the slot was sent again as it is; its protection was ended by a store. */
+/* The slot was protected for a send; the slot was sent again as it is (true: tell policy_goes_on); its protection was
+ * ended by a store. */
 void policy_protected(struct slot *slot);
-void policy_resent(struct slot *slot);
+bool policy_resent(struct slot *slot);
 void policy_written(struct zc_pool *pool, struct slot *slot);
+
+/* A run is long already: other slots need not wait for its end, which may never come, to learn of it. */
+void policy_goes_on(struct zc_pool *pool, const struct slot *slot);
 
 /* All sends of the protected slot have left: should it stay protected? */
 bool policy_lingers(struct zc_pool *pool, struct slot *slot);
