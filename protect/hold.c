@@ -61,7 +61,7 @@ static bool worth_holding(const struct hold *hold)
 static inline void note_resent(struct slot *slot)
 {
     if (policy_resent(slot))
-        policy_goes_on(slot_pool(slot), slot);
+        policy_goes_on(slot_pool(slot));
 }
 
 /* Protects the slot for a send that may be held, the slot being reserved. */

@@ -12,6 +12,7 @@ enum {
     SCALE = 8,              /* estimates count eighths of a send */
     ESTIMATE_MOST = 255,    /* just below 32 sends a write: more makes no difference */
     LONG_RUN = 4,           /* sends that tell something before the run is over */
+    SEEN_MOST = 128,        /* sends of a pool that its estimate is made of: the older half is forgotten */
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
     TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
@@ -27,7 +28,7 @@ enum {
 /* In zc_pool.costs. Averages are of nanoseconds for a whole slot; races between updates lose one observation. */
 struct costs {
     _Atomic uint32_t average[COSTS];
-    _Atomic uint32_t estimate; /* of the pool, as slot.estimate */
+    _Atomic uint16_t seen, written; /* sends while protected, and stores that ended that */
     /* ns that trials may take, and the clock when some of those were earned last */
     _Atomic uint64_t credit, last;
     /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
@@ -268,9 +269,30 @@ static bool trial_affordable(struct costs *costs, uint64_t cycle)
     return true;
 }
 
+/* Runs that are not over count as well: of a pool in which nothing is written, no other would be seen. */
+static void note_seen(struct costs *costs, uint16_t sends, uint16_t stores)
+{
+    uint16_t seen = (uint16_t)(atomic_load_explicit(&costs->seen, memory_order_relaxed) + sends);
+    uint16_t written = (uint16_t)(atomic_load_explicit(&costs->written, memory_order_relaxed) + stores);
+    bool enough = seen >= SEEN_MOST;
+    atomic_store_explicit(&costs->seen, enough ? seen / 2 : seen, memory_order_relaxed);
+    atomic_store_explicit(&costs->written, enough ? written / 2 : written, memory_order_relaxed);
+}
+
+static uint32_t estimate_shared(struct costs *costs)
+{
+    uint32_t seen = atomic_load_explicit(&costs->seen, memory_order_relaxed);
+    uint32_t written = atomic_load_explicit(&costs->written, memory_order_relaxed);
+    return (uint32_t)least(SCALE * seen / (written ? written : 1), ESTIMATE_MOST);
+}
+
+/* One short run may be chance: then what other slots saw counts, too. */
 static uint32_t estimate_of(struct costs *costs, const struct slot *slot)
 {
-    return slot->estimate ? slot->estimate : atomic_load_explicit(&costs->estimate, memory_order_relaxed);
+    if (slot->estimate && slot->backoff > 1)
+        return slot->estimate;
+    uint32_t shared = estimate_shared(costs);
+    return slot->estimate ? (slot->estimate + shared) / 2 : shared;
 }
 
 static uint64_t readers_cost(void)
@@ -322,13 +344,9 @@ void policy_protected(struct slot *slot)
     slot->run = 1;
 }
 
-/* On average, a run is seen when half of it is over. */
-void policy_goes_on(struct zc_pool *pool, const struct slot *slot)
+void policy_goes_on(struct zc_pool *pool)
 {
-    _Atomic uint32_t *shared = &costs_of(pool)->estimate;
-    uint32_t half = (uint32_t)least((uint64_t)slot->run * SCALE / 2, ESTIMATE_MOST);
-    if (atomic_load_explicit(shared, memory_order_relaxed) < half)
-        atomic_store_explicit(shared, half, memory_order_relaxed);
+    note_seen(costs_of(pool), LONG_RUN, 0);
 }
 
 bool policy_resent(struct slot *slot)
@@ -348,8 +366,7 @@ void policy_written(struct zc_pool *pool, struct slot *slot)
         return;
     uint32_t run = (uint32_t)least((uint64_t)slot->run * SCALE, ESTIMATE_MOST);
     slot->estimate = slot->estimate ? (uint8_t)((slot->estimate * 3 + run) / 4) : (uint8_t)run;
-    uint32_t shared = atomic_load_explicit(&costs->estimate, memory_order_relaxed);
-    atomic_store_explicit(&costs->estimate, shared ? (shared * 7 + run) / 8 : run, memory_order_relaxed);
+    note_seen(costs, slot->run % LONG_RUN, 1);
 
     uint64_t cycle = cycle_cost(pool), copies = policy_cost(pool, COST_COPY, pool->slot_size) * slot->run;
     if (copies < cycle) {

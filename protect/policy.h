@@ -53,7 +53,7 @@ bool policy_resent(struct slot *slot);
 void policy_written(struct zc_pool *pool, struct slot *slot);
 
 /* A run is long already: other slots need not wait for its end, which may never come, to learn of it. */
-void policy_goes_on(struct zc_pool *pool, const struct slot *slot);
+void policy_goes_on(struct zc_pool *pool);
 
 /* All sends of the protected slot have left: should it stay protected? */
 bool policy_lingers(struct zc_pool *pool, struct slot *slot);

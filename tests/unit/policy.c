@@ -47,7 +47,7 @@ static bool protects(struct slot *s)
 static void resend(struct slot *s)
 {
     if (policy_resent(s))
-        policy_goes_on(&pool, s);
+        policy_goes_on(&pool);
 }
 
 /* One protection of the slot that saw `sends` sends before the store that ended it. */
@@ -314,6 +314,32 @@ Test(policy, other_slots_of_the_pool_share_what_was_learned)
         CHECK(!protects(&fresh));
     }
     CHECK(protects(&fresh));
+}
+
+Test(policy, one_short_run_may_be_chance_and_two_are_not)
+{
+    struct slot other = unused;
+
+    costs_dear();
+    for (int i = 0; i < 3; i++)
+        run(&other, 30);
+    run(&slot, 1);
+    CHECK(protects(&slot));
+    run(&slot, 1);
+    CHECK(!protects(&slot));
+    CHECK(protects(&other));
+}
+
+Test(policy, what_a_pool_saw_long_ago_is_forgotten)
+{
+    struct slot other = unused, fresh = unused;
+
+    costs_dear();
+    for (int i = 0; i < 100; i++)
+        run(&other, 100);
+    for (int i = 0; i < 32; i++)
+        run(&other, 2);
+    CHECK(!protects(&fresh));
 }
 
 Test(policy, a_new_owner_starts_anew)
