@@ -149,11 +149,11 @@ bool hold_send_keep(struct hold *hold)
     return kept;
 }
 
-/* One copy in sixteen is timed: the clock costs as much as copying a page. */
+/* Of small ones, one copy in sixteen is timed: the clock costs as much as copying a page. */
 static void copy_bytes(struct slot *slot, char *to, const char *from, size_t length)
 {
     static _Thread_local unsigned turn;
-    bool timed = turn++ % 16 == 0 && length >= PAGE_BYTES;
+    bool timed = length >= 16 * PAGE_BYTES || (turn++ % 16 == 0 && length >= PAGE_BYTES);
     uint64_t before = timed ? clock_ns() : 0;
     memcpy(to, from, length);
     if (timed)

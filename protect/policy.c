@@ -16,6 +16,7 @@ enum {
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
     TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
+    LOOK_EVERY = 32,        /* protections there is a copy, to see what copies cost now */
     PACES = 16,             /* of receivers are remembered, for each way to send */
     READERS_NS = 30000,     /* for one that waits, asleep, for a page table that another one changes or reads */
     FEED_WARM = 4,          /* messages after a change that show nothing yet */
@@ -31,6 +32,7 @@ struct costs {
     _Atomic uint16_t seen, written; /* sends while protected, and stores that ended that */
     /* ns that trials may take, and the clock when some of those were earned last */
     _Atomic uint64_t credit, last;
+    _Atomic uint32_t protections; /* that were sure to pay */
     /* What policy_feeds says now, what it says but for a trial, how many messages were taken since that began, and how
      * many will be until the next trial. */
     _Atomic bool feeds, feeding;
@@ -134,7 +136,8 @@ void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t
     uint64_t known = before || cost != COST_COPY ? before : policy_cost(pool, cost, pool->slot_size);
     if (known && observed / 4 > known)
         observed = (uint32_t)least(known * 4, UINT32_MAX);
-    uint32_t after = before ? (uint32_t)(((uint64_t)before * 7 + observed) / 8) : observed;
+    uint64_t weight = observed < before ? 3 : 7; /* what is too much is seen seldom */
+    uint32_t after = before ? (uint32_t)((before * weight + observed) / (weight + 1)) : observed;
     atomic_store_explicit(average, after ? after : 1, memory_order_relaxed);
 }
 
@@ -313,6 +316,14 @@ static uint64_t split_cost(const struct zc_pool *pool, const struct slot *slot)
     return splits ? (HUGE_BYTES >> PAGE_SHIFT) * seed.fault : 0;
 }
 
+/* What copies cost is seen by copying only. A pool that took them for dearer than they are would go on to protect. */
+static bool time_to_look(struct costs *costs)
+{
+    uint32_t protections = atomic_load_explicit(&costs->protections, memory_order_relaxed) + 1;
+    atomic_store_explicit(&costs->protections, protections, memory_order_relaxed);
+    return protections % LOOK_EVERY == 0;
+}
+
 bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
 {
     /* A rename is of the whole slot: for a small part of it, copying is the better bet. */
@@ -322,7 +333,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool) + split_cost(pool, slot);
     uint32_t estimate = estimate_of(costs, slot);
     if (estimate && copy * estimate / SCALE > cycle)
-        return true;
+        return !time_to_look(costs);
     if (slot->skip) {
         slot->skip--;
         return false;

@@ -194,8 +194,26 @@ Test(policy, long_runs_are_protected_again_at_once)
     costs_dear();
     CHECK(copies(&slot, 10) == 1);
     run(&slot, 20);
-    for (int i = 0; i < 100; i++)
+    for (int i = 1; i < 32; i++)
         CHECK(protects(&slot));
+    CHECK(!protects(&slot)); /* to see what a copy costs now */
+    CHECK(protects(&slot));
+}
+
+Test(policy, copies_that_were_taken_for_too_dear_are_found_cheap)
+{
+    int protections = 0;
+
+    costs(100000, 20000, 20000);
+    for (int i = 0; i < 2000; i++) {
+        if (protects(&slot)) {
+            run(&slot, 2);
+            protections += i >= 1000;
+        } else {
+            policy_observe(&pool, COST_COPY, SIZE, 10000);
+        }
+    }
+    CHECKF(protections < 100, "%d of 1000", protections);
 }
 
 Test(policy, runs_that_just_pay)
@@ -510,7 +528,8 @@ Test(policy, lingers_once_in_a_while_where_each_send_is_written)
         run(&slot, 1);
     int lingered = 0, since = 0, longest = 0;
     for (int i = 0; i < 330; i++) {
-        CHECK(protects(&slot));
+        if (!protects(&slot))
+            continue;
         policy_protected(&slot);
         if (policy_lingers(&pool, &slot)) {
             lingered++;
@@ -542,6 +561,8 @@ Test(policy, costs_follow_what_is_observed)
         policy_observe(&pool, COST_COPY, SIZE, 20000);
     uint64_t cost = policy_cost(&pool, COST_COPY, SIZE);
     CHECKF(cost > 19900 && cost <= 20000, "%d", (int)cost);
+    policy_observe(&pool, COST_COPY, SIZE, 5000);
+    CHECK(policy_cost(&pool, COST_COPY, SIZE) <= (3 * cost + 5000) / 4); /* faster down than up */
     for (int i = 0; i < 100; i++)
         policy_observe(&pool, COST_COPY, SIZE, 5000);
     cost = policy_cost(&pool, COST_COPY, SIZE);
