@@ -5,7 +5,8 @@
  *
  * A *run* is the number of sends from one protection of a slot until the store that ended it: protection costs
  * one cycle a run (protect, fault, unprotect), copying costs one copy a send. Runs can be seen only while a
- * slot is left protected, so now and then protection is tried where copying looks better.
+ * slot is left protected, and what a copy costs only by copying: so now and then each is tried where the other looks
+ * better.
  *
  * That is what the sender pays. The receiver may be the one that others wait for: then a copy delays nothing, being
  * made while the receiver is at an older message, and one that leaves the bytes in a cache can make receiving faster
