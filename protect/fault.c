@@ -24,15 +24,15 @@ static _Atomic int handlers;
 /* Initial-exec, so that the first access in a handler allocates nothing. */
 #define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
 /* Error handlers and earlier handlers may leave by a long jump: what they leave behind is known by the frame, which
- * later ones lie above (all on the signal stack, if there is one). */
+ * later ones lie above (all on the signal stack, if there is one); of a chain by the context, too. */
 HANDLER_LOCAL struct {
     int level;
     const char *frame; /* of the outermost */
 } depth;
 HANDLER_LOCAL struct chained {
     int level;           /* how far down the chain this thread is */
-    const char *frame;   /* of the call to the handler there */
-    const void *address; /* of the fault that it was called for */
+    const char *frame;   /* of the call to the handler there, */
+    const void *context; /* which was given this */
 } chained;
 HANDLER_LOCAL struct {
     const void *address;
@@ -81,7 +81,7 @@ static void chain(int signal, siginfo_t *info, void *context)
         sigaddset(&mask, signal);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
     struct chained outer = chained;
-    chained = (struct chained){outer.level + 1, __builtin_frame_address(0), info->si_addr};
+    chained = (struct chained){outer.level + 1, __builtin_frame_address(0), context};
     if (now.sa_flags & SA_SIGINFO)
         now.sa_sigaction(signal, info, context);
     else
@@ -157,16 +157,18 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 {
     int error = errno;
     const char *frame = __builtin_frame_address(0);
-    if (frame >= chained.frame)
-        chained.level = 0;
+    /* A handler that was chained to passes its fault back. Any other fault begins a chain of its own: that of such a
+     * handler, or of code that such a handler has jumped to. */
+    struct chained outer = chained;
+    bool passed = chained.level > 0 && chained.context == context && frame < chained.frame;
+    if (!passed)
+        chained = (struct chained){0};
     if (depth.level == 0 || frame >= depth.frame) {
         depth.level = 0;
         depth.frame = frame;
     }
     depth.level++;
     signals_enter();
-    /* A handler that was chained to may have a conflict of its own; or it passes its fault back. */
-    bool passed = chained.level > 0 && chained.address == info->si_addr;
     bool retry = !passed && handle(info, context);
     depth.level--;
     if (!retry) {
@@ -176,6 +178,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     signals_leave();
     if (!retry)
         chain(signal, info, context);
+    chained = outer;
     errno = error;
 }
 

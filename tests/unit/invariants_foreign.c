@@ -39,6 +39,36 @@ Test(foreign, the_earlier_handler_gets_it_and_may_jump)
     CHECK_OK(zc_close(comm));
 }
 
+/* Stores from further down the stack. */
+static __attribute__((noinline)) void store_deeper(char *p)
+{
+    volatile char room[4 * PAGE];
+    room[0] = 0;
+    store(p, 1);
+    room[sizeof room - 1] = 0;
+}
+
+static void *probe(void *unused)
+{
+    char *hole = mmap(NULL, 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (volatile int i = 0; i < 20; i++) {
+        if (sigsetjmp(before_fault, 1) == 0)
+            (i % 4 ? store_deeper(hole + i % 2 * PAGE) : store(hole, 1));
+        CHECK(foreign_faults == i + 1);
+    }
+    return unused;
+}
+
+/* However deep the stack is then; of a thread that has no other one for signals. */
+Test(foreign, the_earlier_handler_may_jump_from_further_down)
+{
+    struct sigaction action = {.sa_sigaction = jump_back, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &action, NULL);
+    zc_comm *comm = loop_strict();
+    thread_join(thread_start(probe, NULL));
+    CHECK_OK(zc_close(comm));
+}
+
 static void jump_away(zc_comm *comm, int error, const char *message, void *argument)
 {
     (void)comm, (void)error, (void)message, (void)argument;
