@@ -23,11 +23,12 @@ static _Atomic int handlers;
 
 /* Initial-exec, so that the first access in a handler allocates nothing. */
 #define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
-/* Error handlers and earlier handlers may leave by a long jump: what they leave behind is known by the frame, which
- * later ones lie above (all on the signal stack, if there is one); of a chain by the context, too. */
+/* Error handlers and earlier handlers, and those that interrupt a wait, may leave by a long jump: what they leave
+ * behind is known by the frame, which later ones lie above (all on the signal stack, if there is one); of a chain by the
+ * context, too. Where a later one lies below, what was left counts as one that waits. */
 HANDLER_LOCAL struct {
     int level;
-    const char *frame; /* of the outermost */
+    const char *frames[DEPTH_MOST + 1]; /* from the outermost on */
 } depth;
 HANDLER_LOCAL struct chained {
     int level;           /* how far down the chain this thread is */
@@ -163,14 +164,14 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     bool passed = chained.level > 0 && chained.context == context && frame < chained.frame;
     if (!passed)
         chained = (struct chained){0};
-    if (depth.level == 0 || frame >= depth.frame) {
-        depth.level = 0;
-        depth.frame = frame;
-    }
-    depth.level++;
+    while (depth.level > 0 && frame >= depth.frames[depth.level - 1])
+        depth.level--;
+    int level = depth.level;
+    if (level <= DEPTH_MOST)
+        depth.frames[depth.level++] = frame;
     signals_enter();
     bool retry = !passed && handle(info, context);
-    depth.level--;
+    depth.level = level;
     if (!retry) {
         uint64_t closed;
         signals_pause(&((const ucontext_t *)context)->uc_sigmask, &closed); /* the kernel does the same at return */

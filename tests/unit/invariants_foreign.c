@@ -101,6 +101,31 @@ Test(foreign, an_error_handler_may_jump)
     CHECK_OK(zc_close(comm));
 }
 
+static void *touch_failed(void *argument)
+{
+    zc_comm *comm = argument;
+    char *b = buffer(2, 1);
+    for (volatile int i = 0; i < 20; i++) {
+        fail_receive(comm, b);
+        if (sigsetjmp(before_fault, 1) == 0) {
+            (i ? store_deeper(b) : store(b, 1));
+            CHECK(!"reached");
+        }
+        CHECK_IS(zc_wait(b, NULL), -EIO);
+    }
+    return NULL;
+}
+
+/* From further down the stack than the first of them, too. */
+Test(foreign, an_error_handler_may_jump_from_further_down)
+{
+    zc_comm *comm = loop_strict();
+    CHECK_OK(zc_set_error_handler(comm, jump_away, NULL));
+    thread_join(thread_start(touch_failed, comm));
+    CHECK(zc_flush(comm) == -EIO);
+    CHECK_OK(zc_close(comm));
+}
+
 static char *volatile touched_in_handler;
 
 static void touch_and_open(int signal, siginfo_t *info, void *context)
