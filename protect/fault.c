@@ -24,8 +24,8 @@ static _Atomic int handlers;
 /* Initial-exec, so that the first access in a handler allocates nothing. */
 #define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
 /* Error handlers and earlier handlers, and those that interrupt a wait, may leave by a long jump: what they leave
- * behind is known by the frame, which later ones lie above (all on the signal stack, if there is one); of a chain by the
- * context, too. Where a later one lies below, what was left counts as one that waits. */
+ * behind is known by the frame, which later ones lie above (all on the signal stack, if there is one); of a chain by
+ * the context, too. Where a later one lies below, what was left counts as one that waits. */
 HANDLER_LOCAL struct {
     int level;
     const char *frames[DEPTH_MOST + 1]; /* from the outermost on */
