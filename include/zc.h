@@ -494,7 +494,7 @@ struct zc_guard {
 
 /* Guards buf[0..len), inside one zc buffer, until zc_unguard: ZC_DENY_STORES (the operation reads;
  * an early store gets fresh pages) or ZC_DENY_ALL (it writes; an early touch waits for zc_unguard). ZC_CONFLICT,
- * ZC_ON_CONFLICT, ZC_FAULT_TIMEOUT and ZC_ON_TIMEOUT hold for both.
+ * ZC_ON_CONFLICT, ZC_FAULT_TIMEOUT and ZC_ON_TIMEOUT hold for both. A guard of no bytes keeps nothing from anybody.
  *   -EINVAL  range, deny; the caller's own stack
  *   -EBUSY   ZC_DENY_STORES: a receive into the buffer is in flight, or failed and was not waited for; or it is pinned.
  *            ZC_DENY_ALL: such a receive or another such guard holds some of these bytes

@@ -154,7 +154,10 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     const char *reads = NULL;
     char *writes = NULL;
     size_t size = range.offset + range.left;
-    error = deny == ZC_DENY_STORES ? guard_stores(hold, size, &reads) : guard_all(hold, size, &writes);
+    if (len == 0) /* holds nothing */
+        reads = backing_wire(atomic_load(&range.slot->backing)) + range.offset;
+    else
+        error = deny == ZC_DENY_STORES ? guard_stores(hold, size, &reads) : guard_all(hold, size, &writes);
     if (error) {
         give_guard(own);
         return error;
@@ -175,7 +178,7 @@ int zc_unguard(struct zc_guard *guard)
         return fail(-EINVAL, "zc_unguard: the guard is not in force: ended twice, or never begun?");
     if (own->hold.backing)
         hold_end(&own->hold);
-    else
+    else if (own->hold.length)
         hold_withdraw(&own->hold);
     give_guard(own);
     *guard = (struct zc_guard){0};

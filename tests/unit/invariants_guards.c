@@ -65,6 +65,30 @@ static void *unguard_later(void *argument)
     return NULL;
 }
 
+/* One of no bytes is in nobody's way, however whatever else is done with the buffer. */
+Test(guard, of_nothing_holds_nothing, .timeout = 60)
+{
+    for (enum zc_deny deny = ZC_DENY_STORES; deny <= ZC_DENY_ALL; deny++) {
+        zc_comm *comm = loop_strict();
+        char *b = buffer(2, 1), *from = buffer(1, 2);
+        struct zc_guard guard, other;
+        CHECK_OK(zc_guard(b + 10, 0, deny, &guard));
+        CHECK(guard.wire == backing_wire(backing_of(b)) + 10 && guard.length == 0);
+        CHECK_OK(zc_write(b, from, PAGE));
+        CHECK_OK(zc_guard(b, PAGE, ZC_DENY_ALL, &other));
+        CHECK_OK(zc_unguard(&other));
+        CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+        CHECK_PAGES(b, "rw");
+        CHECK_MESSAGE(comm, 1, 0, PAGE, 2);
+        CHECK_OK(zc_guard(b, PAGE, ZC_DENY_STORES, &other));
+        CHECK_OK(zc_unguard(&other));
+        CHECK_OK(zc_unguard(&guard));
+        CHECK_IS(zc_unguard(&guard), -EINVAL);
+        CHECK_REST(slot_pool(slot_at(b)));
+        CHECK_OK(zc_close(comm));
+    }
+}
+
 /* The variables that say what a touch does hold for guards as for messages. */
 Test(guard, conflict_by_variable)
 {
