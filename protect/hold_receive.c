@@ -16,20 +16,26 @@ static bool stays(const struct hold *other, const struct hold *hold)
     return !hold_droppable(other) || (hold_closed(other) && !hold->rules->comm);
 }
 
-/* Unlinks landed receives that `hold` overlaps, as a list. -EBUSY if one stays. */
-static int replace(struct hold *hold, struct hold **dropped)
+static bool in_the_way(const struct hold *hold)
 {
-    for (struct hold *other = hold->slot->receives; other; other = other->next)
+    for (const struct hold *other = hold->slot->receives; other; other = other->next)
         if (stays(other, hold) && hold_overlaps(other, hold->offset, hold->length))
-            return -EBUSY;
+            return true;
+    return false;
+}
+
+/* Unlinks the receives that `hold` overlaps, all landed, as a list. */
+static struct hold *replace(const struct hold *hold)
+{
+    struct hold *dropped = NULL;
     for (struct hold *other = hold->slot->receives, *next; other; other = next) {
         next = other->next;
         if (hold_overlaps(other, hold->offset, hold->length)) {
             hold_unlink(other);
-            hold_insert(dropped, other);
+            hold_insert(&dropped, other);
         }
     }
-    return 0;
+    return dropped;
 }
 
 /* At the end: the oldest comes first. */
@@ -132,12 +138,13 @@ int hold_receive(struct hold *hold, bool protects, char **wire)
         open_shared(hold);
 
     struct backing *backing = bounce_beside(hold, slot_lock(slot), &bounce);
-    int error = replace(hold, &dropped);
+    int error = in_the_way(hold) ? -EBUSY : 0;
     if (!error && backing->sends && !bounce)
         error = -ENOMEM;
     if (!error && hold->protects && !pages_protect(hold, PROT_NONE))
         error = -ENOMEM;
     if (!error) {
+        dropped = replace(hold);
         if (backing->sends) {
             hold->bounce = bounce;
             bounce = NULL;

@@ -196,6 +196,29 @@ Test(refused, a_receive_beside_a_send_without_a_slot)
     CHECK_OK(zc_close(comm));
 }
 
+/* A receive that is refused takes nobody's place: what was to be told of an earlier one still is. */
+Test(refused, a_receive_without_a_slot_leaves_what_landed)
+{
+    zc_status status;
+    comm = loop_strict();
+    b = buffer(LENGTH / PAGE, 1);
+    CHECK_OK(zc_send(b, PAGE, 0, 9, comm));
+    fail_receive(comm, b);
+    CHECK_OK(zc_irecv(b + 2 * PAGE, 100, 0, 2, comm));
+    post_pattern(comm, 2, 100, 3);
+    CHECK_OK(zc_progress(comm));
+    use_up(slot_pool(slot_at(b)));
+    CHECK_FAILS(zc_irecv(b, LENGTH, 0, 4, comm), -ENOMEM, "no spare slot");
+    no_pages = false;
+    CHECK(page_shown(b) == '-');
+    CHECK_IS(zc_wait(b, NULL), -EIO);
+    CHECK_OK(zc_wait(b + 2 * PAGE, &status));
+    CHECK(status.length == 100 && status.tag == 2);
+    CHECK_MESSAGE(comm, 9, 0, PAGE, 1);
+    CHECK(zc_flush(comm) == -EIO);
+    CHECK_OK(zc_close(comm));
+}
+
 Test(refused, calls_keep_nothing)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
