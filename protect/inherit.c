@@ -15,9 +15,16 @@ static lock forking;
 static struct {
     char *start; /* NULL: nothing was live */
     size_t length;
-    uint32_t closed; /* slots that are being received into: a list by `next`, which live slots do not use */
+    uint32_t *closed; /* behind it: ids of the slots that are being received into, which other threads may free */
+    size_t closed_count;
     bool failed;
 } copy;
+
+/* Room for an id a page. */
+static size_t closed_bytes(size_t length)
+{
+    return pages_of((length >> PAGE_SHIFT) * sizeof *copy.closed) << PAGE_SHIFT;
+}
 
 static char *copy_of(const char *user)
 {
@@ -27,19 +34,21 @@ static char *copy_of(const char *user)
 static bool map_copy(void)
 {
     copy.length = arena_taken();
-    char *range = sys_reserve(NULL, copy.length + HUGE_BYTES, PROT_READ | PROT_WRITE);
+    size_t length = copy.length + closed_bytes(copy.length);
+    char *range = sys_reserve(NULL, length + HUGE_BYTES, PROT_READ | PROT_WRITE);
     if (!range)
         return false;
     copy.start = (char *)round_to_huge((uintptr_t)range);
+    copy.closed = (uint32_t *)(copy.start + copy.length);
     sys_munmap(range, (size_t)(copy.start - range));
-    sys_munmap(copy.start + copy.length, HUGE_BYTES - (size_t)(copy.start - range));
+    sys_munmap(copy.start + length, HUGE_BYTES - (size_t)(copy.start - range));
     return true;
 }
 
 static void unmap_copy(void)
 {
     if (copy.start)
-        sys_munmap(copy.start, copy.length);
+        sys_munmap(copy.start, copy.length + closed_bytes(copy.length));
     copy.start = NULL;
 }
 
@@ -52,8 +61,7 @@ static bool copy_slot(struct slot *slot, const struct segment *segment)
     if (!slot_is(slot, SLOT_LIVE)) {
         /* freed meanwhile */
     } else if (slot_closed(slot)) {
-        atomic_store_explicit(&slot->next, copy.closed, memory_order_relaxed);
-        copy.closed = slot_id(slot);
+        copy.closed[copy.closed_count++] = slot_id(slot);
     } else {
         done = sys_madvise(to, segment->slot_size, MADV_POPULATE_WRITE) == 0;
         if (done)
@@ -81,7 +89,7 @@ static bool copy_segment(struct segment *segment)
 void inherit_prepare(void)
 {
     lock_take(&forking);
-    copy.closed = NONE;
+    copy.closed_count = 0;
     copy.failed = false;
     if (!atomic_load(&opened) || arena.forked)
         return;
@@ -104,10 +112,11 @@ void inherit_child(void)
     for (size_t i = 0; copy.start && !copy.failed && (segment = segment_next(&i));)
         if (segment->user + segment->length <= arena.user + copy.length)
             copy.failed = sys_move(copy_of(segment->user), segment->user, segment->length) != 0;
-    for (uint32_t id = copy.closed; id != NONE;) {
-        struct slot *slot = slot_by_id(id);
-        sys_mprotect(slot_user(slot), slot_segment(slot)->slot_size, PROT_NONE);
-        id = atomic_load_explicit(&slot->next, memory_order_relaxed);
+    for (size_t i = 0; copy.start && i < copy.closed_count; i++) {
+        struct slot *slot = slot_by_id(copy.closed[i]);
+        const struct segment *segment = slot_segment(slot);
+        if (segment) /* else it was freed since, and trimmed away */
+            sys_mprotect(slot_user(slot), segment->slot_size, PROT_NONE);
     }
     unmap_copy();
     if (copy.failed) {
