@@ -44,13 +44,20 @@ static void tell_allocs(struct cache *cache, uint64_t anew)
     atomic_store_explicit(&cache->allocs, anew, memory_order_relaxed);
 }
 
+/* What was live at most: all that is taken but for the least that was in the cache, if there is one, which this thread
+ * is inside, or which is closed. */
+static void note_peak(struct zc_pool *pool, const struct cache *cache)
+{
+    uint32_t least = cache ? atomic_load_explicit(&cache->least, memory_order_relaxed) : 0;
+    pool_raise_peak(pool, atomic_load(&pool->taken) - least);
+}
+
 /* Gives the pool the oldest n slots of a cache that this thread is inside, or that is closed. */
 static void flush(struct cache *cache, uint32_t n)
 {
     struct zc_pool *pool = cache->pool;
     uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed), left = count - n;
-    /* What was live at most: all that is taken but for the least that was here. */
-    pool_raise_peak(pool, atomic_load(&pool->taken) - atomic_load_explicit(&cache->least, memory_order_relaxed));
+    note_peak(pool, cache);
     pool_push_many(pool, cache->ids, n);
     pool_dismiss(pool, n);
     memmove(cache->ids, cache->ids + n, left * sizeof cache->ids[0]);
@@ -291,6 +298,15 @@ void cache_overflow(struct slot *slot)
         cache_leave(cache);
     if (!room) {
         pool_push(slot);
-        pool_dismiss(pool, 1);
+        cache_dismiss(pool);
     }
+}
+
+void cache_dismiss(struct zc_pool *pool)
+{
+    struct cache *cache = cache_enter(pool->index);
+    note_peak(pool, cache);
+    if (cache)
+        cache_leave(cache);
+    pool_dismiss(pool, 1);
 }

@@ -54,6 +54,9 @@ int cache_refill(struct zc_pool *pool, struct slot **slot);
 /* The part of cache_give where there is no room. */
 void cache_overflow(struct slot *slot);
 
+/* A slot of the application's is taken no more, without coming into a cache. */
+void cache_dismiss(struct zc_pool *pool);
+
 /* Puts what all threads keep of the pool back into it. */
 void cache_drain(struct zc_pool *pool);
 

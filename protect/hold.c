@@ -306,7 +306,7 @@ void slot_release(struct slot *slot, struct backing *backing)
     slot->awaited = false;
     bool over = slot_over(slot, backing);
     if (!over)
-        pool_dismiss(slot_pool(slot), 1); /* the application's no more */
+        cache_dismiss(slot_pool(slot)); /* the application's no more */
     slot_unlock(backing);
     if (over)
         cache_give(slot);

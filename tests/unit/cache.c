@@ -157,6 +157,26 @@ Test(cache, slots_freed_by_another_thread_come_back)
     CHECKF(stats.slots <= 4 * CACHE_SLOTS, "%zu slots", stats.slots);
 }
 
+/* What is freed in flight does not come back by a cache. */
+Test(cache, a_peak_of_buffers_that_are_freed_in_flight)
+{
+    enum { N = 10 };
+    zc_pool *pool = open_pool(4096, ZC_UNLIMITED, ZC_FULL_GROW);
+    struct zc_guard guards[N];
+    void *p[N];
+    for (int i = 0; i < N; i++)
+        CHECK_OK(zc_guard(p[i] = alloc_in(pool), 4096, ZC_DENY_STORES, &guards[i]));
+    for (int i = 0; i < N; i++) {
+        CHECK_OK(zc_free(p[i]));
+        zc_pool_stats stats = stats_of(pool);
+        CHECKF(stats.live == (size_t)(N - 1 - i) && stats.peak == N, "%d freed: %zu live, peak %zu", i + 1, stats.live,
+               stats.peak);
+    }
+    for (int i = 0; i < N; i++)
+        CHECK_OK(zc_unguard(&guards[i]));
+    CHECK(stats_of(pool).peak == N);
+}
+
 /* ---- claims, caps and trims reach what threads keep ---- */
 
 /* A thread that fills its cache, and then sleeps on it until it is told to end. */
