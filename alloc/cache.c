@@ -211,8 +211,7 @@ struct cached cache_count(struct zc_pool *pool)
         uint32_t least = atomic_load_explicit(&cache->least, memory_order_relaxed);
         sum.slots += count;
         sum.allocs += atomic_load_explicit(&cache->allocs, memory_order_relaxed);
-        if (count > least && count - least > sum.slack)
-            sum.slack = count - least;
+        sum.slack += count > least ? count - least : 0;
     }
     lock_drop(&pool->cache_lock);
     return sum;

@@ -177,6 +177,35 @@ Test(cache, a_peak_of_buffers_that_are_freed_in_flight)
     CHECK(stats_of(pool).peak == N);
 }
 
+static pthread_barrier_t meeting;
+
+enum { EACH = 16 };
+
+static void *live_together(void *pool)
+{
+    void *p[EACH];
+    for (int i = 0; i < EACH; i++)
+        p[i] = alloc_in(pool);
+    pthread_barrier_wait(&meeting); /* with all of both live */
+    for (int i = 0; i < EACH; i++)
+        CHECK_OK(zc_free(p[i]));
+    pthread_barrier_wait(&meeting); /* and then in caches */
+    zc_pool_stats stats = stats_of(pool);
+    CHECKF(stats.live == 0 && stats.peak >= 2 * EACH, "%zu live, peak %zu", stats.live, stats.peak);
+    pthread_barrier_wait(&meeting);
+    return NULL;
+}
+
+Test(cache, a_peak_of_several_threads)
+{
+    zc_pool *pool = open_pool(4096, ZC_UNLIMITED, ZC_FULL_GROW);
+    CHECK_OK(pthread_barrier_init(&meeting, NULL, 2));
+    pthread_t other = thread_start(live_together, pool);
+    live_together(pool);
+    thread_join(other);
+    CHECK_OK(zc_pool_close(pool));
+}
+
 /* ---- claims, caps and trims reach what threads keep ---- */
 
 /* A thread that fills its cache, and then sleeps on it until it is told to end. */
@@ -417,8 +446,6 @@ Test(cache, none_without_membarrier)
 {
     apart(refuse_membarrier, NULL);
 }
-
-static pthread_barrier_t meeting;
 
 static void *use_there(void *pool)
 {
