@@ -181,7 +181,7 @@ int options_read(char *const *environment, struct options *options)
 {
     for (const struct row *row = rows; row < rows + ROWS; row++)
         set_initial(options, row);
-    for (char *const *entry = environment; *entry; entry++) {
+    for (char *const *entry = environment; entry && *entry; entry++) {
         const char *equals = strchr(*entry, '=');
         if (strncmp(*entry, "ZC_", 3) != 0 || !equals)
             continue;

@@ -43,7 +43,7 @@ struct options {
  * answer is the same for the life of the process. */
 int options_get(const struct options **out);
 
-/* The same of another environment; texts in *options point there. */
+/* The same of another environment (NULL: an empty one, as clearenv(3) leaves it); texts in *options point there. */
 int options_read(char *const *environment, struct options *options);
 
 /* A row of the table, for people. */

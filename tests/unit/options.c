@@ -132,6 +132,22 @@ static void good(const struct option_case *c)
     CHECK(again == options && value_of(options, c->variable) == c->number);
 }
 
+/* After clearenv(3) there is none. */
+static void no_environment(const struct option_case *c)
+{
+    const struct options *options;
+    (void)c;
+    CHECK(clearenv() == 0 && !environ);
+    CHECK_OK(options_get(&options));
+    CHECK(options->conflict == ZC_CONFLICT_AUTO);
+}
+
+Test(options, an_environment_that_was_cleared)
+{
+    const struct option_case none = {0};
+    in_child(&none, no_environment);
+}
+
 Test(options, good_values)
 {
     static const struct option_case cases[] = {
