@@ -153,7 +153,9 @@ static void send_home(struct slot *slot)
     if (away == home || !slot_is(other, SLOT_COLLECTED) || map_under(slot, home))
         return;
     renew(slot, home, SLOT_COLLECTED);
-    renew(other, away, map_under(other, away) ? SLOT_STALE : SLOT_COLLECTED);
+    renew(other, away, SLOT_COLLECTED);
+    if (map_under(other, away))
+        slot_become(other, SLOT_STALE);
 }
 
 void pool_tidy(struct zc_pool *pool)

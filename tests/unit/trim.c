@@ -273,6 +273,33 @@ Test(trim, can_fail_for_want_of_protection, .timeout = 60)
     fail_and_repeat();
 }
 
+/* Where the kernel refuses to protect the second of two slots that get their own pages back, the first has its own. */
+Test(trim, a_tidying_that_fails_mixes_nothing_up, .timeout = 60)
+{
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    zc_comm *comm = loop_renaming(ZC_RELEASE_AUTO);
+    zc_pool *pool = open_small(MIXED_SIZE);
+    if (pool->protect != ZC_PROTECT_USERFAULTFD)
+        cr_skip_test("there is no userfaultfd");
+    uint64_t serial = 0;
+    fail_registrations = true;
+    fill(pool, &serial);
+    rename_all(comm, &serial);
+    free_all();
+    fail_at = 2;
+    pool_tidy(pool);
+    CHECK(fail_at == 0);
+    displaced(pool, false); /* which checks that slots and backings are pairs */
+    check_mappings(pool);
+    fill(pool, &serial);
+    rename_all(comm, &serial);
+    for (int i = 0; i < MIXED; i++)
+        CHECK_PATTERN(mixed[i], MIXED_SIZE, contents[i]);
+    free_all();
+    CHECK_OK(zc_pool_close(pool));
+    CHECK_OK(zc_close(comm));
+}
+
 /* ---- beside a fork ---- */
 
 static struct {
