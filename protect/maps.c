@@ -60,7 +60,7 @@ void maps_open(unsigned long override)
 bool maps_claim(int n)
 {
     long now = atomic_load_explicit(&left, memory_order_relaxed);
-    while (now >= n)
+    while (n == 0 || now >= n) /* none can be had where some are owed, too */
         if (atomic_compare_exchange_weak_explicit(&left, &now, now - n, memory_order_relaxed, memory_order_relaxed))
             return true;
     return false;

@@ -172,6 +172,31 @@ Test(rule6, the_spare_is_claimed_with_the_protection)
     CHECK_OK(zc_close(comm));
 }
 
+/* A landing that has to exchange pages does so without mappings, too. What needs none goes on all the same. */
+Test(rule6, mappings_that_are_owed_refuse_nothing_that_needs_none)
+{
+    setenv("ZC_MAPS", "2", 1);
+    setenv("ZC_PROTECT", "userfaultfd", 1);
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1), *c = buffer(2, 2);
+    if (slot_pool(slot_at(b))->protect != ZC_PROTECT_USERFAULTFD)
+        cr_skip_test("there is no userfaultfd");
+    CHECK_OK(zc_send(b, 2 * PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b, 2 * PAGE, 0, 2, comm));
+    post_pattern(comm, 2, 2 * PAGE, 3);
+    CHECK_OK(zc_wait(b, NULL));
+    CHECK(backing_of(b) != slot_home(slot_at(b)));
+    CHECK_OK(zc_irecv(c, 2 * PAGE, 0, 4, comm));
+    CHECK_OK(zc_cancel(c));
+    zc_stats before = stats_now();
+    CHECK_OK(zc_send(c, 2 * PAGE, 0, 5, comm));
+    CHECK(stats_now().sends_protected == before.sends_protected + 1);
+    CHECK_MESSAGE(comm, 5, 0, 2 * PAGE, 2);
+    CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
+    CHECK_PATTERN(b, 2 * PAGE, 3);
+    CHECK_OK(zc_close(comm));
+}
+
 /* Sends of parts that are never written between must not use up mappings: a slot cannot have more than its pages. */
 Test(rule6, sends_of_parts_do_not_use_mappings_up)
 {

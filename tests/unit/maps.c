@@ -44,6 +44,7 @@ Test(maps, what_is_forced_is_owed)
     maps_open(4);
     maps_force(6);
     CHECK(!maps_claim(1));
+    CHECK(maps_claim(0)); /* what needs none is not refused */
     maps_unclaim(2);
     CHECK(!maps_claim(1));
     maps_force(-3);
