@@ -264,10 +264,7 @@ bool slot_can_rename(const struct slot *slot)
 {
     int more = MAPS_RENAME - backend_of(slot_pool(slot))->rename; /* not claimed before */
     assert(!slot->reserved || !slot->pinned);                     /* which takes no sends to reserve for */
-    if (!slot->reserved || !maps_claim(more))
-        return false;
-    maps_unclaim(more);
-    return true;
+    return slot->reserved && maps_can_claim(more);
 }
 
 void slot_rename(struct slot *slot, struct backing *backing)

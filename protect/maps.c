@@ -57,10 +57,21 @@ void maps_open(unsigned long override)
     atomic_store(&left, most > 0 ? most : 0);
 }
 
+/* None can be had where some are owed, too. */
+static bool enough(long now, int n)
+{
+    return n == 0 || now >= n;
+}
+
+bool maps_can_claim(int n)
+{
+    return enough(atomic_load_explicit(&left, memory_order_relaxed), n);
+}
+
 bool maps_claim(int n)
 {
     long now = atomic_load_explicit(&left, memory_order_relaxed);
-    while (n == 0 || now >= n) /* none can be had where some are owed, too */
+    while (enough(now, n))
         if (atomic_compare_exchange_weak_explicit(&left, &now, now - n, memory_order_relaxed, memory_order_relaxed))
             return true;
     return false;

@@ -23,6 +23,7 @@ void maps_open(unsigned long override);
 void maps_account(struct slot *slot, int sign);
 
 bool maps_claim(int n); /* signal-safe, as are: */
+bool maps_can_claim(int n);
 void maps_force(int n); /* where refusing is no choice; negative gives back */
 void maps_unclaim(int n);
 

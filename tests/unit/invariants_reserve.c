@@ -172,6 +172,29 @@ Test(rule6, the_spare_is_claimed_with_the_protection)
     CHECK_OK(zc_close(comm));
 }
 
+/* What lands without need for an exchange of pages, and without mappings for one, is copied in. */
+Test(rule6, a_landing_takes_no_mappings_that_are_not_there)
+{
+    enum { PAGES = 512, BIG = 500 };
+    setenv("ZC_MAPS", "100", 1);
+    zc_comm *comm = loop_strict();
+    char *b = buffer(PAGES, 1);
+    struct backing *old = backing_of(b);
+    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b, BIG * PAGE, 0, 2, comm));
+    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    int last = maps_left();
+    CHECK(maps_claim(last));
+    post_pattern(comm, 2, BIG * PAGE, 2);
+    CHECK_OK(zc_wait(b, NULL));
+    CHECK(backing_of(b) == old);
+    CHECK_PATTERN(b, BIG * PAGE, 2);
+    maps_unclaim(last);
+    CHECKF(maps_left() == 100, "%d maps left", maps_left());
+    CHECK_REST(slot_pool(slot_at(b)));
+    CHECK_OK(zc_close(comm));
+}
+
 /* A landing that has to exchange pages does so without mappings, too. What needs none goes on all the same. */
 Test(rule6, mappings_that_are_owed_refuse_nothing_that_needs_none)
 {
