@@ -262,6 +262,10 @@ static enum conflict_end step_page(struct conflict *c, struct slot *slot)
             policy_written(pool, slot);
             count(faults_idle);
         }
+        if (!slot_can_settle(slot, backing) && slot_can_rename(slot)) {
+            slot_rename(slot, backing);
+            return CONFLICT_ENDED;
+        }
         slot_settle(slot, backing);
     }
     if (c->stored)

@@ -139,6 +139,17 @@ static int page_need(const struct slot *slot, const struct backing *backing, uin
     return need;
 }
 
+bool slot_can_settle(const struct slot *slot, const struct backing *backing)
+{
+    uint32_t protected_end = slot->protected_first + slot->protected_pages;
+    int maps = 0, split = backend_of(slot_pool(slot))->split;
+    for (uint32_t page = slot->protected_first, end; page < protected_end; page = end) {
+        end = protected_end;
+        maps += page_need(slot, backing, page, &end) & PROT_WRITE ? 0 : split;
+    }
+    return maps <= slot->maps || maps_can_claim(maps - slot->maps);
+}
+
 void slot_settle(struct slot *slot, const struct backing *backing)
 {
     if (slot->protected_pages == 0)

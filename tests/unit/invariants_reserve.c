@@ -220,6 +220,35 @@ Test(rule6, mappings_that_are_owed_refuse_nothing_that_needs_none)
     CHECK_OK(zc_close(comm));
 }
 
+/* Sends of what is protected already claim no mappings. A store beside many of them would split it into more pieces than
+ * there are mappings for: then the buffer gets fresh pages. */
+Test(rule6, a_store_beside_sends_of_many_parts)
+{
+    enum { PARTS = 16 };
+    for (int few = 0; few < 2; few++) {
+        setenv("ZC_MAPS", "100", 1);
+        zc_comm *comm = loop_renaming(ZC_RELEASE_LAZY);
+        char *b = buffer(2 * PARTS, 1);
+        CHECK_OK(zc_send(b, 2 * PARTS * PAGE, 0, 0, comm));
+        CHECK_MESSAGE(comm, 0, 0, 2 * PARTS * PAGE, 1);
+        zc_stats before = stats_now();
+        for (int i = 0; i < PARTS; i++)
+            CHECK_OK(zc_send(b + 2 * (size_t)i * PAGE, PAGE, 0, i, comm));
+        CHECK(stats_now().sends_free == before.sends_free + PARTS);
+        int rest = few ? maps_left() : 0;
+        CHECK(maps_claim(rest));
+        store(b + PAGE, 5);
+        CHECK(stats_now().renames == before.renames + (uint64_t)few);
+        CHECK_PAGES(b, few ? "wwww" : "rwrw");
+        for (int i = 0; i < PARTS; i++)
+            CHECK_MESSAGE(comm, i, 2 * (size_t)i * PAGE, PAGE, 1);
+        CHECK(load(b + PAGE) == 5);
+        maps_unclaim(rest);
+        CHECK_REST(slot_pool(slot_at(b)));
+        CHECK_OK(zc_close(comm));
+    }
+}
+
 /* Sends of parts that are never written between must not use up mappings: a slot cannot have more than its pages. */
 Test(rule6, sends_of_parts_do_not_use_mappings_up)
 {
