@@ -104,6 +104,7 @@ struct link {
     struct cell placing; /* between link_place and link_placed */
     uint32_t woken;      /* the number of its sleep that it was woken from */
     unsigned owed;       /* times that it was not woken from its nap */
+    uint32_t views;      /* that it had when this rank was about to sleep last */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
     struct mapping **mappings;              /* by number, that it shows now */
     unsigned mapped;                        /* those included that only messages refer to; */

@@ -146,7 +146,15 @@ static void set_asleep(struct shm *shm, uint32_t asleep)
     atomic_thread_fence(memory_order_seq_cst); /* that it sleeps, before what there is */
 }
 
-/* Tells peers that they are to wake this rank, which `naps` only. False if there is something to take already. */
+/* Has the peer other views since this was asked last? It says so on its board alone, and wakes who sleeps. */
+static bool views_changed(struct link *link)
+{
+    uint32_t before = link->views;
+    link->views = atomic_load_explicit(&link->ring.theirs->views, memory_order_relaxed);
+    return link->views != before;
+}
+
+/* Tells peers that they are to wake this rank, which `naps` only. False if there is something to look at already. */
 static bool shm_doze(struct shm *shm, bool naps)
 {
     bool quiet = true;
@@ -157,7 +165,9 @@ static bool shm_doze(struct shm *shm, bool naps)
             continue;
         if (link->sends || link->answers)
             link_push(link); /* perhaps there is room now */
-        quiet &= !ring_ready(&link->ring) && !link->broken;
+        bool changed = views_changed(link);
+        shm->happened |= changed; /* a thread that waits for its sends may have looked before */
+        quiet &= !changed && !ring_ready(&link->ring) && !link->broken;
     }
     if (!quiet && (shm->watched || shm->watchers))
         ring_all(shm);

@@ -55,6 +55,7 @@
     X(closed_while_asleep)                                                                                             \
     X(ends_before_sleep)                                                                                               \
     X(ended_by_another)                                                                                                \
+    X(lent_before_sleep)                                                                                               \
     X(cancelled)                                                                                                       \
     X(sleepers)                                                                                                        \
     X(naps)                                                                                                            \

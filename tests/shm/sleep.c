@@ -231,21 +231,29 @@ static void either_close(struct either *e)
     CHECK_OK(zc_close(e->second));
 }
 
+/* Has waited for long, and sleeps with its next poll: it has slept, and nothing new has happened since. */
+static struct waiting wait_for_long(zc_comm *comm)
+{
+    const unsigned tired = shm_of(comm)->patience_most + SHM_YIELDS;
+    struct waiting waiting = {.napped = true, .deadline = clock_ns() + 1000000};
+
+    while (clock_ns() < waiting.deadline) {
+        waiting.polls = tired;
+        comm_poll_waiting(comm, NULL, &waiting);
+    }
+    waiting.deadline = 0;
+    waiting.polls = tired;
+    return waiting;
+}
+
 /* The very poll after which one sleeps takes the message. */
 void case_ends_before_sleep(void)
 {
     struct either e;
 
     either_open(&e);
-    const unsigned tired = shm_of(e.first)->patience_most + SHM_YIELDS;
-    struct waiting waiting = {.deadline = clock_ns() + 1000000};
-    while (clock_ns() < waiting.deadline) { /* it has slept, and nothing new has happened since */
-        waiting.polls = tired;
-        comm_poll_waiting(e.first, NULL, &waiting);
-    }
+    struct waiting waiting = wait_for_long(e.first);
     CHECK_OK(zc_send("x", 1, 0, 1, e.second));
-    waiting.deadline = 0;
-    waiting.polls = tired;
     comm_poll_waiting(e.first, NULL, &waiting);
     CHECK_OK(zc_wait(e.over_second, NULL));
     either_close(&e);
@@ -273,6 +281,28 @@ void case_ended_by_another(void)
     CHECK_OK(zc_cancel(e.over_second));
     thread_join(thread);
     either_close(&e);
+}
+
+/* ---- waiting for a send that is only looked at from now on, which no message tells ---- */
+
+void case_lent_before_sleep(void)
+{
+    zc_comm *comm[2];
+    char *out = ALLOC(LARGE);
+    zc_view view;
+
+    ranks_open(comm, 2, NULL);
+    CHECK_OK(zc_send(out, LARGE, 1, 1, comm[0]));
+    CHECK_OK(zc_progress(comm[1])); /* it is there */
+    struct waiting waiting = wait_for_long(comm[0]);
+    CHECK(comm_sending(comm[0]) == 1);
+    CHECK_OK(zc_recv_view(&view, 0, 1, comm[1]));
+    comm_poll_waiting(comm[0], NULL, &waiting);
+    CHECK(comm_sending(comm[0]) == 0);
+    CHECK_OK(zc_release(&view));
+    CHECK_OK(zc_flush(comm[0]));
+    CHECK_OK(zc_free(out));
+    ranks_close(comm, 2);
 }
 
 /* ---- the descriptor of zc_fd, where others take what has come ---- */
