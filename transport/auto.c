@@ -331,10 +331,10 @@ static void auto_give_back(struct endpoint *endpoint, const struct taken *taken)
     free(message);
 }
 
-static long auto_viewed(struct endpoint *endpoint)
+static long auto_unreceived(struct endpoint *endpoint, const _Atomic long *sending)
 {
     struct part *near = near_of(endpoint);
-    return near->transport->viewed(&near->endpoint);
+    return near->transport->unreceived(&near->endpoint, sending);
 }
 
 static int auto_send_lent(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
@@ -437,5 +437,5 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .receive_taken = auto_receive_taken,
                                          .give_back = auto_give_back,
                                          .lend = auto_lend,
-                                         .viewed = auto_viewed,
+                                         .unreceived = auto_unreceived,
                                          .send_lent = auto_send_lent};

@@ -290,8 +290,9 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
 
 long comm_sending(zc_comm *comm)
 {
+    const struct transport *transport = comm->transport;
     long sending = atomic_load_explicit(&comm->sending, memory_order_acquire);
-    return sending > 0 && comm->transport->viewed ? sending - comm->transport->viewed(&comm->endpoint) : sending;
+    return sending > 0 && transport->unreceived ? transport->unreceived(&comm->endpoint, &comm->sending) : sending;
 }
 
 /* Waits until all sends have left; says so once if that takes longer than a fault may wait. An impatient caller is

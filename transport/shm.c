@@ -345,7 +345,7 @@ static void shm_give_back(struct endpoint *endpoint, const struct taken *taken)
 }
 
 /* No peer is believed more than what it was sent. */
-static long shm_viewed(struct endpoint *endpoint)
+static long shm_unreceived(struct endpoint *endpoint, const _Atomic long *sending)
 {
     struct shm *shm = endpoint->state;
     long viewed = 0;
@@ -354,8 +354,9 @@ static long shm_viewed(struct endpoint *endpoint)
         uint32_t views = link->error || !link->greeted ? 0 : atomic_load(&link->ring.theirs->views);
         viewed += views < link->offers.count ? views : link->offers.count;
     }
+    long unreceived = atomic_load(sending) - viewed;
     shm_unlock(shm);
-    return viewed;
+    return unreceived;
 }
 
 static int shm_send_lent(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,
@@ -543,5 +544,5 @@ const struct transport shm_transport = {.scheme = "shm",
                                         .receive_taken = shm_receive_taken,
                                         .lend = shm_lend,
                                         .give_back = shm_give_back,
-                                        .viewed = shm_viewed,
+                                        .unreceived = shm_unreceived,
                                         .send_lent = shm_send_lent};

@@ -7,6 +7,7 @@
 #define ZC_TRANSPORT_TRANSPORT_H
 
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -153,8 +154,9 @@ struct transport {
     /* Shows what was taken: *bytes may be read until give_back. False: not this one, it is still to be received. */
     bool (*lend)(struct endpoint *endpoint, const struct taken *taken, const void **bytes);
 
-    /* How many sends in flight were received already, and are only looked at. */
-    long (*viewed)(struct endpoint *endpoint);
+    /* How many of the sends in flight, *sending, were not received yet: others are only looked at. That number is read
+     * while what is in flight here cannot change, since other threads send, and their messages are received. */
+    long (*unreceived)(struct endpoint *endpoint, const _Atomic long *sending);
 
     /* As `send`, of what is lent, which stays so until the operation is over. */
     int (*send_lent)(struct endpoint *endpoint, struct op *op, const struct taken *taken, const void *bytes,

@@ -138,6 +138,43 @@ void case_flush_waits_for_receiver(void)
     ranks_close(comm, 2);
 }
 
+/* ---- what another thread sends while one is about to count is received before what was sent first ---- */
+
+static zc_comm *from, *to;
+static zc_view meanwhile;
+
+static long send_meanwhile(struct endpoint *endpoint, const _Atomic long *sending)
+{
+    if (!meanwhile.data) {
+        char *out = ALLOC(BIG);
+        CHECK_OK(zc_send_free(out, BIG, 1, 2, from));
+        CHECK_OK(zc_recv_view(&meanwhile, 0, 2, to));
+    }
+    return shm_transport.unreceived(endpoint, sending);
+}
+
+void case_flush_beside_sends(void)
+{
+    zc_comm *comm[2];
+    char *out = ALLOC(BIG);
+    struct transport transport = shm_transport;
+
+    ranks_open(comm, 2, NULL);
+    from = comm[0];
+    to = comm[1];
+    CHECK_OK(zc_send(out, BIG, 1, 1, from));
+    transport.unreceived = send_meanwhile;
+    from->transport = &transport;
+    CHECK_IS((int)comm_sending(from), 1);
+    CHECK(meanwhile.data);
+    CHECK_OK(zc_recv(out, BIG, 0, 1, to, NULL));
+    CHECK_OK(zc_flush(from));
+    from->transport = &shm_transport;
+    CHECK_OK(zc_release(&meanwhile));
+    CHECK_OK(zc_free(out));
+    ranks_close(comm, 2);
+}
+
 /* ---- what was passed on ---- */
 
 enum { SENDER, PASSER, VIEWER, RANKS };
