@@ -302,13 +302,11 @@ static bool flush(zc_comm *comm, bool patient)
     bool told = false;
     uint64_t start = clock_ns();
     struct waiting waiting = {.deadline = start + comm->rules.timeout_ns};
-    while (comm_sending(comm) > 0) {
-        comm_poll_waiting(comm, NULL, &waiting);
+    for (long sending; (sending = comm_sending(comm)) > 0; comm_poll_waiting(comm, NULL, &waiting)) {
         if (told || clock_ns() - start < comm->rules.timeout_ns)
             continue;
         fprintf(stderr, "zc: rank %d %s: %ld sends have not been received for %llu ms\n", comm->endpoint.rank,
-                patient ? "still waits" : "gives up", atomic_load(&comm->sending),
-                (unsigned long long)(comm->rules.timeout_ns / 1000000));
+                patient ? "still waits" : "gives up", sending, (unsigned long long)(comm->rules.timeout_ns / 1000000));
         if (!patient)
             return false;
         told = true;

@@ -45,6 +45,7 @@
     X(view_outlives_giver)                                                                                             \
     X(view_outlives_link)                                                                                              \
     X(flush_waits_for_receiver)                                                                                        \
+    X(flush_ends_late)                                                                                                 \
     X(flush_beside_sends)                                                                                              \
     X(view_outlives_passer)                                                                                            \
     X(view_passed_on_ends)                                                                                             \

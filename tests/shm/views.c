@@ -138,6 +138,38 @@ void case_flush_waits_for_receiver(void)
     ranks_close(comm, 2);
 }
 
+/* ---- the very look after which one would give up finds that all was received ---- */
+
+static bool looks;
+
+static void look_late(struct endpoint *endpoint, struct op *urgent)
+{
+    if (!looks)
+        return;
+    usleep(2 * 1000 * hasty.fault_timeout_ms);
+    shm_transport.poll(endpoint, urgent);
+}
+
+void case_flush_ends_late(void)
+{
+    zc_comm *comm[2];
+    char *out = ALLOC(BIG);
+    struct transport transport = shm_transport;
+
+    ranks_open(comm, 2, &hasty);
+    transport.poll = look_late;
+    comm[0]->transport = &transport;
+    comm[0]->endpoint.ends_with_mpi = true;
+    CHECK_OK(zc_send(out, BIG, 1, 1, comm[0]));
+    CHECK_OK(zc_recv(out, BIG, 0, 1, comm[1], NULL));
+    looks = true;
+    CHECK_IS((int)comm_sending(comm[0]), 1);
+    CHECK(comm_close_all_of_mpi(false));
+    CHECK_FAILS(zc_progress(comm[0]), -EBADF, "closed");
+    CHECK_OK(zc_free(out));
+    CHECK_OK(zc_close(comm[1]));
+}
+
 /* ---- what another thread sends while one is about to count is received before what was sent first ---- */
 
 static zc_comm *from, *to;
