@@ -83,19 +83,24 @@ static int attend_to(struct shm *shm, int fd, uint32_t when, void *what)
                                                             : 0;
 }
 
-/* Hands over the board. */
-static void say_hello(struct link *link)
+/* Hands over the board. False: that is to be tried again, as of all processes of the user too many descriptors are sent
+ * and not received yet; or the peer is gone, which the socket tells. */
+static bool say_hello(struct link *link)
 {
-    const struct shm *shm = link->shm;
+    struct shm *shm = link->shm;
     struct packet hello = {.kind = PACKET_HELLO,
                            .page_bytes = (uint32_t)PAGE_BYTES,
                            .rank = shm->common.rank,
                            .size = shm->common.size,
                            .protocol = SHM_PROTOCOL,
                            .pids = pid_namespace()};
-    packet_send(link->sock, &hello, link->board); /* should that fail, the peer is gone, which the socket tells */
+    if (packet_send(link->sock, &hello, link->board)) {
+        shm->again = true;
+        return false;
+    }
     sys_close(link->board);
     link->board = -1;
+    return true;
 }
 
 /* Adds a link over `sock`, which is taken over, and says hello there if it is known to whom: others do that first.
@@ -234,10 +239,9 @@ static int greet(struct link *link, const struct packet *hello, int board, const
         return -ECONNRESET; /* as if it had gone */
     if (!error && !(link->ring.theirs = board < 0 ? NULL : board_map(board)))
         return *why = "its board did not come, or is not sealed (limit: RLIMIT_NOFILE)", -EPROTO;
-    if (link->board >= 0)
-        say_hello(link);
-    if (error)
-        return error;
+    bool said = link->board < 0 || say_hello(link);
+    if (error || !said)
+        return error ? error : -ECONNRESET; /* it comes again */
     struct link *before = shm->peers[hello->rank];
     link->rank = hello->rank;
     link->greeted = true;
@@ -395,6 +399,9 @@ static bool is_met(const struct shm *shm, int rank)
  * under the lock of the directory, and is accepted first: no two connect to each other. */
 static void connect_again(struct shm *shm)
 {
+    for (struct link *link = shm->links; link; link = link->next)
+        if (!link->error && link->rank >= 0 && link->board >= 0)
+            say_hello(link);
     place_lock(shm);
     accept_peers(shm);
     for (int rank = missing(shm); rank < shm->common.size; rank++) {

@@ -30,6 +30,7 @@
     X(no_descriptors)                                                                                                  \
     X(no_descriptors_for_others)                                                                                       \
     X(file_size)                                                                                                       \
+    X(too_many_descriptors_under_way)                                                                                  \
     X(hello_is_checked)                                                                                                \
     X(backlog_is_full)                                                                                                 \
     X(closed_while_other_computes)                                                                                     \

@@ -338,6 +338,77 @@ void case_no_descriptors_for_others(void)
     children_end(1, &child);
 }
 
+/* ---- descriptors that are sent and not received yet, of which a user may have as many as a process has open ---- */
+
+static void give_up_privileges(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+
+    CHECK(syscall(SYS_capget, &header, data) == 0);
+    data[0].effective &= ~(1U << CAP_SYS_RESOURCE | 1U << CAP_SYS_ADMIN);
+    CHECK(syscall(SYS_capset, &header, data) == 0);
+}
+
+/* Sends so many. */
+static void fill_the_way(int sock)
+{
+    static const struct packet packet = {.kind = PACKET_WAKE};
+    int error;
+
+    while ((error = packet_send(sock, &packet, sock)) == 0)
+        ;
+    CHECK_IS(error, -ETOOMANYREFS);
+}
+
+static void *open_second(void *comm)
+{
+    *(zc_comm **)comm = open_rank(1, 2);
+    return NULL;
+}
+
+static void *open_first(void *comm)
+{
+    *(zc_comm **)comm = open_rank(0, 2);
+    return NULL;
+}
+
+static void await_files(int n)
+{
+    int directory;
+
+    while (files_left() < n)
+        usleep(1000);
+    CHECK_OK(directory_open(&directory));
+    CHECK(flock(directory, LOCK_EX) == 0); /* who has come has gone on */
+    close(directory);
+}
+
+/* Who comes cannot hand over its boards at first. */
+void case_too_many_descriptors_under_way(void)
+{
+    zc_comm *comm[2];
+    struct rlimit limit;
+    int ends[2], next = dup(0);
+
+    give_up_privileges();
+    CHECK(next >= 0 && close(next) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + 50, limit.rlim_max}) == 0);
+    pthread_t first = thread_start(open_first, &comm[0]);
+    await_files(1);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) == 0);
+    fill_the_way(ends[0]);
+    pthread_t second = thread_start(open_second, &comm[1]);
+    await_files(2);
+    for (int i = 0; i < 2; i++)
+        close(ends[i]);
+    thread_join(first);
+    thread_join(second);
+    CHECK_OK(zc_send(NULL, 0, 1, 1, comm[0]));
+    CHECK_OK(zc_recv(NULL, 0, 0, 1, comm[1], NULL));
+    ranks_close(comm, 2);
+}
+
 /* A board is a file. */
 void case_file_size(void)
 {
