@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/live.h"
 #include "core/options.h"
+#include "core/own_memory.h"
 #include "protect/hold.h"
 #include "protect/inherit.h"
 #include "protect/open.h"
@@ -55,7 +56,7 @@ static int open_pools(bool hidden, char **start, size_t *length)
 
 static void *alloc(size_t size, size_t alignment)
 {
-    if (arena.forked)
+    if (arena.forked || own_allocates())
         return NULL;
     struct slot *slot = alignment <= PAGE_BYTES ? heap_pop(size) : NULL;
     struct zc_pool *pool = slot ? NULL : heap_pool(size, alignment);

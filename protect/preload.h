@@ -32,7 +32,7 @@ struct preload {
     void (*child)(void);
 
     /* At least `size` bytes, aligned to `alignment`, a power of two up to 2 MiB. NULL where the
-     * pools have none, and in a forked child. */
+     * pools have none, for zc itself, and in a forked child. */
     void *(*alloc)(size_t size, size_t alignment);
 
     /* Of buffers only, in a forked child too. */

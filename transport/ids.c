@@ -2,16 +2,16 @@
 #include "transport/ids.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "core/error.h"
+#include "core/own_memory.h"
 
 enum { ROOM_FIRST = 64 };
 
 int ids_grow(struct ids *ids)
 {
     uint32_t room = ids->room ? 2 * ids->room : ROOM_FIRST;
-    struct id *all = room > ids->room ? realloc(ids->all, room * sizeof *all) : NULL;
+    struct id *all = room > ids->room ? own_realloc(ids->all, room * sizeof *all) : NULL;
     if (!all)
         return fail(-ENOMEM, "zc: no memory for another operation in flight");
     for (uint32_t i = ids->room; i < room; i++)

@@ -2,9 +2,9 @@
  *
  * Cells: what is put on a board for the peer, and what follows from those that it has put on its own. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "core/own_memory.h"
 #include "transport/shm.h"
 
 enum {
@@ -178,7 +178,7 @@ static bool keep_bytes(struct message *message, const char *bytes)
 {
     message->bytes = message->tiny;
     if (message->match.length > RING_TINY)
-        message->bytes = message->own = malloc(message->match.length);
+        message->bytes = message->own = own_realloc(NULL, message->match.length);
     if (message->bytes)
         memcpy((char *)(uintptr_t)message->bytes, bytes, message->match.length);
     return message->bytes;

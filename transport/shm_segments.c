@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/own_memory.h"
 #include "core/sys.h"
 #include "transport/shm.h"
 
@@ -267,6 +268,14 @@ static bool may_show(const struct link *link, const struct packet *packet)
            link->mapped < SHM_SEGMENTS_MOST;
 }
 
+static struct mapping **new_mappings(void)
+{
+    struct mapping **mappings = own_realloc(NULL, SHM_SEGMENTS_MOST * sizeof(struct mapping *));
+    for (uint32_t number = 0; mappings && number < SHM_SEGMENTS_MOST; number++)
+        mappings[number] = NULL;
+    return mappings;
+}
+
 int segments_shown(struct link *link, const struct packet *packet, int fd)
 {
     if (packet->number < SHM_SEGMENTS_MOST && link->mappings)
@@ -277,7 +286,7 @@ int segments_shown(struct link *link, const struct packet *packet, int fd)
         return -EPROTO;
     }
     if (!link->mappings)
-        link->mappings = calloc(SHM_SEGMENTS_MOST, sizeof(struct mapping *));
+        link->mappings = new_mappings();
     struct mapping *mapping = link->mappings ? calloc(1, sizeof *mapping) : NULL;
     if (!mapping) {
         if (fd >= 0)

@@ -171,6 +171,30 @@ static void fork_while_receiving(void)
     CHECK_OK(zc_close(comm));
 }
 
+/* More is in flight than zc has noted by now, and it makes a larger note of it, while other pools have much that they
+ * are to give back. */
+static void many_in_flight(void)
+{
+    enum { LARGE = 4 * MIB, LARGES = 32, LENGTH = 8200, MESSAGES = 4200 };
+    char directory[] = "/tmp/zc-preload-test-XXXXXX", path[64], bytes[LENGTH] = "", *large[LARGES];
+    zc_comm *comm;
+
+    alarm(60);
+    CHECK(mkdtemp(directory) && setenv("XDG_RUNTIME_DIR", directory, 1) == 0);
+    CHECK_OK(zc_open("shm:self", NULL, &comm));
+    for (int i = 0; i < LARGES; i++)
+        CHECK((large[i] = malloc(LARGE)));
+    for (int i = 0; i < LARGES; i++)
+        free(large[i]);
+    for (int i = 0; i < MESSAGES; i++)
+        CHECK_OK(zc_send(bytes, LENGTH, 0, 1, comm));
+    for (int i = 0; i < MESSAGES; i++)
+        CHECK_OK(zc_recv(bytes, LENGTH, 0, 1, comm, NULL));
+    CHECK_OK(zc_close(comm));
+    snprintf(path, sizeof path, "%s/zc", directory);
+    CHECK(rmdir(path) == 0 && rmdir(directory) == 0);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -178,7 +202,8 @@ static const struct {
              {"send_from_malloc", send_from_malloc},
              {"protect_as_asked", protect_as_asked},
              {"fork_in_flight", fork_in_flight},
-             {"fork_while_receiving", fork_while_receiving}};
+             {"fork_while_receiving", fork_while_receiving},
+             {"many_in_flight", many_in_flight}};
 
 int main(int argc, char **argv)
 {
