@@ -32,6 +32,11 @@ int error_again(const struct kept_error *kept)
     return kept->error ? fail(kept->error, "%s", kept->message) : 0;
 }
 
+void error_restore(const struct kept_error *kept)
+{
+    memcpy(message, kept->message, sizeof message);
+}
+
 const char *error_text(int error)
 {
     const char *text = strerrordesc_np(error);

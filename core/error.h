@@ -31,6 +31,9 @@ void error_keep(struct kept_error *kept, int error);
 /* Returns what was kept, and sets the message if it is an error. */
 int error_again(const struct kept_error *kept);
 
+/* Puts the thread's message back, where what has failed since is no error of the call. */
+void error_restore(const struct kept_error *kept);
+
 /* As strerror, but it takes no lock, which the caller of malloc, that is to say of this library, might hold. */
 const char *error_text(int error);
 

@@ -144,8 +144,7 @@ static void gather(struct both *both)
         }
     }
     drop_unreachable(both);
-    if (strcmp(zc_errmsg(), before.message) != 0)
-        error_say("%s", before.message);
+    error_restore(&before);
 }
 
 /* ---- the table ---- */

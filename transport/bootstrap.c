@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -195,20 +196,24 @@ static int admit(const struct door *door, struct stranger *place)
 static int judge(const struct bootstrap *bootstrap, const char *protocol, const struct hello *hello, char *text,
                  size_t room)
 {
-    int error = 0;
     if (hello->order != BYTE_ORDER_MARK) {
-        error = fail(-EPROTO, "a machine of another byte order");
-    } else if (strncmp(hello->protocol, protocol, sizeof hello->protocol) != 0) {
-        error = fail(-EPROTO, "rank 0 speaks \"%s\", rank %d \"%.*s\": the versions differ", protocol, hello->rank,
-                     (int)sizeof hello->protocol, hello->protocol);
-    } else if (hello->size != bootstrap->size || hello->rank < 0 || hello->rank >= hello->size) {
-        error = fail(-EINVAL, "rank 0 says size=%d, rank %d says size=%d", bootstrap->size, hello->rank, hello->size);
-    } else if (hello->rank == 0 || bootstrap->fds[hello->rank] >= 0) {
-        error = fail(-EEXIST, "rank %d is there already: is it started twice?", hello->rank);
+        snprintf(text, room, "a machine of another byte order");
+        return -EPROTO;
     }
-    if (error)
-        strncpy(text, zc_errmsg(), room - 1);
-    return error;
+    if (strncmp(hello->protocol, protocol, sizeof hello->protocol) != 0) {
+        snprintf(text, room, "rank 0 speaks \"%s\", rank %d \"%.*s\": the versions differ", protocol, hello->rank,
+                 (int)sizeof hello->protocol, hello->protocol);
+        return -EPROTO;
+    }
+    if (hello->size != bootstrap->size || hello->rank < 0 || hello->rank >= hello->size) {
+        snprintf(text, room, "rank 0 says size=%d, rank %d says size=%d", bootstrap->size, hello->rank, hello->size);
+        return -EINVAL;
+    }
+    if (hello->rank == 0 || bootstrap->fds[hello->rank] >= 0) {
+        snprintf(text, room, "rank %d is there already: is it started twice?", hello->rank);
+        return -EEXIST;
+    }
+    return 0;
 }
 
 /* Reads on what a stranger says. It may turn out a rank, or not. */

@@ -69,13 +69,16 @@ static int find_place(struct place *place, const char *host)
 static int describe_self(struct self *self, struct kept_error *lonely)
 {
     const struct options *options;
+    struct kept_error before;
     int error = options_get(&options);
     if (error)
         return error;
     if (strlen(options->host) >= HOST_BYTES)
         return fail(-EINVAL, "ZC_HOST=%s: expected at most %d characters", options->host, HOST_BYTES - 1);
     memset(self, 0, sizeof *self);
+    error_keep(&before, 0);
     error_keep(lonely, find_place(&self->place, options->host));
+    error_restore(&before); /* perhaps nobody needs to be met */
     snprintf(self->name, sizeof self->name, "mpi-%d-%llx", (int)getpid(), (unsigned long long)clock_ns());
     return 0;
 }

@@ -173,14 +173,24 @@ static int met(struct shm *shm, int rank, int sock)
     return link_open(shm, rank, sock, sock);
 }
 
+/* As link_open. That it fails is no error of whatever call looks: it is told of if this rank waits in vain. */
+static void link_with(struct shm *shm, int rank, int sock)
+{
+    struct kept_error before;
+    error_keep(&before, 0);
+    int error = link_open(shm, rank, sock, sock);
+    if (error)
+        shm->unlinked = error_text(-error);
+    error_restore(&before);
+}
+
 /* All that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells once (EPOLLET), lest
  * it wakes this rank without end: it is looked at when something else happens. */
 static void accept_peers(struct shm *shm)
 {
-    int sock, error;
+    int sock;
     while ((sock = accept4(shm->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-        if ((error = link_open(shm, -1, sock, sock)))
-            shm->unlinked = error_text(-error);
+        link_with(shm, -1, sock);
     shm->unaccepted = errno != EAGAIN;
     if (shm->unaccepted) {
         shm->unlinked = error_text(errno);
@@ -407,7 +417,7 @@ static void connect_again(struct shm *shm)
     for (int rank = missing(shm); rank < shm->common.size; rank++) {
         int error, sock = is_met(shm, rank) ? -1 : place_connect(shm, rank, &error);
         if (sock >= 0)
-            met(shm, rank, sock);
+            link_with(shm, rank, sock);
     }
     place_unlock(shm);
 }

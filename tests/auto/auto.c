@@ -187,6 +187,19 @@ static void refused(void)
     CHECK(!comm);
 }
 
+/* Without a run-time directory, each is on its own. That is no error. */
+static void nowhere_to_meet(void)
+{
+    char byte;
+
+    CHECK(setenv("XDG_RUNTIME_DIR", "/proc/nowhere", 1) == 0);
+    CHECK_FAILS(zc_send(&byte, 1, 0, 0, NULL), -EINVAL, "zc_send: the communicator is NULL");
+    zc_comm *comm = open_over("auto");
+    CHECKF(strstr(zc_errmsg(), "zc_send: the communicator is NULL"), "zc_errmsg: \"%s\"", zc_errmsg());
+    CHECKF(strcmp(comm->transport->scheme, "mpi") == 0, "it is %s", comm->transport->scheme);
+    CHECK_OK(zc_close(comm));
+}
+
 int main(int argc, char *argv[])
 {
     int provided;
@@ -210,6 +223,7 @@ int main(int argc, char *argv[])
         close_with_what_was_taken();
     }
     close_with_what_was_not();
+    nowhere_to_meet();
     /* What is open ends with MPI. */
     MPI_Finalize();
     CHECK_FAILS(zc_progress(comm), -EBADF, "closed");

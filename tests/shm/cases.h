@@ -29,6 +29,7 @@
     X(opened_again)                                                                                                    \
     X(no_descriptors)                                                                                                  \
     X(no_descriptors_for_others)                                                                                       \
+    X(no_board_for_others)                                                                                             \
     X(file_size)                                                                                                       \
     X(too_many_descriptors_under_way)                                                                                  \
     X(hello_is_checked)                                                                                                \

@@ -409,6 +409,27 @@ void case_too_many_descriptors_under_way(void)
     ranks_close(comm, 2);
 }
 
+/* One that comes has a socket, but no board. That is no error of a call of another rank. */
+void case_no_board_for_others(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    zc_comm *comm = open_rank(0, 1);
+    struct rlimit limit;
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), next = dup(sock);
+
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/zc/case%d.0", getenv("XDG_RUNTIME_DIR"), ranks_process);
+    CHECK(connect(sock, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(next >= 0 && close(next) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK(setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)next + 1, limit.rlim_max}) == 0);
+    CHECK_FAILS(zc_send(NULL, 0, 7, 1, comm), -EINVAL, "zc_send: rank 7");
+    while (recv(sock, &address, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN) /* it is not turned away yet */
+        CHECK_OK(zc_progress(comm));
+    CHECKF(strstr(zc_errmsg(), "zc_send: rank 7"), "%s", zc_errmsg());
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    close(sock);
+    CHECK_OK(zc_close(comm));
+}
+
 /* A board is a file. */
 void case_file_size(void)
 {

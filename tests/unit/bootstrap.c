@@ -91,6 +91,7 @@ static void *come(void *argument)
     struct bootstrap *b = NULL;
     comer->result = bootstrap_open(comer->root, comer->rank, comer->size, comer->protocol ? comer->protocol : "test 1",
                                    comer->timeout ? comer->timeout : LONG, &b);
+    CHECKF(comer->result || !*zc_errmsg(), "rank %d: no error, but \"%s\"", comer->rank, zc_errmsg());
     if (comer->result)
         snprintf(comer->message, sizeof comer->message, "%s", zc_errmsg());
     else
