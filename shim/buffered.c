@@ -11,7 +11,8 @@
 
 static struct {
     lock lock;
-    int count, room, cursor, buffered;
+    int count, room, buffered;
+    unsigned cursor; /* goes round */
     struct stray {
         MPI_Request request;
         struct loans *loans;
@@ -57,7 +58,7 @@ void adrift_progress(void)
     if (adrift.count == 0 || !lock_try(&adrift.lock))
         return;
     for (int i = 0; i < LOOKS && adrift.count > 0; i++) {
-        struct stray *stray = &adrift.all[adrift.cursor++ % adrift.count];
+        struct stray *stray = &adrift.all[adrift.cursor++ % (unsigned)adrift.count];
         int done = 0;
         PMPI_Test(&stray->request, &done, MPI_STATUS_IGNORE);
         if (!done)
