@@ -187,11 +187,11 @@ int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend h
     return 0;
 }
 
-void zc_lend_keep(struct zc_loan *loan)
+bool zc_lend_keep(struct zc_loan *loan)
 {
-    if (loan->tentative)
-        hold_send_keep(&loan->hold);
+    bool kept = !loan->tentative || hold_send_keep(&loan->hold);
     loan->tentative = false;
+    return kept;
 }
 
 void zc_lend_end(struct zc_loan *loan)

@@ -35,8 +35,9 @@ ZC_API int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, en
                         const void **wire);
 ZC_API int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend how, bool full, void **wire);
 
-/* A brief loan is not over yet: stops touches from now on. */
-ZC_API void zc_lend_keep(struct zc_loan *loan);
+/* A brief loan is not over yet: stops touches from now on. False: neither spares nor mappings are left for that, and a
+ * store would change what is lent. */
+ZC_API bool zc_lend_keep(struct zc_loan *loan);
 
 ZC_API void zc_lend_end(struct zc_loan *loan);
 

@@ -91,6 +91,7 @@ void loans_end(struct loans *loans)
 bool loans_posted(struct loans *loans, MPI_Request request)
 {
     int done = 0;
+    bool kept = true;
     if (loans->count && loans->loan[0].tentative) /* what MPI took at once needs no guard */
         PMPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
     if (done) {
@@ -100,8 +101,13 @@ bool loans_posted(struct loans *loans, MPI_Request request)
     if (observer)
         observer->posted(loans->origin);
     for (int i = 0; i < loans->count; i++)
-        zc_lend_keep(&loans->loan[i]);
-    return false;
+        kept &= zc_lend_keep(&loans->loan[i]);
+    if (kept || !loans->buffered)
+        return false;
+    while (!done) /* the program may store to it as soon as this returns: the one send that waits */
+        PMPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
+    loans_end(loans);
+    return true;
 }
 
 int call_posted(struct call *call, int code, MPI_Request *request)

@@ -46,6 +46,7 @@ static const struct {
     CASE(files),
     CASE(irecv_beside),
     CASE(bsend_too_large),
+    CASE(bsend_unprotected),
     CASE(buffer_detach),
     CASE(refused_lists),
     CASE(long_lists),

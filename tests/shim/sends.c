@@ -177,6 +177,23 @@ void bsend_both(void)
     }
 }
 
+/* Of a size that MPI takes at once, while nobody receives and nothing is left to protect the buffer with. */
+void bsend_unprotected(void)
+{
+    enum { N = 3000, SIZE = 8000 };
+    void *buf = buffer(SIZE, 0);
+    if (rank == 1)
+        nap();
+    for (unsigned i = 0; i < N; i++) {
+        pattern_fill(buf, SIZE, i);
+        if (rank == 0)
+            MPI_Bsend(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD);
+        else
+            receive(SIZE, i);
+    }
+    MPI_Free_mem(buf);
+}
+
 /* Over before anybody has received it. */
 void ibsend(void)
 {
