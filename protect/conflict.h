@@ -42,8 +42,8 @@ enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, si
  * after which the slot is renamed. */
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, const void *signals);
 
-/* The same for all bytes of [offset, offset + length), as a call: for system calls, which no fault can stop. 0, or the
- * error of a failed receive. */
+/* The same for all bytes of [offset, offset + length), as a call where that can make progress: for system calls, which
+ * no fault can stop. 0, or the error of a failed receive. */
 int conflict_touch(struct slot *slot, size_t offset, size_t length, bool store);
 
 /* The buffer is given back while loans of it are in force. Locked. */

@@ -68,6 +68,8 @@ struct zc_interposer {
     bool (*inside)(void);
     /* May another thread call it at any time? Asked before the first loan. */
     bool (*threads)(void);
+    /* Is one thread at a time in it, which may be another one than this? */
+    bool (*serial)(void);
     /* Ends loans whose operations are over. Called by threads that wait in a zc call, and by the helper. */
     void (*progress)(void);
     /* A conflict with a loan, on the thread that touches; NULL: a line on stderr, as ZC_ON_CONFLICT says. Signal-safe,

@@ -19,12 +19,22 @@ static bool inside(void)
     return call_state.depth > 0; /* of the stack that a fault interrupted, which may not be this one */
 }
 
-static bool threads(void)
+static int level(void)
 {
     int level = MPI_THREAD_SINGLE;
     if (call_allowed())
         PMPI_Query_thread(&level);
-    return level == MPI_THREAD_MULTIPLE;
+    return level;
+}
+
+static bool threads(void)
+{
+    return level() == MPI_THREAD_MULTIPLE;
+}
+
+static bool serial(void)
+{
+    return level() == MPI_THREAD_SERIALIZED;
 }
 
 /* May this thread call MPI? */
@@ -57,9 +67,10 @@ static void sighted(const struct zc_sighting *sighting)
     observer->sighted(sighting);
 }
 
-static const struct zc_interposer plain = {.inside = inside, .threads = threads, .progress = progress};
+static const struct zc_interposer plain = {
+    .inside = inside, .threads = threads, .serial = serial, .progress = progress};
 static const struct zc_interposer observed = {
-    .inside = inside, .threads = threads, .progress = progress, .sighted = sighted};
+    .inside = inside, .threads = threads, .serial = serial, .progress = progress, .sighted = sighted};
 
 void zc_shim_observe(const struct zc_observer *new)
 {
