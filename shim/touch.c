@@ -12,7 +12,7 @@ static bool readable(const void *memory, size_t length)
     enum { PAGE = 4096, WORD = 8, NO_HOW = -1 };
     uintptr_t at = (uintptr_t)memory & ~(uintptr_t)(WORD - 1), end = (uintptr_t)memory + length;
     int error = errno;
-    bool fine = at <= end;
+    bool fine = at && at <= end;  /* NULL is a mask that is not looked at */
     touch(memory, length, false); /* it may be a buffer, too */
     for (; fine && at < end; at = (at | (PAGE - 1)) + 1)
         fine = syscall(SYS_rt_sigprocmask, NO_HOW, at, NULL, WORD) == 0 || errno != EFAULT;

@@ -129,6 +129,14 @@ void refused_lists(void)
     char byte;
     *last = (struct iovec){&byte, 1};
 
+    void *volatile null = NULL;
+    CHECK_REFUSED(readv(ends[0], null, 1), EFAULT);
+    CHECK_REFUSED(writev(ends[1], null, 1), EFAULT);
+    CHECK_REFUSED(sendmsg(packets[0], null, 0), EFAULT);
+    CHECK_REFUSED(recvmsg(packets[1], null, 0), EFAULT);
+    CHECK_REFUSED(sendmmsg(packets[0], null, 1, 0), EFAULT);
+    CHECK_REFUSED(recvmmsg(packets[1], null, 1, 0, NULL), EFAULT);
+
     CHECK_REFUSED(readv(ends[0], nowhere, 1), EFAULT);
     CHECK_REFUSED(writev(ends[1], nowhere, 1), EFAULT);
     CHECK_REFUSED(readv(ends[0], last, 2), EFAULT);
