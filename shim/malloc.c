@@ -243,7 +243,8 @@ int __posix_memalign(void **out, size_t alignment, size_t size) ALSO(posix_memal
 /* ---- C++'s operators ----
  *
  * The C++ library's would do, since they call malloc; but where a program does not itself link that library, mimalloc's
- * are found before it. */
+ * are found before it. As the C++ library's do, all others call those of one object, aligned or not, which may be the
+ * program's own. */
 
 typedef void new_handler(void);
 extern new_handler *_ZSt15get_new_handlerv(void) __attribute__((weak));     /* std::get_new_handler */
@@ -261,7 +262,7 @@ static void no_memory(void)
         __builtin_abort();
 }
 
-SHOWN void *_Znwm(size_t size)
+static void *new_one(size_t size)
 {
     void *ptr;
     while (!(ptr = malloc(size)))
@@ -269,7 +270,7 @@ SHOWN void *_Znwm(size_t size)
     return ptr;
 }
 
-SHOWN void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
+static void *new_aligned(size_t size, size_t alignment)
 {
     void *ptr;
     while (!(ptr = memalign(alignment, size)))
@@ -277,33 +278,95 @@ SHOWN void *_ZnwmSt11align_val_t(size_t size, size_t alignment)
     return ptr;
 }
 
+void *_Znwm(size_t size) ALSO(new_one);
+void *_ZnwmSt11align_val_t(size_t size, size_t alignment) ALSO(new_aligned);
+
+static void *new_array(size_t size)
+{
+    return _Znwm(size);
+}
+
+static void *new_aligned_array(size_t size, size_t alignment)
+{
+    return _ZnwmSt11align_val_t(size, alignment);
+}
+
+void *_Znam(size_t size) ALSO(new_array);
+void *_ZnamSt11align_val_t(size_t size, size_t alignment) ALSO(new_aligned_array);
+
+/* What a program's own throws goes through these: C cannot catch it. */
 SHOWN void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow)
 {
     (void)nothrow;
-    return malloc(size);
+    return _Znwm == new_one ? malloc(size) : _Znwm(size);
+}
+
+SHOWN void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow)
+{
+    return _Znam == new_array ? _ZnwmRKSt9nothrow_t(size, nothrow) : _Znam(size);
 }
 
 SHOWN void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
 {
     (void)nothrow;
-    return memalign(alignment, size);
+    return _ZnwmSt11align_val_t == new_aligned ? memalign(alignment, size) : _ZnwmSt11align_val_t(size, alignment);
 }
 
-void *_Znam(size_t size) ALSO(_Znwm);
-void *_ZnamRKSt9nothrow_t(size_t size, const void *nothrow) ALSO(_ZnwmRKSt9nothrow_t);
-void *_ZnamSt11align_val_t(size_t size, size_t alignment) ALSO(_ZnwmSt11align_val_t);
-void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t, size_t, const void *) ALSO(_ZnwmSt11align_val_tRKSt9nothrow_t);
+SHOWN void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t size, size_t alignment, const void *nothrow)
+{
+    return _ZnamSt11align_val_t == new_aligned_array ? _ZnwmSt11align_val_tRKSt9nothrow_t(size, alignment, nothrow)
+                                                     : _ZnamSt11align_val_t(size, alignment);
+}
 
-/* Sizes, alignments and nothrow are further arguments, of which `free` takes no notice. */
+/* Of sizes and nothrow, which are further arguments, these take no notice. */
 void _ZdlPv(void *ptr) ALSO(free);
-void _ZdaPv(void *ptr) ALSO(free);
-void _ZdlPvm(void *ptr) ALSO(free);
-void _ZdaPvm(void *ptr) ALSO(free);
-void _ZdlPvRKSt9nothrow_t(void *ptr) ALSO(free);
-void _ZdaPvRKSt9nothrow_t(void *ptr) ALSO(free);
-void _ZdlPvSt11align_val_t(void *ptr) ALSO(free);
-void _ZdaPvSt11align_val_t(void *ptr) ALSO(free);
-void _ZdlPvmSt11align_val_t(void *ptr) ALSO(free);
-void _ZdaPvmSt11align_val_t(void *ptr) ALSO(free);
-void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *ptr) ALSO(free);
-void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *ptr) ALSO(free);
+
+SHOWN void _ZdlPvSt11align_val_t(void *ptr, size_t alignment)
+{
+    (void)alignment;
+    free(ptr);
+}
+
+static void delete_one(void *ptr)
+{
+    _ZdlPv(ptr);
+}
+
+static void delete_aligned(void *ptr, size_t alignment)
+{
+    _ZdlPvSt11align_val_t(ptr, alignment);
+}
+
+static void delete_sized_aligned(void *ptr, size_t size, size_t alignment)
+{
+    (void)size;
+    _ZdlPvSt11align_val_t(ptr, alignment);
+}
+
+void _ZdlPvm(void *ptr) ALSO(delete_one);
+void _ZdlPvRKSt9nothrow_t(void *ptr) ALSO(delete_one);
+void _ZdaPv(void *ptr) ALSO(delete_one);
+void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *ptr, size_t alignment) ALSO(delete_aligned);
+void _ZdaPvSt11align_val_t(void *ptr, size_t alignment) ALSO(delete_aligned);
+void _ZdlPvmSt11align_val_t(void *ptr, size_t size, size_t alignment) ALSO(delete_sized_aligned);
+
+static void delete_array(void *ptr)
+{
+    _ZdaPv(ptr);
+}
+
+static void delete_aligned_array(void *ptr, size_t alignment)
+{
+    _ZdaPvSt11align_val_t(ptr, alignment);
+}
+
+static void delete_sized_aligned_array(void *ptr, size_t size, size_t alignment)
+{
+    (void)size;
+    _ZdaPvSt11align_val_t(ptr, alignment);
+}
+
+void _ZdaPvm(void *ptr) ALSO(delete_array);
+void _ZdaPvRKSt9nothrow_t(void *ptr) ALSO(delete_array);
+void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *ptr, size_t alignment) ALSO(delete_aligned_array);
+void _ZdaPvmSt11align_val_t(void *ptr, size_t size, size_t alignment) ALSO(delete_sized_aligned_array);
