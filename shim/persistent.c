@@ -34,17 +34,22 @@ static int send_buffered(const void *buf, int count, MPI_Datatype type, int peer
     return code == MPI_SUCCESS ? PMPI_Isend(NULL, 0, MPI_BYTE, MPI_PROC_NULL, 0, MPI_COMM_SELF, request) : code;
 }
 
+/* What is waited for before makes progress, which it does not inside MPI. */
 static int post(const struct start *start, struct call *call, MPI_Request *request)
 {
+    int code;
     if (start->send == send_buffered)
         return send_buffered(start->buf, start->count, start->type, start->peer, start->tag, start->comm, request);
     struct span span = span_of(start->count, start->type);
-    if (start->send) {
-        const void *from = call_reads(call, start->buf, span, start->peer, start->tag);
-        return start->send(from, start->count, start->type, start->peer, start->tag, start->comm, request);
-    }
-    void *to = call_writes(call, start->buf, span, start->peer, start->tag);
-    return PMPI_Irecv(to, start->count, start->type, start->peer, start->tag, start->comm, request);
+    void *buf = start->send ? call_reads(call, start->buf, span, start->peer, start->tag)
+                            : call_writes(call, start->buf, span, start->peer, start->tag);
+    call_enter();
+    if (start->send)
+        code = start->send(buf, start->count, start->type, start->peer, start->tag, start->comm, request);
+    else
+        code = PMPI_Irecv(buf, start->count, start->type, start->peer, start->tag, start->comm, request);
+    call_leave();
+    return code;
 }
 
 int MPI_Start(MPI_Request *request)
@@ -56,9 +61,7 @@ int MPI_Start(MPI_Request *request)
         return PMPI_Start(request);
     const struct start *start = pending->start;
     struct call call = {.name = start->call, .buffer = start->buf, .lasts = true};
-    call_enter();
     int code = post(start, &call, &pending->active);
-    call_leave();
     if (code != MPI_SUCCESS)
         loans_end(call.loans);
     else if (call.loans && !loans_posted(call.loans, pending->active))

@@ -35,6 +35,7 @@ static const struct {
     CASE(halo),
     CASE(recv_beside_send),
     CASE(recv_into_send),
+    CASE(start_beside_send),
     CASE(sendrecv),
     CASE(collectives),
     CASE(system_calls),

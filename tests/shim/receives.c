@@ -173,6 +173,35 @@ void recv_beside_send(void)
     }
 }
 
+/* Into blocks beside what is being sent, of which the end is waited for: who waits makes progress. */
+void start_beside_send(void)
+{
+    enum { HALF = 150000 };
+    MPI_Datatype strided;
+    MPI_Request requests[2];
+    MPI_Type_vector(HALF / 2, 1, 2, MPI_BYTE, &strided);
+    MPI_Type_commit(&strided);
+    char *buf = buffer((size_t)2 * HALF, 1);
+    if (rank == 0) {
+        MPI_Recv_init(buf + HALF, 1, strided, peer, 8, MPI_COMM_WORLD, &requests[0]);
+        MPI_Isend(buf, HALF, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &requests[1]);
+        MPI_Start(&requests[0]);
+        MPI_Waitall(2, requests, MPI_STATUSES_IGNORE);
+        for (int i = 0; i < HALF; i += 2)
+            CHECK(buf[HALF + i] == 'x');
+        MPI_Request_free(&requests[0]);
+    } else {
+        char *in = buffer(HALF, 2);
+        MPI_Recv(in, HALF, MPI_BYTE, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        CHECK_PATTERN(in, HALF, 1);
+        memset(buf, 'x', (size_t)2 * HALF);
+        MPI_Send(buf, 1, strided, peer, 8, MPI_COMM_WORLD);
+        MPI_Free_mem(in);
+    }
+    MPI_Free_mem(buf);
+    MPI_Type_free(&strided);
+}
+
 /* Into the very bytes that are being sent; a message that is shorter than the buffer leaves the rest as it was. */
 void recv_into_send(void)
 {
