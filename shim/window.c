@@ -26,22 +26,29 @@ static struct loans *show(const char *name, const void *base, MPI_Aint size)
     return call.loans;
 }
 
+static void insert(struct shown *new)
+{
+    lock_take(&list_lock);
+    new->next = list;
+    list = new;
+    lock_drop(&list_lock);
+}
+
 static int shown(int code, MPI_Win win, const void *base, struct loans *loans)
 {
     struct shown *new = code == MPI_SUCCESS &&loans && loans->count ? malloc(sizeof *new) : NULL;
     if (new) {
-        lock_take(&list_lock);
-        *new = (struct shown){list, win, base, loans};
-        list = new;
-        lock_drop(&list_lock);
+        *new = (struct shown){.win = win, .base = base, .loans = loans};
+        insert(new);
     } else if (code != MPI_SUCCESS) {
         loans_end(loans);
     } /* without memory, they last for good */
     return code;
 }
 
-/* What the window shows, or of that what begins at `base`, unless that is NULL. */
-static void hide(MPI_Win win, const void *base)
+/* Takes out what the window shows, or of that what begins at `base`, unless that is NULL: before MPI knows, since the
+ * handle may be another window's at once. */
+static struct shown *take(MPI_Win win, const void *base)
 {
     struct shown *over = NULL;
     lock_take(&list_lock);
@@ -56,12 +63,23 @@ static void hide(MPI_Win win, const void *base)
         over = one;
     }
     lock_drop(&list_lock);
+    return over;
+}
+
+/* It is shown no more; or it still is, as MPI's `code` says. */
+static int hidden(int code, struct shown *over)
+{
     while (over) {
-        struct shown *next = over->next;
-        loans_end(over->loans);
-        free(over);
-        over = next;
+        struct shown *one = over;
+        over = one->next;
+        if (code == MPI_SUCCESS) {
+            loans_end(one->loans);
+            free(one);
+        } else {
+            insert(one);
+        }
     }
+    return code;
 }
 
 int MPI_Win_create(void *base, MPI_Aint size, int disp_unit, MPI_Info info, MPI_Comm comm, MPI_Win *win)
@@ -79,19 +97,14 @@ int MPI_Win_attach(MPI_Win win, void *base, MPI_Aint size)
 
 int MPI_Win_detach(MPI_Win win, const void *base)
 {
-    int code = PMPI_Win_detach(win, base);
-    if (code == MPI_SUCCESS)
-        hide(win, base);
-    return code;
+    struct shown *over = take(win, base);
+    return hidden(PMPI_Win_detach(win, base), over);
 }
 
 int MPI_Win_free(MPI_Win *win)
 {
-    MPI_Win freed = *win;
-    int code = PMPI_Win_free(win);
-    if (code == MPI_SUCCESS)
-        hide(freed, NULL);
-    return code;
+    struct shown *over = take(*win, NULL);
+    return hidden(PMPI_Win_free(win), over);
 }
 
 #if MPI_VERSION >= 4

@@ -44,6 +44,7 @@ static const struct {
     CASE(bsend_init),
     CASE(one_sided),
     CASE(windows),
+    CASE(window_meanwhile),
     CASE(files),
     CASE(irecv_beside),
     CASE(bsend_too_large),

@@ -2,6 +2,7 @@
  *
  * Calls that came with MPI-4, and those that use the program's own address, with buffers that were left protected: what
  * the kernel stores to those would fail with EFAULT. The environment says that all sends protect, and leave it so. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -266,6 +267,40 @@ void windows(void)
     MPI_Win_detach(dynamic, buf);
     expect_shown(false);
     MPI_Win_free(&dynamic);
+    deallocate();
+}
+
+/* As by another thread: while a window is being freed, when its handle is free already, another one is made. */
+static MPI_Win made_meanwhile = MPI_WIN_NULL;
+static bool make_meanwhile;
+
+__attribute__((visibility("default"))) int PMPI_Win_free(MPI_Win *win)
+{
+    static int (*next)(MPI_Win *);
+    MPI_Win freed = *win;
+    if (!next) {
+        void *found = dlsym(RTLD_NEXT, "PMPI_Win_free");
+        memcpy(&next, &found, sizeof next);
+    }
+    int code = next(win);
+    if (make_meanwhile) {
+        MPI_Win_create(buf, N, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &made_meanwhile);
+        CHECK(made_meanwhile == freed); /* or it tests nothing */
+    }
+    return code;
+}
+
+void window_meanwhile(void)
+{
+    MPI_Win win;
+    allocate();
+    MPI_Win_create(other, N, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &win);
+    make_meanwhile = true;
+    MPI_Win_free(&win);
+    make_meanwhile = false;
+    expect_shown(true);
+    MPI_Win_free(&made_meanwhile);
+    expect_shown(false);
     deallocate();
 }
 
