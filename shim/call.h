@@ -29,24 +29,33 @@ struct call {
 };
 
 /* Is this thread inside MPI? Error handlers may leave by a long jump: what they leave behind is known by the frame,
- * which later ones lie above. */
+ * which later ones lie above, or have used for other things. */
 struct call_state {
     int depth;
-    const char *frame; /* of the outermost call */
+    const void *const *frame; /* of the outermost call, and */
+    const void *caller;       /* where it returns to, which the frame says as long as it is there */
 };
 extern _Thread_local struct call_state call_state __attribute__((tls_model("initial-exec")));
 
 #define CALL_INLINE static inline __attribute__((always_inline)) /* the frame is that of the function taken over */
 
+static inline bool call_goes_on(void)
+{
+    return call_state.depth > 0 && call_state.frame[1] == call_state.caller;
+}
+
 CALL_INLINE bool call_inside(void)
 {
-    return call_state.depth > 0 && (const char *)__builtin_frame_address(0) < call_state.frame;
+    const void *const *frame = __builtin_frame_address(0);
+    return call_state.depth > 0 && frame < call_state.frame && call_goes_on();
 }
 
 CALL_INLINE void call_enter(void)
 {
-    if (!call_inside())
+    if (!call_inside()) {
         call_state = (struct call_state){.frame = __builtin_frame_address(0)};
+        call_state.caller = call_state.frame[1];
+    }
     call_state.depth++;
 }
 

@@ -16,7 +16,7 @@ const struct zc_observer *observer;
 
 static bool inside(void)
 {
-    return call_state.depth > 0; /* of the stack that a fault interrupted, which may not be this one */
+    return call_goes_on(); /* of the stack that a fault interrupted, which may not be this one */
 }
 
 static int level(void)

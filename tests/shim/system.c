@@ -192,6 +192,20 @@ static void jump(MPI_Comm *comm, int *code, ...)
     longjmp(back, 1);
 }
 
+/* Below where MPI was left. */
+static __attribute__((noinline)) void read_deeper(size_t room)
+{
+    volatile char used[room];
+    for (size_t i = 0; i < room; i++)
+        used[i] = (char)i;
+    int zeros = open("/dev/zero", O_RDONLY);
+    char *buf = guarded(3);
+    CHECK(read(zeros, buf, SIZE) == SIZE);
+    done(buf, 3);
+    close(zeros);
+    CHECK(used[room - 1] == (char)(room - 1));
+}
+
 /* An error handler may leave MPI for good. */
 void after_jump(void)
 {
@@ -211,5 +225,6 @@ void after_jump(void)
     CHECK(readv(zeros, &all, 1) == SIZE);
     done(buf, 2);
     close(zeros);
+    read_deeper(20000);
     MPI_Errhandler_free(&handler);
 }
