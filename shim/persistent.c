@@ -55,9 +55,9 @@ static int post(const struct start *start, struct call *call, MPI_Request *reque
 int MPI_Start(MPI_Request *request)
 {
     struct pending *pending = pending_take(*request);
-    if (pending && pending->kept)
+    if (pending && !pending->start) /* MPI's own, or an error, which MPI will tell */
         pending_return(pending);
-    if (!pending || pending->kept)
+    if (!pending || !pending->start)
         return PMPI_Start(request);
     const struct start *start = pending->start;
     struct call call = {.name = start->call, .buffer = start->buf, .lasts = true};

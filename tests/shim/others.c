@@ -354,6 +354,11 @@ void errors_returned(void)
     CHECK(MPI_Bsend(buf, 10, MPI_DATATYPE_NULL, peer, TAG, comm) != MPI_SUCCESS);
     CHECK(MPI_Bcast(buf, 10, MPI_DATATYPE_NULL, 0, comm) != MPI_SUCCESS);
     CHECK(MPI_Gatherv(other, 10, MPI_BYTE, buf, counts, counts, MPI_DATATYPE_NULL, rank, comm) != MPI_SUCCESS);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Isend(buf, N, MPI_BYTE, peer, TAG, comm, &request);
+    CHECK(MPI_Start(&request) != MPI_SUCCESS);
+    MPI_Recv(other, N, MPI_BYTE, peer, TAG, comm, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Comm_free(&comm);
     deallocate();
 }
