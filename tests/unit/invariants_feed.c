@@ -64,3 +64,22 @@ Test(behind, its_pace_is_seen)
     CHECK(memcmp(known, pool->costs, sizeof known) != 0);
     CHECK_OK(zc_close(comm));
 }
+
+/* Of a message that was copied, the buffer may be gone when it leaves, and all of its pool. */
+Test(behind, its_pace_is_not_noted_where_nothing_is_left)
+{
+    zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_COPY, ZC_RELEASE_LAZY);
+    char *b = buffer(2, 1), in[2 * PAGE];
+    struct zc_pool *pool = slot_pool(slot_at(b));
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(zc_send(b, sizeof in, 0, 1, comm));
+    CHECK_OK(zc_free(b));
+    CHECK_OK(zc_pool_close(pool));
+    for (int i = 0; i < 2; i++) {
+        for (int look = 0; look < 4; look++)
+            CHECK_OK(zc_progress(comm));
+        CHECK_OK(zc_recv(in, sizeof in, 0, 1, comm, NULL));
+        CHECK_PATTERN(in, sizeof in, 1);
+    }
+    CHECK_OK(zc_close(comm));
+}
