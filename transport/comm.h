@@ -24,6 +24,7 @@ struct zc_comm {
     pthread_t owner;
     uint32_t max_in_flight; /* 0: no bound */
     _Atomic long sending;   /* sends in flight */
+    _Atomic unsigned turn;  /* of sends: now and then one polls */
     _Atomic uint64_t left;  /* when the last one left that left others behind, by clock_ns; 0: none did */
     _Atomic uint32_t polls; /* since then; both where peers read what is sent */
     _Atomic int send_error; /* the first that nobody was told of */

@@ -12,12 +12,14 @@
 #include "protect/range.h"
 #include "transport/comm.h"
 
-enum { POLL_EVERY = 16 }; /* sends of a thread: a re-send has no time for looking at what is over */
+enum { POLL_EVERY = 16 }; /* sends: a re-send has no time for looking at what is over */
 
+/* Each communicator counts for itself: by turns of a thread that sends over several, one might always be left out. */
 static inline void poll_sometimes(zc_comm *comm)
 {
-    static _Thread_local __attribute__((tls_model("initial-exec"))) unsigned turn;
-    if (++turn % POLL_EVERY == 0)
+    unsigned turn = atomic_load_explicit(&comm->turn, memory_order_relaxed) + 1;
+    atomic_store_explicit(&comm->turn, turn, memory_order_relaxed);
+    if (turn % POLL_EVERY == 0)
         comm_poll(comm, NULL);
 }
 
