@@ -77,6 +77,13 @@ int address_check_keys(const struct address *address, const char *const known[])
     return 0;
 }
 
+int address_check_bare(const struct address *address)
+{
+    if (*address->name || address->count)
+        return fail(-EINVAL, "zc_open: %s takes no name and no parameters", address->scheme);
+    return 0;
+}
+
 int address_refused(const char *origin, const char *whole, const char *expected, int error)
 {
     if (!origin)

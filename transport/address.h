@@ -32,6 +32,9 @@ const char *address_text(const struct address *address, const char *key, const c
 /* -EINVAL with a message if there is a key that is not in `known`, which ends with NULL. */
 int address_check_keys(const struct address *address, const char *const known[]);
 
+/* -EINVAL with a message if there is a name or a parameter. */
+int address_check_bare(const struct address *address);
+
 /* What stands at `origin` could not be opened: puts that before the thread's message, and what was to be `expected`
  * there ("" or ", expected ..."). Nothing where there is no origin. Returns `error`. */
 int address_refused(const char *origin, const char *whole, const char *expected, int error);

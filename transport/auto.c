@@ -420,6 +420,7 @@ static void auto_close(struct endpoint *endpoint)
 }
 
 const struct transport auto_transport = {.scheme = "auto",
+                                         .check = address_check_bare,
                                          .open = auto_open,
                                          .parted = auto_parted,
                                          .close = auto_close,

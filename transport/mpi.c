@@ -279,6 +279,7 @@ static void mpi_cancel(struct endpoint *endpoint, struct op *op)
 /* ---- the table ---- */
 
 const struct transport mpi_transport = {.scheme = "mpi",
+                                        .check = address_check_bare,
                                         .open = mpi_open,
                                         .close = mpi_close,
                                         .send = mpi_send,

@@ -39,11 +39,9 @@ static int agree(const MPI_Comm *comm, int error)
 }
 
 /* What makes auto as fast as it can be: one transport for all, where one can reach all. */
-static int choose(const MPI_Comm *comm, const struct address *address, const struct transport **transport)
+static int choose(const MPI_Comm *comm, const struct transport **transport)
 {
     struct hosts hosts;
-    if (*address->name || address->count)
-        return fail(-EINVAL, "zc_open: auto takes no name and no parameters");
     int error = hosts_find(comm, &hosts);
     if (error)
         return error;
@@ -75,7 +73,8 @@ static int prepare(const zc_options *given, zc_options *options, struct address 
         return address_refused(origin, wanted, ", expected mpi, shm, auto or verbs[:DEVICE][?...]", error);
     address->origin = origin;
     address->whole = wanted;
-    return 0;
+    error = (*transport)->check ? (*transport)->check(address) : 0;
+    return error ? address_refused(origin, wanted, "", error) : 0;
 }
 
 int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
@@ -98,7 +97,7 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
     int error = agree(&comm, prepare(given, &options, &address, &transport));
     if (error)
         return error;
-    if (transport == &auto_transport && (error = choose(&comm, &address, &transport)))
+    if (transport == &auto_transport && (error = choose(&comm, &transport)))
         return address_refused(address.origin, address.whole, "", error);
     mpi_watch_finalize();
     return comm_open(transport, &address, &comm, &options, out);
@@ -106,8 +105,8 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
 
 int comm_open_world(const struct address *address, const zc_options *options, zc_comm **out)
 {
-    if (*address->name || address->count)
-        return fail(-EINVAL, "zc_open: mpi takes no name and no parameters");
-    int error = mpi_initialise();
+    int error = address_check_bare(address);
+    if (!error)
+        error = mpi_initialise();
     return error ? error : zc_open_mpi(MPI_COMM_WORLD, options, out);
 }

@@ -489,17 +489,28 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     return 0;
 }
 
-static int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint)
+/* How long to wait for the others; and there are no other parameters than these. */
+static int ask_wait(const struct address *address, bool over_mpi, uint64_t *seconds)
 {
     static const char *const keys[] = {"rank", "size", "wait", NULL};
+    int error = address_check_keys(address, over_mpi ? keys + 2 : keys);
+    return error ? error : address_number(address, "wait", 1, 86400, SHM_WAIT_SECONDS, seconds);
+}
+
+static int shm_check(const struct address *address)
+{
+    uint64_t wait;
+    return ask_wait(address, true, &wait);
+}
+
+static int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint)
+{
     struct shm_group group = {.name = ""};
     uint64_t wait;
-    int error;
-    if ((error = address_check_keys(address, native ? keys + 2 : keys)) ||
-        (error = address_number(address, "wait", 1, 86400, SHM_WAIT_SECONDS, &wait)) ||
-        (error = native ? ask_mpi(native, &group) : ask_address(address, &group)))
-        return error;
-    return shm_open_group(&group, wait * 1000000000, endpoint);
+    int error = ask_wait(address, native, &wait);
+    if (!error)
+        error = native ? ask_mpi(native, &group) : ask_address(address, &group);
+    return error ? error : shm_open_group(&group, wait * 1000000000, endpoint);
 }
 
 /* No peer is still to be told of something. */
@@ -527,6 +538,7 @@ static void shm_close(struct endpoint *endpoint)
 }
 
 const struct transport shm_transport = {.scheme = "shm",
+                                        .check = shm_check,
                                         .open = shm_open_endpoint,
                                         .parted = shm_parted,
                                         .close = shm_close,

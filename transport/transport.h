@@ -83,6 +83,10 @@ struct endpoint {
 struct transport {
     const char *scheme;
 
+    /* Refuses what this rank alone can refuse of an address for zc_open_mpi, before any rank begins to open: the others
+     * would wait for it. NULL: `open` tells them. */
+    int (*check)(const struct address *address);
+
     /* `native` is what a more special public call handed over (an MPI_Comm *), or NULL. */
     int (*open)(const struct address *address, void *native, struct endpoint *endpoint);
 

@@ -403,6 +403,7 @@ static void bad_parameter(void)
 static void bad_at_one_rank(void)
 {
     static const char *const transports[] = {"mpi", "shm", "auto"};
+    static const char *const bad[] = {"pigeon", "mpi:x", "shm?wait=0", "auto?wait=1"};
     char host[81] = "";
     zc_options options = ZC_OPTIONS_INIT;
     int provided;
@@ -417,10 +418,10 @@ static void bad_at_one_rank(void)
         CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
                     rank ? "ZC_HOST" : "rank 1 could not be opened");
     }
-    for (size_t i = 0; i < COUNT(transports); i++) {
-        options.transport = rank ? "pigeon" : transports[i];
+    for (size_t i = 0; i < COUNT(transports) * COUNT(bad); i++) {
+        options.transport = rank ? bad[i % COUNT(bad)] : transports[i / COUNT(bad)];
         CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL,
-                    rank ? "pigeon" : "rank 1 could not be opened");
+                    rank ? options.transport : "rank 1 could not be opened");
     }
     MPI_Finalize();
 }
