@@ -171,11 +171,25 @@ static int check_option(const char *name, int value, int most)
     return 0;
 }
 
+int comm_prepare(void)
+{
+    int error = protect_open();
+    return error ? error : heap_open(); /* for its variables: they are told of now, not at the first allocation */
+}
+
 int comm_options(const zc_options *given, zc_options *options)
 {
     zc_options none = ZC_OPTIONS_INIT;
     *options = none;
-    return given ? sized_take(options, sizeof *options, given, "zc_open", "ZC_OPTIONS_INIT") : 0;
+    int error = given ? sized_take(options, sizeof *options, given, "zc_open", "ZC_OPTIONS_INIT") : 0;
+    if (error || (error = check_option("conflict", (int)options->conflict, ZC_CONFLICT_COPY)) ||
+        (error = check_option("on_conflict", (int)options->on_conflict, ZC_ON_CONFLICT_ABORT)) ||
+        (error = check_option("policy", (int)options->policy, ZC_POLICY_COPY)) ||
+        (error = check_option("release", (int)options->release, ZC_RELEASE_LAZY)) ||
+        (error = check_option("progress", (int)options->progress, ZC_PROGRESS_THREAD)) ||
+        (error = check_option("on_timeout", (int)options->on_timeout, ZC_ON_TIMEOUT_ABORT)))
+        return error;
+    return 0;
 }
 
 /* Options of the call, of the environment where the call leaves it open. */
@@ -184,13 +198,6 @@ static int set_options(struct zc_comm *comm, const zc_options *options, bool *po
     const struct options *defaults;
     int error = options_get(&defaults);
     if (error)
-        return error;
-    if ((error = check_option("conflict", (int)options->conflict, ZC_CONFLICT_COPY)) ||
-        (error = check_option("on_conflict", (int)options->on_conflict, ZC_ON_CONFLICT_ABORT)) ||
-        (error = check_option("policy", (int)options->policy, ZC_POLICY_COPY)) ||
-        (error = check_option("release", (int)options->release, ZC_RELEASE_LAZY)) ||
-        (error = check_option("progress", (int)options->progress, ZC_PROGRESS_THREAD)) ||
-        (error = check_option("on_timeout", (int)options->on_timeout, ZC_ON_TIMEOUT_ABORT)))
         return error;
     uint64_t timeout_ms = options->fault_timeout_ms ? options->fault_timeout_ms : defaults->fault_timeout_ms;
     comm->rules =
@@ -221,9 +228,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
               zc_comm **out)
 {
     bool poll = false;
-    int error = protect_open();
-    if (!error)
-        error = heap_open(); /* for its variables: they are told of now, not at the first allocation */
+    int error = comm_prepare();
     struct zc_comm *comm = error ? NULL : calloc(1, sizeof *comm);
     if (!comm)
         return error ? error : fail(-ENOMEM, "zc_open: no memory");
@@ -276,10 +281,10 @@ int zc_open(const char *text, const zc_options *options, zc_comm **comm)
         error = fail(-EINVAL, "zc_open: comm is NULL");
     if (!error)
         error = comm_find_transport(address.scheme, &transport);
+    if (!error && transport == &mpi_transport)
+        return comm_open_world(&address, options, comm);
     if (!error)
         error = comm_options(options, &own);
-    if (!error && transport == &mpi_transport)
-        return comm_open_world(&address, &own, comm);
     if (!error && own.transport)
         error = fail(-EINVAL, "zc_open: options.transport is \"%s\", but the address \"%s\" says what to talk over",
                      own.transport, text);

@@ -49,6 +49,9 @@ struct zc_comm {
     struct zc_comm *closed; /* the next of those that are not; none is freed, so that a closed one is known */
 };
 
+/* All that a process opens once, by its variables. */
+int comm_prepare(void);
+
 /* A caller's options, which may be NULL or of another version. */
 int comm_options(const zc_options *given, zc_options *options);
 

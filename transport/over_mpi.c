@@ -53,12 +53,14 @@ static int choose(const MPI_Comm *comm, const struct transport **transport)
     return 0;
 }
 
-/* What this rank knows alone: its options, and the transport that they name. */
+/* What this rank knows alone: its variables and options, and the transport that they name. */
 static int prepare(const zc_options *given, zc_options *options, struct address *address,
                    const struct transport **transport)
 {
     const struct options *defaults;
-    int error = options_get(&defaults);
+    int error = comm_prepare();
+    if (!error)
+        error = options_get(&defaults);
     if (!error)
         error = comm_options(given, options);
     if (error)

@@ -426,6 +426,34 @@ static void bad_at_one_rank(void)
     MPI_Finalize();
 }
 
+/* The same of what is looked at where memory is opened, and of the options. */
+static void bad_pools_at_one_rank(void)
+{
+    int provided;
+
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (rank)
+        CHECK(setenv("ZC_POOLS", "64K:4:purple", 1) == 0);
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, NULL, &comm), -EINVAL, rank ? "ZC_POOLS" : "rank 1 could not be opened");
+    MPI_Finalize();
+}
+
+static void bad_options_at_one_rank(void)
+{
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    options.policy = rank ? (enum zc_policy)77 : ZC_POLICY_DEFAULT;
+    CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, rank ? "77" : "rank 1 could not be opened");
+    options.policy = ZC_POLICY_DEFAULT;
+    options.size = rank ? 1 : sizeof options;
+    CHECK_FAILS(zc_open("mpi", &options, &comm), -EINVAL, rank ? "ZC_OPTIONS_INIT" : "rank 1 could not be opened");
+    MPI_Finalize();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -434,10 +462,22 @@ static const struct {
     {                                                                                                                  \
 #name, name                                                                                                    \
     }
-    ENTRY(single),        ENTRY(funneled),          ENTRY(serialized),           ENTRY(multiple),
-    ENTRY(arguments),     ENTRY(no_locked_memory),  ENTRY(few_mappings),         ENTRY(bad_transport),
-    ENTRY(bad_parameter), ENTRY(intercommunicator), ENTRY(touch_below_multiple), ENTRY(small_past_bound),
-    ENTRY(world),         ENTRY(bad_at_one_rank),
+    ENTRY(single),
+    ENTRY(funneled),
+    ENTRY(serialized),
+    ENTRY(multiple),
+    ENTRY(arguments),
+    ENTRY(no_locked_memory),
+    ENTRY(few_mappings),
+    ENTRY(bad_transport),
+    ENTRY(bad_parameter),
+    ENTRY(intercommunicator),
+    ENTRY(touch_below_multiple),
+    ENTRY(small_past_bound),
+    ENTRY(world),
+    ENTRY(bad_at_one_rank),
+    ENTRY(bad_pools_at_one_rank),
+    ENTRY(bad_options_at_one_rank),
 };
 
 int main(int argc, char *argv[])
