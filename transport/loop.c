@@ -29,6 +29,7 @@ struct rank {
     struct world *world;
     struct match_queue queue;
     struct op *matched, **matched_end; /* receives with their messages, oldest first */
+    bool closed;                       /* what is sent to it is dropped */
     bool hold;
     unsigned delay;
     size_t failures;
@@ -112,11 +113,27 @@ static int loop_open(const struct address *address, void *native, struct endpoin
     return 0;
 }
 
+/* Messages that nobody has received are over for their senders. */
+static void drop_messages(struct rank *rank)
+{
+    struct match_list *messages = &rank->queue.messages;
+    pthread_mutex_lock(&rank->world->lock);
+    rank->closed = true;
+    struct match *dropped = messages->first;
+    messages->first = NULL;
+    pthread_mutex_unlock(&rank->world->lock);
+    for (struct match *message = dropped, *next; message; message = next) {
+        next = message->next;
+        op_sent(op_of_match(message), 0);
+    }
+}
+
 /* The last one out takes the world down. A rank's place stays: others may be sending to it. */
 static void loop_close(struct endpoint *endpoint)
 {
     struct rank *rank = endpoint->state;
     struct world *world = rank->world, **link = &worlds;
+    drop_messages(rank);
     pthread_mutex_lock(&worlds_lock);
     if (++world->left == world->size) {
         while (*link != world)
@@ -148,11 +165,13 @@ static int loop_send(struct endpoint *endpoint, struct op *op, const void *wire,
     op->in.length = length;
     op->in.match = (struct match){.source = endpoint->rank, .tag = tag, .length = length};
     pthread_mutex_lock(&world->lock);
-    struct match *receive = match_message(&world->ranks[dst]->queue, &op->in.match);
+    struct rank *receiver = world->ranks[dst];
+    bool closed = receiver->closed;
+    struct match *receive = closed ? NULL : match_message(&receiver->queue, &op->in.match);
     if (receive)
-        pair(world->ranks[dst], op_of_match(receive), op);
+        pair(receiver, op_of_match(receive), op);
     pthread_mutex_unlock(&world->lock);
-    return 0;
+    return closed;
 }
 
 static int loop_receive(struct endpoint *endpoint, struct op *op, void *wire, size_t cap, int src, int tag)
