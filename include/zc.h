@@ -299,7 +299,8 @@ typedef struct zc_options {
  *                              that nobody has received after fault_timeout_ms end the job there, with a
  *                              message. Collective.
  *   "loop"                     this process alone, rank 0 of 1
- *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there
+ *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there. Who has closed,
+ *                              and opens the name again, waits for the others to do so, too
  *   "verbs:DEVICE?rank=R&size=N&root=HOST:PORT"
  *                              N processes over InfiniBand or RoCE; rank 0 listens at HOST:PORT, where the
  *                              others find it. DEVICE may be left out. More parameters: port=P, gid=I and

@@ -41,10 +41,11 @@ static struct world *worlds;
 
 /* ---- opening: a world is there when all its ranks are ---- */
 
+/* One that a rank has left already is not opened again, but another one of its name. */
 static struct world *world_find(const char *name, int size)
 {
     struct world *world = worlds;
-    while (world && (!*name || strcmp(world->name, name) != 0))
+    while (world && (!*name || world->left || strcmp(world->name, name) != 0))
         world = world->next;
     if (world)
         return world;
