@@ -143,13 +143,15 @@ static void consider(struct place *place, zc_comm *comm, const struct waiting *w
     }
 }
 
+/* To be anywhere is no reason to keep one open, and who naps may be cancelled. */
 static void wait_at(struct place *place, struct waiting *waiting)
 {
-    if (place->comm && !place->restless)
+    bool anywhere = !place->comm || place->restless;
+    if (!anywhere)
         comm_poll_waiting(place->comm, NULL, waiting);
-    else
-        wait_anywhere(waiting);
     leave(place);
+    if (anywhere)
+        wait_anywhere(waiting);
 }
 
 int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)

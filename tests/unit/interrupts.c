@@ -8,6 +8,7 @@
 #include "core/trace.h"
 #include "invariants.h"
 #include "tests/unit/interpose.h"
+#include "transport/comm.h"
 
 TestSuite(interrupts, .timeout = 60);
 
@@ -179,4 +180,29 @@ Test(interrupts, traces_are_no_cancellation_points)
     CHECK(stat(path, &before) == 0);
     check_no_cancellation_point(trace_often);
     CHECK(stat(path, &after) == 0 && unlink(path) == 0 && after.st_size > before.st_size);
+}
+
+static void *wait_for_either(void *bufs)
+{
+    int index;
+    zc_wait_any(2, bufs, &index, NULL);
+    return NULL;
+}
+
+/* Naps are where it ends. Nobody is left to wait for in zc_close. */
+Test(interrupts, a_wait_that_is_cancelled_is_at_no_communicator)
+{
+    zc_comm *comm = loop_strict();
+    char *received = buffer(1, 1), *guarded = buffer(1, 2);
+    const void *bufs[] = {received, guarded};
+    struct zc_guard guard;
+    void *result;
+    CHECK_OK(zc_irecv(received, PAGE, 0, 1, comm));
+    CHECK_OK(zc_guard(guarded, PAGE, ZC_DENY_STORES, &guard));
+    pthread_t waiter = thread_start(wait_for_either, bufs);
+    CHECK(pthread_cancel(waiter) == 0 && pthread_join(waiter, &result) == 0);
+    CHECK(result == PTHREAD_CANCELED);
+    CHECK(!atomic_load(&comm->inside));
+    CHECK_OK(zc_unguard(&guard));
+    CHECK_OK(zc_close(comm));
 }
