@@ -84,14 +84,14 @@ int zc_wait(const void *buf, zc_status *status)
     if (error)
         return error;
     while ((found = look(&range, &awaited, &result, &comm)) == FOUND_BUSY) {
+        if (waiting.polls == 0)
+            count(waits);
         if (comm) {
             comm_poll_waiting(comm, NULL, &waiting);
             comm_leave(comm);
         } else {
             wait_anywhere(&waiting);
         }
-        if (waiting.polls == 1)
-            count(waits);
     }
     if (awaited)
         op_free(awaited);
@@ -190,9 +190,9 @@ int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status)
             leave(&place);
             return refused;
         }
-        wait_at(&place, &waiting);
-        if (waiting.polls == 1)
+        if (waiting.polls == 0)
             count(waits);
+        wait_at(&place, &waiting);
     }
 }
 

@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include "invariants.h"
+#include "transport/comm.h"
+#include "transport/shm.h"
 
 /* ---- zc_guard and zc_pin ---- */
 
@@ -168,6 +170,32 @@ Test(receive, waits_are_counted)
         CHECK_OK(any ? zc_wait_any(1, bufs, &index, NULL) : zc_wait(b, NULL)); /* for nothing */
         CHECK(stats_now().waits == before.waits + 1);
     }
+    CHECK_OK(zc_close(comm));
+}
+
+static void *wait_for_receive(void *b)
+{
+    CHECK_OK(zc_wait(b, NULL));
+    return NULL;
+}
+
+/* Also where the thread sleeps meanwhile. */
+Test(receive, a_wait_that_sleeps_is_counted_once)
+{
+    char address[64], *b = buffer(1, 1);
+    zc_comm *comm;
+    snprintf(address, sizeof address, "shm:waits%d?rank=0&size=1", (int)getpid());
+    CHECK_OK(zc_open(address, NULL, &comm));
+    const struct shm *shm = comm->endpoint.state;
+    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
+    zc_stats before = stats_now();
+    pthread_t waiter = thread_start(wait_for_receive, b);
+    while (!atomic_load(&shm->sleeping))
+        sched_yield();
+    post_pattern(comm, 1, 100, 2);
+    thread_join(waiter);
+    CHECK(stats_now().waits == before.waits + 1);
+    CHECK_PATTERN(b, 100, 2);
     CHECK_OK(zc_close(comm));
 }
 
