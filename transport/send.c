@@ -128,11 +128,13 @@ static void keep(struct op *op)
     struct waiting waiting = {0};
     set_in_flight(op);
     show_copy(op);
-    if (op->held && hold_send_keep(&op->hold))
+    if (op->held && hold_send_keep(&op->hold)) {
         count_often(sends_protected);
-    else if (op->held) /* spares or mappings have run out since: the one send that waits */
+    } else if (op->held) { /* spares or mappings have run out since: the one send that waits */
         while (!op_over(op))
             comm_poll_waiting(comm, NULL, &waiting);
+        count_often(sends_inline);
+    }
     if (!atomic_compare_exchange_strong(&op->phase, &tentative, OP_STARTED))
         op_sent(op, 0); /* it left meanwhile, and that was told (with its error) already */
     make_room(comm, 0);
@@ -147,7 +149,7 @@ static int post_eager(struct op *op, const char *wire)
     if (posted == 0) {
         keep(op);
     } else {
-        if (posted > 0 && op->held)
+        if (op->held)
             count_often(sends_inline);
         op_end_send(op);
     }

@@ -219,6 +219,45 @@ Test(refused, a_receive_without_a_slot_leaves_what_landed)
     CHECK_OK(zc_close(comm));
 }
 
+static uint64_t sends_of_any_kind(const zc_stats *stats)
+{
+    return stats->sends_empty + stats->sends_inline + stats->sends_protected + stats->sends_free + stats->sends_copied;
+}
+
+static int send_never(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
+{
+    (void)endpoint, (void)op, (void)wire, (void)length, (void)dst, (void)tag;
+    return fail(-EIO, "the transport is gone");
+}
+
+/* Of what is likely to be taken at once: where the transport fails, and where the one send waits that nothing is left
+ * for. */
+Test(refused, each_send_is_of_a_kind)
+{
+    struct transport gone = loop_transport;
+    gone.send = send_never;
+    comm = loop_strict();
+    comm->endpoint.eager = LENGTH;
+    b = buffer(LENGTH / PAGE, 1);
+    char *in = buffer(LENGTH / PAGE, 2);
+    zc_stats before = stats_now();
+    comm->transport = &gone;
+    CHECK_IS(zc_send(b, LENGTH, 0, 1, comm), -EIO);
+    comm->transport = &loop_transport;
+    zc_stats after = stats_now();
+    CHECK(sends_of_any_kind(&after) - sends_of_any_kind(&before) == after.sends - before.sends);
+
+    CHECK_OK(zc_irecv(in, LENGTH, 0, 1, comm));
+    use_up(slot_pool(slot_at(b)));
+    CHECK_OK(zc_send(b, LENGTH, 0, 1, comm));
+    after = stats_now();
+    CHECK(after.sends_inline > before.sends_inline);
+    CHECK(sends_of_any_kind(&after) - sends_of_any_kind(&before) == after.sends - before.sends);
+    CHECK_OK(zc_wait(in, NULL));
+    CHECK_PATTERN(in, LENGTH, 1);
+    CHECK_OK(zc_close(comm));
+}
+
 Test(refused, calls_keep_nothing)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
