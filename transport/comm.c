@@ -393,6 +393,7 @@ static bool close_comm(zc_comm *comm, bool patient)
         helper_detach(&comm->progressor);
     comm_delist(comm);
     comm->transport->close(&comm->endpoint);
+    ops_end(comm);
     return true;
 }
 

@@ -18,9 +18,26 @@ static void give_back(struct op *op)
 {
     struct zc_comm *comm = op->comm;
     lock_take(&comm->ops);
-    op->next = comm->free_ops;
-    comm->free_ops = op;
+    bool closed = !atomic_load(&comm->open);
+    if (!closed) {
+        op->next = comm->free_ops;
+        comm->free_ops = op;
+    }
     lock_drop(&comm->ops);
+    if (closed)
+        free(op);
+}
+
+void ops_end(struct zc_comm *comm)
+{
+    lock_take(&comm->ops);
+    struct op *op = comm->free_ops;
+    comm->free_ops = NULL;
+    lock_drop(&comm->ops);
+    for (struct op *next; op; op = next) {
+        next = op->next;
+        free(op);
+    }
 }
 
 static void thread_ends(void *unused)

@@ -76,6 +76,9 @@ void op_list(struct op *op);
 void op_unlist(struct op *op);
 void op_free(struct op *op);
 
+/* The communicator is closed: those that nobody uses are not needed any more. */
+void ops_end(struct zc_comm *comm);
+
 /* Ends a send that is over or was never posted, and whatever it holds. */
 void op_end_send(struct op *op);
 

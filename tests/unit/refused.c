@@ -258,6 +258,32 @@ Test(refused, each_send_is_of_a_kind)
     CHECK_OK(zc_close(comm));
 }
 
+/* Of a communicator that is closed, its own memory stays, so that it is known; that of its operations does not. */
+static void close_often(const void *unused)
+{
+    enum { TURNS = 20, IN_FLIGHT = 100 };
+    char bytes[100] = {0};
+    size_t before = 0;
+    (void)unused;
+    for (int turn = 0; turn <= TURNS; turn++) {
+        zc_comm *closed = loop_strict();
+        for (int i = 0; i < IN_FLIGHT; i++)
+            CHECK_OK(zc_send(bytes, sizeof bytes, 0, 1, closed));
+        for (int i = 0; i < IN_FLIGHT; i++)
+            CHECK_OK(zc_recv(bytes, sizeof bytes, 0, 1, closed, NULL));
+        CHECK_OK(zc_close(closed));
+        if (turn == 0)
+            before = mallinfo2().uordblks;
+    }
+    size_t kept = mallinfo2().uordblks - before;
+    CHECKF(kept <= TURNS * 2 * sizeof(struct zc_comm), "%zu bytes are kept of %d", kept, TURNS);
+}
+
+Test(refused, operations_end_with_their_communicator)
+{
+    apart(close_often, NULL);
+}
+
 Test(refused, calls_keep_nothing)
 {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
