@@ -85,6 +85,8 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
     zc_options options;
     if (!out)
         return fail(-EINVAL, "zc_open_mpi: comm is NULL");
+    if (arena.forked)
+        return arena_open(); /* refuses */
     MPI_Initialized(&done);
     MPI_Finalized(&ended);
     if (!done || ended)
@@ -109,6 +111,6 @@ int comm_open_world(const struct address *address, const zc_options *options, zc
 {
     int error = address_check_bare(address);
     if (!error)
-        error = mpi_initialise();
+        error = arena.forked ? arena_open() : mpi_initialise();
     return error ? error : zc_open_mpi(MPI_COMM_WORLD, options, out);
 }

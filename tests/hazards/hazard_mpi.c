@@ -280,9 +280,10 @@ static void finalize_with_receive_in_flight(void)
 }
 
 /* Children that exit as if they were the program, while messages of their parents are on the way. */
-static void fork_child_exits(void)
+static void fork_child(bool opens)
 {
     zc_options options = ZC_OPTIONS_INIT;
+    zc_comm *other = NULL;
     int status;
 
     options.policy = ZC_POLICY_PROTECT;
@@ -292,13 +293,79 @@ static void fork_child_exits(void)
     pattern_fill(buffer, BIG, (unsigned)rank);
     CHECK_OK(zc_send(buffer, BIG, 1 - rank, 1, comm));
     pid_t child = fork();
-    if (child == 0)
+    if (child == 0) {
+        alarm(30);
+        if (opens && rank == 0) { /* alone */
+            CHECK_FAILS(zc_open("mpi", NULL, &other), -EPERM, "forked child");
+            CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, NULL, &other), -EPERM, "forked child");
+            CHECK(!other);
+        }
         exit(0);
+    }
     CHECK(waitpid(child, &status, 0) == child);
     CHECKF(status == 0, "the child ended with status 0x%x", (unsigned)status);
     memset(buffer, 'f', BIG);
     receive_pattern(BIG, 1 - rank, 1, (unsigned)(1 - rank));
     CHECK_OK(zc_free(buffer));
+    CHECK_OK(zc_close(comm));
+}
+
+/* A message that comes when its receiver has closed is dropped, whatever that rank waits for then. */
+static void close_before_message_comes(void)
+{
+    zc_comm *other = NULL;
+
+    start();
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, NULL, &other));
+    if (rank == 0) {
+        char *buffer = ALLOC(BIG);
+
+        await(1);
+        CHECK_OK(zc_send_free(buffer, BIG, 1, 1, comm));
+        CHECK_OK(zc_close(comm));
+        CHECK_OK(zc_send(NULL, 0, 1, 2, other));
+    } else {
+        CHECK_OK(zc_close(comm));
+        tell(0);
+        CHECK_OK(zc_recv(NULL, 0, 0, 2, other, NULL));
+    }
+    CHECK_OK(zc_close(other));
+    MPI_Finalize();
+}
+
+static void fork_child_exits(void)
+{
+    fork_child(false);
+}
+
+/* That would be MPI's affair, and so its parent's. */
+static void fork_child_opens(void)
+{
+    fork_child(true);
+}
+
+/* Before there is a communicator: MPI is initialised all the same. And by a fork that calls no handlers. */
+static void fork_child_exits_without_zc(void)
+{
+    pid_t (*const forks[])(void) = {fork, _Fork};
+    zc_options options = ZC_OPTIONS_INIT;
+    int status;
+
+    options.transport = "pigeon";
+    CHECK_FAILS(zc_open("mpi", &options, &comm), -EINVAL, "pigeon");
+    for (size_t i = 0; i < COUNT(forks); i++) {
+        pid_t child = forks[i]();
+        if (child == 0) {
+            alarm(30);
+            exit(0);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECKF(status == 0, "the child ended with status 0x%x", (unsigned)status);
+    }
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    rank = zc_rank(comm);
+    CHECK_OK(zc_send("hello", 6, 1 - rank, 1, comm));
+    CHECK_OK(zc_recv((char[6]){0}, 6, 1 - rank, 1, comm, NULL));
     CHECK_OK(zc_close(comm));
 }
 
@@ -451,6 +518,9 @@ static const struct {
     ENTRY(free_and_realloc_in_flight),
     ENTRY(exit_in_flight),
     ENTRY(fork_child_exits),
+    ENTRY(fork_child_opens),
+    ENTRY(fork_child_exits_without_zc),
+    ENTRY(close_before_message_comes),
     ENTRY(finalize_in_flight),
     ENTRY(finalize_with_receive_in_flight),
     ENTRY(fault_while_thread_in_mpi),
