@@ -5,6 +5,7 @@
 #include <mpi.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/error.h"
 #include "transport/comm.h"
@@ -12,11 +13,10 @@
 /* A program that exits because of an error, of MPI perhaps (MPI_Abort calls exit), is not to be held up by what is in
  * flight, nor may MPI be called from within. One that exits well, with sends that nobody receives, gets a message. MPI
  * is none of a forked child's business. */
-static void finalize_at_exit(int status, void *unused)
+static void finalize_at_exit(int status, void *process)
 {
-    (void)unused;
     int done;
-    if (arena.forked || status != 0)
+    if (getpid() != (pid_t)(intptr_t)process || status != 0)
         return;
     MPI_Finalized(&done);
     if (done)
@@ -60,6 +60,6 @@ int mpi_initialise(void)
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &level);
     if (code != MPI_SUCCESS)
         return fail(-EIO, "zc_open: MPI_Init_thread failed with code %d", code);
-    on_exit(finalize_at_exit, NULL);
+    on_exit(finalize_at_exit, (void *)(intptr_t)getpid());
     return 0;
 }
