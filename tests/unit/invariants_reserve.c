@@ -220,8 +220,8 @@ Test(rule6, mappings_that_are_owed_refuse_nothing_that_needs_none)
     CHECK_OK(zc_close(comm));
 }
 
-/* Sends of what is protected already claim no mappings. A store beside many of them would split it into more pieces than
- * there are mappings for: then the buffer gets fresh pages. */
+/* Sends of what is protected already claim no mappings. A store beside many of them would split it into more pieces
+ * than there are mappings for: then the buffer gets fresh pages. */
 Test(rule6, a_store_beside_sends_of_many_parts)
 {
     enum { PARTS = 16 };
