@@ -4,8 +4,8 @@
  * before and is still there: whole messages, and segments of it that are mapped here. */
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
+#include "core/sys.h"
 #include "transport/shm.h"
 
 /* May what was offered still be looked at, without anybody who would tell when that is over? By a peer that lives, and
@@ -88,12 +88,12 @@ void link_lose(struct link *link, int error, const char *why)
     /* A child that was forked just now may have it open as well: epoll would go on with it, */
     epoll_ctl(shm->epoll, EPOLL_CTL_DEL, link->answers_on, NULL);
     if (link->answers_on != link->sock)
-        close(link->answers_on);
+        sys_close(link->answers_on); /* not libc's, in which the thread could be cancelled: it has the lock */
     if (link->board >= 0)
-        close(link->board);
+        sys_close(link->board);
     /* and the peer would not be told. */
     shutdown(link->sock, SHUT_RDWR);
-    close(link->sock);
+    sys_close(link->sock);
     lose_sends(link);
     lose_answers(link);
     if (link->rank >= 0 && shm->peers[link->rank] == link)

@@ -82,6 +82,7 @@
     X(forked_child_hides_nothing)                                                                                      \
     X(forked_amid_closing)                                                                                             \
     X(lies_about_cells)                                                                                                \
+    X(cancelled_amid_lies)                                                                                             \
     X(answers_unasked)                                                                                                 \
     X(lies_about_what_it_took)                                                                                         \
     X(more_descriptors_than_one)                                                                                       \

@@ -455,9 +455,10 @@ static void take_and_fork(int fd)
     CHECKF(status == 0, "descriptor %d was closed in the child", fd);
 }
 
-/* In the place of the C library's. */
+/* In the place of the C library's, and a cancellation point as well. */
 int close(int fd)
 {
+    pthread_testcancel();
     int expected = fd, error = (int)syscall(SYS_close, fd);
 
     if (error == 0 && atomic_compare_exchange_strong(&awaited, &expected, -1))

@@ -74,6 +74,32 @@ void case_lies_about_cells(void)
     lie((struct cell){.kind = CELL_OFFER, .length = 10000, .segment = SHM_SEGMENTS_MOST}, NULL, 0);
 }
 
+static void *notice_cancelled(void *argument)
+{
+    zc_comm *comm = argument;
+
+    pthread_cancel(pthread_self());
+    while (!shm_of(comm)->peers[LIAR]->error)
+        CHECK_OK(zc_progress(comm));
+    return NULL;
+}
+
+/* Who notices has a cancellation pending, and leaves no lock behind. */
+void case_cancelled_amid_lies(void)
+{
+    zc_comm *comm[RANKS];
+    struct cell lie = {.kind = 77};
+    void *result;
+
+    ranks_open(comm, RANKS, NULL);
+    CHECK(ring_put(ring_to_honest(comm[LIAR]), &lie, NULL, 0) == RING_PUT);
+    pthread_t thread = thread_start(notice_cancelled, comm[HONEST]);
+    CHECK(pthread_join(thread, &result) == 0);
+    CHECKF(result == NULL, "the thread was cancelled in zc_progress");
+    check_disconnected(comm);
+    close_all(comm);
+}
+
 /* The parts of a message are there before the honest one can have asked for them. */
 void case_answers_unasked(void)
 {
