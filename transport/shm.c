@@ -211,11 +211,20 @@ static int shm_receive(struct endpoint *endpoint, struct op *op, void *wire, siz
     return error;
 }
 
-/* Who is never without messages sees as well who comes and who dies. True: there was something. */
-static bool attend_in_turn(struct shm *shm, bool now)
+/* True: there was something. */
+static bool take_cells(struct shm *shm)
 {
-    bool attend = ++shm->looks % ATTEND_EVERY == 0 || now;
-    return attend && shm_attend(shm);
+    bool any = false;
+    for (struct link *link = shm->links; link; link = link->next)
+        if (link->greeted && !link->error)
+            any |= link_take(link);
+    return any;
+}
+
+/* Is it time for who is never without messages to see as well what others send, who comes and who dies? */
+static bool is_turn(struct shm *shm)
+{
+    return ++shm->looks % ATTEND_EVERY == 0;
 }
 
 /* A message that was taken before. */
@@ -246,7 +255,10 @@ static int shm_receive_now(struct endpoint *endpoint, void *wire, size_t cap, in
     for (struct link *link = shm->links; link && there == -EAGAIN; link = link->next)
         if (link->greeted && !link->error && (src == ZC_ANY_SOURCE || src == link->rank))
             there = link_receive(link, wire, cap, tag, status);
-    shm->happened |= attend_in_turn(shm, false);
+    if (is_turn(shm)) {
+        shm->happened |= take_cells(shm);
+        shm->happened |= shm_attend(shm);
+    }
     shm_unlock(shm);
     return there;
 }
@@ -264,12 +276,9 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
 {
     (void)urgent;
     struct shm *shm = endpoint->state;
-    bool any = false;
     if (!lock_try(&shm->common.lock))
         return;
-    for (struct link *link = shm->links; link; link = link->next)
-        if (link->greeted && !link->error)
-            any |= link_take(link);
+    bool any = take_cells(shm);
     if (any) {
         if (shm->polls && shm_patience(shm) < shm->patience_most)
             shm_set_patience(shm, 2 * shm_patience(shm));
@@ -277,7 +286,8 @@ static void shm_poll(struct endpoint *endpoint, struct op *urgent)
     } else {
         shm->polls++;
     }
-    bool attend = attend_in_turn(shm, shm->watched);
+    bool attend = is_turn(shm) || shm->watched;
+    attend = attend && shm_attend(shm);
     shm->happened = any || attend; /* a thread that sleeps may wait for just this message, or its packet */
     shm_unlock(shm);
 }

@@ -69,6 +69,7 @@
     X(short_of_a_receive)                                                                                              \
     X(letters_start_again)                                                                                             \
     X(letters_not_sent)                                                                                                \
+    X(short_among_many)                                                                                                \
     X(bursts)                                                                                                          \
     X(killed)                                                                                                          \
     X(killed_at_any_time)                                                                                              \

@@ -89,6 +89,34 @@ void case_letters_not_sent(void)
     ranks_close(comm, 2);
 }
 
+/* Who always finds a message of one sees those of others, too. */
+void case_short_among_many(void)
+{
+    enum { RANKS = 3, TURNS = 10000 };
+    zc_comm *comm[RANKS];
+    char byte = 0;
+
+    ranks_open(comm, RANKS, NULL);
+    for (int other = 1; other < RANKS; other++) {
+        zc_comm *busy = comm[RANKS - other];
+        zc_status status = {.source = -1};
+
+        CHECK_OK(zc_send(&byte, 1, 0, 1, busy));
+        CHECK_OK(zc_send(&byte, 1, 0, 1, comm[other]));
+        for (int i = 0; i < TURNS && status.source != other; i++) {
+            CHECK_OK(zc_send(&byte, 1, 0, 1, busy));
+            CHECK_OK(zc_recv(&byte, 1, ZC_ANY_SOURCE, 1, comm[0], &status));
+        }
+        CHECKF(status.source == other, "none of rank %d in %d messages", other, TURNS);
+        for (int found = 1; found;) {
+            CHECK_OK(zc_iprobe(ZC_ANY_SOURCE, 1, comm[0], &found, NULL));
+            if (found)
+                CHECK_OK(zc_recv(&byte, 1, ZC_ANY_SOURCE, 1, comm[0], NULL));
+        }
+    }
+    ranks_close(comm, RANKS);
+}
+
 /* ---- more than a ring holds, from several ---- */
 
 enum { SENDERS = 3, TAGS = 2, BURST = 10 * RING_CELLS };
