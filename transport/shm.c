@@ -457,6 +457,11 @@ static int invite(struct shm *shm, const bool *with)
             shm->common.any_lost = true;
         }
     }
+    /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
+     * and be woken costs as much as dozens of messages. */
+    shm->crowded = members > sysconf(_SC_NPROCESSORS_ONLN);
+    shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
+    shm_set_patience(shm, shm->patience_most);
     return members <= SHM_RANKS_MOST
                ? 0
                : fail(-EINVAL, "zc_open: shm has at most %d ranks of a host, not %d", SHM_RANKS_MOST, members);
@@ -472,11 +477,6 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     memcpy(shm->name, group->name, sizeof shm->name);
     shm->common.rank = group->rank;
     shm->common.size = group->size;
-    /* Where there are more ranks than processors, one that spins keeps the others from what it waits for. But to sleep
-     * and be woken costs as much as dozens of messages. */
-    shm->crowded = shm->common.size > sysconf(_SC_NPROCESSORS_ONLN);
-    shm->patience_most = shm->crowded ? SHM_PATIENCE_CROWDED : SHM_PATIENCE_MOST;
-    shm_set_patience(shm, shm->patience_most);
     shm->common.over_end = &shm->common.over;
     shm->common.lost = lost;
     shm->landing_end = &shm->landing;

@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "pattern.h"
 #include "transport/comm.h"
+#include "transport/shm.h"
 #include "zc_mpi.h"
 
 enum { FIRST, FAR, NEAR }; /* of rank 0 */
@@ -32,6 +34,14 @@ static zc_comm *open_over(const char *transport)
 static void send_number(unsigned number, int dst, int tag, zc_comm *comm)
 {
     CHECK_OK(zc_send(&number, sizeof number, dst, tag, comm));
+}
+
+/* Ranks of other hosts keep no processor of this one busy. */
+static void crowded_by_its_own(zc_comm *comm)
+{
+    const struct shm *shm = comm->endpoint.sleeps_at;
+
+    CHECK(shm->crowded == ((rank == FAR ? 1 : 2) > sysconf(_SC_NPROCESSORS_ONLN)));
 }
 
 /* Rank 0 looks at what each shows it. */
@@ -216,6 +226,7 @@ int main(int argc, char *argv[])
     CHECKF(strcmp(comm->transport->scheme, argv[1]) == 0, "it is %s", comm->transport->scheme);
     if (strcmp(argv[1], "auto") == 0) {
         CHECK_FAILS(zc_fd(comm), -ENOTSUP, "auto");
+        crowded_by_its_own(comm);
         lent_if_near(comm);
         in_order(comm);
         errors_are_of_calls(comm);
