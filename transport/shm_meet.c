@@ -449,6 +449,15 @@ static int wait_for_all(struct shm *shm, uint64_t timeout_ns)
     return 0;
 }
 
+/* Of several ranks, do all others take no part? */
+static bool is_alone(const struct shm *shm)
+{
+    int rank = 0;
+    while (rank < shm->common.size && (rank == shm->common.rank || shm->peers[rank] == &shm->elsewhere))
+        rank++;
+    return rank == shm->common.size && shm->common.size > 1;
+}
+
 int shm_meet(struct shm *shm, uint64_t timeout_ns)
 {
     int error;
@@ -458,8 +467,10 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
     if (shm->epoll < 0 || shm->bell < 0)
         return fail(-errno, "zc_open: shm: no descriptors: %s (limit: RLIMIT_NOFILE)", error_text(errno));
     if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, 0, &shm->bell)) ||
-        (error = link_to_self(shm)) || (error = directory_enter(shm, met)) ||
-        (error = attend_to(shm, shm->listener, EPOLLET, &shm->listener)))
+        (error = link_to_self(shm)))
+        return error;
+    if (!is_alone(shm) &&
+        ((error = directory_enter(shm, met)) || (error = attend_to(shm, shm->listener, EPOLLET, &shm->listener))))
         return error;
     return wait_for_all(shm, timeout_ns);
 }

@@ -197,6 +197,24 @@ static void refused(void)
     CHECK(!comm);
 }
 
+/* Without a run-time directory, one that is on its own on its host needs none. */
+static void nowhere_for_one(void)
+{
+    unsigned number = 0;
+
+    if (rank == FAR)
+        CHECK(setenv("XDG_RUNTIME_DIR", "/proc/nowhere", 1) == 0);
+    zc_comm *comm = open_over("auto");
+    CHECKF(strcmp(comm->transport->scheme, "auto") == 0, "it is %s", comm->transport->scheme);
+    for (int peer = 0; peer < zc_size(comm); peer++)
+        send_number((unsigned)rank, peer, 11, comm);
+    for (int peer = 0; peer < zc_size(comm); peer++) {
+        CHECK_OK(zc_recv(&number, sizeof number, peer, 11, comm, NULL));
+        CHECK(number == (unsigned)peer);
+    }
+    CHECK_OK(zc_close(comm));
+}
+
 /* Without a run-time directory, each is on its own. That is no error. */
 static void nowhere_to_meet(void)
 {
@@ -232,6 +250,7 @@ int main(int argc, char *argv[])
         errors_are_of_calls(comm);
         end_without_message(comm);
         close_with_what_was_taken();
+        nowhere_for_one();
     }
     close_with_what_was_not();
     nowhere_to_meet();
