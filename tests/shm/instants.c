@@ -203,13 +203,15 @@ void case_killed_at_each_system_call(void)
 /* While it sends: a short message, at every third, and longer ones. */
 void case_killed_between_instructions(void)
 {
+    uint64_t thorough = clock_ns() + 20 * (uint64_t)1000000000;
     unsigned seed = 7;
 
     if (!can_trace())
         return;
-    for (long n = 0; n < 1000; n += 3)
+    for (long n = 0; n < 1000; n += clock_ns() < thorough ? 3 : 100)
         replaced_at(n, true, PTRACE_SINGLESTEP);
-    for (int i = 0; i < 40; i++)
+    thorough += 5 * (uint64_t)1000000000;
+    for (int i = 0; i < 40; i += clock_ns() < thorough ? 1 : 10)
         replaced_at(rand_r(&seed) % 6000, true, PTRACE_SINGLESTEP);
 }
 
