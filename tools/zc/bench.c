@@ -41,16 +41,11 @@ static void by_guard(char *buffer, size_t size)
         zc_unguard(&guard);
 }
 
+static char *target; /* as large as the buffer */
+
 static void by_copy(char *buffer, size_t size)
 {
-    static char *to;
-    static size_t room;
-    if (room < size) {
-        zc_free(to);
-        to = zc_alloc(room = size);
-    }
-    if (to)
-        memcpy(to, buffer, size);
+    memcpy(target, buffer, size);
 }
 
 static int by_value(const void *a, const void *b)
@@ -82,14 +77,20 @@ static double time_of(void (*what)(char *buffer, size_t size), char *buffer, siz
 
 static int bench(size_t size)
 {
-    char *buffer = zc_alloc(size);
-    if (!buffer)
+    char *buffer = zc_alloc(size), *more = zc_alloc(size), *other = aligned_alloc(PAGE_BYTES, size);
+    target = zc_alloc(size);
+    if (!buffer || !more || !target)
         return failed("%s", zc_errmsg());
+    if (!other)
+        return failed("malloc has not %s", size_text(size));
     memset(buffer, 1, size);
+    free(other);
+    zc_free(more); /* there is one, to be allocated again and again */
     double pool = time_of(by_pool, buffer, size), heap = time_of(by_malloc, buffer, size);
     double guard = time_of(by_guard, buffer, size), copy = time_of(by_copy, buffer, size);
     printf("%10s%14.3f%14.3f%8.2f%14.3f%14.3f%8.2f\n", size_text(size), pool / 1000, heap / 1000, pool / heap,
            guard / 1000, copy / 1000, guard / copy);
+    zc_free(target);
     return zc_free(buffer) ? failed("%s", zc_errmsg()) : 0;
 }
 
