@@ -4,6 +4,7 @@
 # Sourced by the scripts beside it, under set -e. They run from the top folder, keep standard output for results and say what they
 # do on standard error.
 
+unset CDPATH # or cd may go elsewhere
 self=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
