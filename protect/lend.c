@@ -210,6 +210,8 @@ int zc_lend_touch(const void *buf, size_t length, bool store)
     int error = range_find_own(buf, 1, "zc_lend_touch", &range);
     if (error)
         return error;
+    if (lock_mine(&atomic_load(&range.slot->backing)->lock)) /* a signal handler that interrupted what works on it */
+        return 0;
     struct backing *backing = slot_lock(range.slot);
     bool open = range.slot->protected_pages == 0;
     slot_unlock(backing);

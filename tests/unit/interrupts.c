@@ -7,6 +7,7 @@
 #include "apart.h"
 #include "core/trace.h"
 #include "invariants.h"
+#include "protect/lend.h"
 #include "tests/unit/interpose.h"
 #include "transport/comm.h"
 
@@ -87,6 +88,17 @@ Test(interrupts, no_lock_is_held_by_what_a_landing_lets_in)
     CHECK_PATTERN(b, 2 * PAGE, 2);
     CHECK_MESSAGE(comm, 1, 0, 2 * PAGE, 1);
     CHECK_OK(zc_close(comm));
+}
+
+/* read(2) and write(2) are for handlers, too, under the shim as well. */
+Test(interrupts, a_handlers_system_call_does_not_wait_for_what_it_interrupted)
+{
+    char *b = buffer(1, 1);
+    struct backing *backing = slot_lock_briefly(slot_find(b));
+    CHECK_OK(zc_lend_touch(b, PAGE, false));
+    CHECK_OK(zc_lend_touch(b, PAGE, true));
+    lock_drop(&backing->lock);
+    CHECK_OK(zc_free(b));
 }
 
 /* A program may block even the signals that zc lets through, and take them by sigwait(3). */
