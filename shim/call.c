@@ -88,6 +88,12 @@ void loans_end(struct loans *loans)
     free(loans);
 }
 
+void loans_allow(struct loans *loans)
+{
+    for (int i = 0; i < loans->count; i++)
+        loans->loan[i].lawful = true;
+}
+
 bool loans_posted(struct loans *loans, MPI_Request request)
 {
     int done = 0;

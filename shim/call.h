@@ -86,6 +86,9 @@ struct loans *call_loans(struct call *call);
 /* Ends what an operation has borrowed; NULL is fine. */
 void loans_end(struct loans *loans);
 
+/* The program may touch the buffers from now on, though the operation goes on. */
+void loans_allow(struct loans *loans);
+
 /* The operation was posted. True: it is over already, and its loans have ended. */
 bool loans_posted(struct loans *loans, MPI_Request request);
 

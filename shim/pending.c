@@ -175,6 +175,8 @@ void pending_over(struct pending *pending)
     struct loans *loans = last ? NULL : pending->loans;
     if (!last)
         pending->loans = NULL;
+    else if (pending->buffered)
+        loans_allow(pending->loans);
     pending_return(pending);
     loans_end(loans);
 }
