@@ -25,6 +25,12 @@ struct span span_each(MPI_Aint count, MPI_Datatype type, int n)
     return span_of(count * n, type);
 }
 
+struct span span_from(MPI_Aint position, MPI_Aint size)
+{
+    bool any = position >= 0 && position < size;
+    return (struct span){.low = position, .length = any ? size - position : 0, .full = any};
+}
+
 /* Both, and what lies between them. */
 static struct span join(struct span a, struct span b)
 {

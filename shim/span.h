@@ -18,6 +18,9 @@ struct span span_of(MPI_Aint count, MPI_Datatype type);
 /* `count` for each of n. */
 struct span span_each(MPI_Aint count, MPI_Datatype type, int n);
 
+/* What is left of `size` bytes from there on. */
+struct span span_from(MPI_Aint position, MPI_Aint size);
+
 /* counts[i] at displs[i], in units of the type. NULL displs: one behind the other. */
 struct span span_varied(const int *counts, const int *displs, MPI_Datatype type, int n);
 

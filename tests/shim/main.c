@@ -23,6 +23,7 @@ static const struct {
     CASE(isend_many),
     CASE(isend_free),
     CASE(isend_strided),
+    CASE(pack_behind),
     CASE(request_free),
     CASE(bsend),
     CASE(bsend_both),

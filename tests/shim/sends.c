@@ -115,6 +115,33 @@ void isend_strided(void)
     MPI_Type_free(&strided);
 }
 
+/* More is packed behind what is being sent, and unpacked from behind what is being received: no conflict. */
+void pack_behind(void)
+{
+    enum { PART = 100000, TAG = 7 };
+    MPI_Request request;
+    int position = 0;
+    char *from = buffer(PART, 1), *packed = buffer((size_t)2 * PART, 0);
+    MPI_Pack(from, PART, MPI_BYTE, packed, 2 * PART, &position, MPI_COMM_WORLD);
+    MPI_Isend(packed, position, MPI_PACKED, peer, TAG, MPI_COMM_WORLD, &request);
+    uint64_t before = stats_now().conflicts;
+    MPI_Pack(from, PART, MPI_BYTE, packed, 2 * PART, &position, MPI_COMM_WORLD);
+    CHECK(stats_now().conflicts == before);
+    MPI_Recv(from, PART, MPI_PACKED, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(from, PART, 1);
+
+    int behind = PART;
+    MPI_Irecv(packed, PART, MPI_BYTE, peer, TAG, MPI_COMM_WORLD, &request);
+    MPI_Unpack(packed, 2 * PART, &behind, from, PART, MPI_BYTE, MPI_COMM_WORLD);
+    CHECK_PATTERN(from, PART, 1);
+    MPI_Send(from, PART, MPI_BYTE, peer, TAG, MPI_COMM_WORLD);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(packed, PART, 1);
+    MPI_Free_mem(from);
+    MPI_Free_mem(packed);
+}
+
 void request_free(void)
 {
     enum { SIZE = 200000 };
