@@ -29,9 +29,10 @@ static const char help[] =
     "  --output FILE  of JSON lines, instead of zc-race.jsonl; what was there is lost; if nothing\n"
     "                 was watched, there is none\n"
     "\n"
-    "Buffers of a page and more that come from malloc or MPI_Alloc_mem are watched. Those on the stack, in\n"
-    "static memory or in small allocations cannot be; how many messages that were is told at the end. Nor can\n"
-    "what the loader preloads nothing into: statically linked and setuid programs.\n"
+    "Buffers of MPI_Alloc_mem are watched, and those of malloc from a page to 64 MiB: ZC_MALLOC_MOST sets another\n"
+    "bound, and all of a watched buffer takes memory. Those on the stack, in static memory or in other allocations\n"
+    "cannot be; how many messages that were is told at the end. Nor can what the loader preloads nothing into:\n"
+    "statically linked and setuid programs.\n"
     "\n"
     "Exit status: that of CMD, 128 + n if signal n ended it, 127 if it could not be run; if CMD's is 0, 66 if\n"
     "a race was seen, and 1 if nothing was watched.\n";
@@ -138,7 +139,7 @@ static int summarise(const struct sum *sum, const char *file, int status)
     if (sum->is_static)
         fprintf(stderr, "  %10llu  could not be: in static buffers\n", sum->is_static);
     if (sum->elsewhere)
-        fprintf(stderr, "  %10llu  could not be: in small allocations, or copied\n", sum->elsewhere);
+        fprintf(stderr, "  %10llu  could not be: in small or very large allocations, or copied\n", sum->elsewhere);
     if (sum->lost)
         fprintf(stderr, "  %10llu  races were not told of, there were too many at once\n", sum->lost);
     if (sum->ended < sum->started)
