@@ -122,7 +122,7 @@ static int buffered_send(struct call *call, const void *buf, int count, MPI_Data
 {
     int code = MPI_SUCCESS;
     adrift_progress();
-    if (zc_owns(buf))
+    if (call_owns(buf))
         buf = call_reads(call, buf, span_of(count, type), dest, tag);
     if (!call->loans || call->loans->count == 0)
         code = pack(call, &buf, &count, &type, comm);

@@ -25,10 +25,16 @@ bool call_allowed(void)
     return initialized && !finalized;
 }
 
-/* A loan to fill in, or NULL. It counts only when it is in force. */
-static struct zc_loan *next_loan(struct call *call, int peer, int tag)
+/* Where the span of the buffer begins, which may be MPI_BOTTOM. */
+static char *start_of(const void *buf, struct span span)
 {
-    struct loans *loans = call_allowed() ? call_loans(call) : NULL;
+    return (char *)((uintptr_t)buf + (uintptr_t)span.low);
+}
+
+/* A loan to fill in, of what is there; or NULL. It counts only when it is in force. */
+static struct zc_loan *next_loan(struct call *call, const char *at, struct span span, int peer, int tag)
+{
+    struct loans *loans = span.length && zc_owns(at) && call_allowed() ? call_loans(call) : NULL;
     if (!loans || loans->count == LOANS_MOST)
         return NULL;
     struct zc_loan *loan = &loans->loan[loans->count];
@@ -38,40 +44,41 @@ static struct zc_loan *next_loan(struct call *call, int peer, int tag)
 
 void *call_reads(struct call *call, const void *buf, struct span span, int peer, int tag)
 {
-    char *given = (char *)(uintptr_t)buf, *from = given + span.low;
+    char *given = (char *)(uintptr_t)buf, *from = start_of(buf, span);
     enum zc_lend how = !call->lasts ? ZC_LEND_CALL : span.length <= BRIEF ? ZC_LEND_BRIEF : ZC_LEND_VALUE;
-    struct zc_loan *loan = span.length ? next_loan(call, peer, tag) : NULL;
+    struct zc_loan *loan = next_loan(call, from, span, peer, tag);
     const void *wire;
     if (!loan || zc_lend_read(loan, from, (size_t)span.length, how, span.full, &wire) != 0)
         return given; /* as without this library */
     call->loans->count++;
-    return (char *)(uintptr_t)wire - span.low;
+    return (char *)((uintptr_t)wire - (uintptr_t)span.low);
 }
 
 void *call_writes(struct call *call, void *buf, struct span span, int peer, int tag)
 {
-    char *to = (char *)buf + span.low;
+    char *to = start_of(buf, span);
     enum zc_lend how = call->lasts ? ZC_LEND_VALUE : ZC_LEND_CALL;
-    struct zc_loan *loan = span.length ? next_loan(call, peer, tag) : NULL;
+    struct zc_loan *loan = next_loan(call, to, span, peer, tag);
     void *wire;
     if (!loan || zc_lend_write(loan, to, (size_t)span.length, how, span.full, &wire) != 0) {
-        zc_lend_touch(to, (size_t)span.length, true);
+        call_touches(buf, span, true);
         return buf;
     }
     call->loans->count++;
-    return (char *)wire - span.low;
+    return (char *)((uintptr_t)wire - (uintptr_t)span.low);
 }
 
 void call_touches(const void *buf, struct span span, bool store)
 {
-    if (span.length)
-        zc_lend_touch((const char *)buf + span.low, (size_t)span.length, store);
+    const char *at = start_of(buf, span);
+    if (span.length && zc_owns(at))
+        zc_lend_touch(at, (size_t)span.length, store);
 }
 
 void call_keeps(struct call *call, const void *buf, struct span span)
 {
-    struct zc_loan *loan = span.length ? next_loan(call, -1, -1) : NULL;
-    void *wire, *from = (char *)(uintptr_t)buf + span.low;
+    void *wire, *from = start_of(buf, span);
+    struct zc_loan *loan = next_loan(call, from, span, -1, -1);
     if (loan && zc_lend_write(loan, from, (size_t)span.length, ZC_LEND_CALL, false, &wire) == 0)
         call->loans->count++;
     else

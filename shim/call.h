@@ -68,6 +68,12 @@ static inline void call_leave(void)
  * then its calls are as without this library. */
 bool call_allowed(void);
 
+/* May it be a buffer of zc? Below MPI_BOTTOM, the span says what is. */
+static inline bool call_owns(const void *buf)
+{
+    return buf == MPI_BOTTOM || zc_owns(buf);
+}
+
 /* The call reads or writes the span of a buffer of zc: what to give to MPI instead. `peer` and `tag` as given. (The
  * root of a broadcast reads what others write, so neither is const.) */
 void *call_reads(struct call *call, const void *buf, struct span span, int peer, int tag);

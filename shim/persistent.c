@@ -81,7 +81,7 @@ int MPI_Startall(int count, MPI_Request requests[])
 /* MPI has made *request, unless `code` says otherwise; remembers what it does if the buffer is zc's. */
 static int made(int code, MPI_Request request, const struct start *start)
 {
-    if (code != MPI_SUCCESS || !zc_owns(start->buf) || !call_allowed())
+    if (code != MPI_SUCCESS || !call_owns(start->buf) || !call_allowed())
         return code;
     struct start *kept = malloc(sizeof *kept);
     if (!kept)

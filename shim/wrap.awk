@@ -47,7 +47,7 @@ function of_buffers(    i, peer, tag, lasts, how, over) {
         if (form == "persistent") role = "keeps"
         if (form == "split") role = role == "reads" ? "loads" : "stores"
         if (condition ~ /[&|]/) condition = "(" condition ")"
-        printf "    if (zc_owns(%s)%s)\n", buffer, condition == "" ? "" : " && " condition
+        printf "    if (call_owns(%s)%s)\n", buffer, condition == "" ? "" : " && " condition
         if (role == "keeps") {
             over = "call_made"
             printf "        call_keeps(&call, %s, %s);\n", buffer, rest

@@ -42,8 +42,8 @@ void collectives(void), nonblocking_collectives(void), reduce_scatter(void), red
 /* system.c */
 void system_calls(void), streams(void), refused_lists(void), long_lists(void), after_jump(void);
 /* others.c */
-void bsend_init(void), one_sided(void), windows(void), window_meanwhile(void), alloc_mem_full(void), files(void),
-    alignment(void), errors_returned(void);
+void bsend_init(void), one_sided(void), windows(void), bottom(void), window_meanwhile(void), alloc_mem_full(void),
+    files(void), alignment(void), errors_returned(void);
 #if MPI_VERSION >= 4
 void isendrecv(void), large_counts(void), persistent_collectives(void), partitioned(void);
 #endif

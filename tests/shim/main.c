@@ -45,6 +45,7 @@ static const struct {
     CASE(bsend_init),
     CASE(one_sided),
     CASE(windows),
+    CASE(bottom),
     CASE(window_meanwhile),
     CASE(files),
     CASE(irecv_beside),

@@ -240,6 +240,31 @@ void one_sided(void)
     deallocate();
 }
 
+/* Named by its absolute address. */
+void bottom(void)
+{
+    MPI_Datatype here;
+    MPI_Aint at;
+    int length = N;
+    allocate();
+    MPI_Get_address(buf, &at);
+    MPI_Type_create_hindexed(1, &length, &at, MPI_BYTE, &here);
+    MPI_Type_commit(&here);
+    left_protected(1);
+    pattern_fill(other, N, 2);
+    MPI_Sendrecv(other, N, MPI_BYTE, peer, TAG, MPI_BOTTOM, 1, here, peer, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 2);
+
+    left_protected(3);
+    pattern_fill(other, N, 4);
+    MPI_Irecv(MPI_BOTTOM, 1, here, peer, TAG, MPI_COMM_WORLD, &request);
+    MPI_Send(other, N, MPI_BYTE, peer, TAG, MPI_COMM_WORLD);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(buf, N, 4);
+    MPI_Type_free(&here);
+    deallocate();
+}
+
 static void expect_shown(bool shown)
 {
     memset(buf, 's', N);
