@@ -13,6 +13,7 @@
 #include "transport/comm.h"
 #include "transport/hosts.h"
 #include "transport/match.h"
+#include "transport/mpi.h"
 #include "transport/op.h"
 #include "transport/shm.h"
 
@@ -431,6 +432,7 @@ const struct transport auto_transport = {.scheme = "auto",
                                          .poll = auto_poll,
                                          .must_poll = auto_must_poll,
                                          .take_in = auto_take_in,
+                                         .tend = mpi_tend,
                                          .cancel = auto_cancel,
                                          .probe = auto_probe,
                                          .take = auto_take,

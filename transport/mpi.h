@@ -55,6 +55,7 @@ void mpi_close(struct endpoint *endpoint);
 /* Frees it, once its ranks are done with each other; mpi_free_parted does that. False: some are not yet. */
 void mpi_part(struct mpi *mpi);
 bool mpi_free_parted(void);
+void mpi_tend(void); /* the same, as the transport's */
 
 /* Is this thread in a call of zc's whose error is zc's affair? */
 extern _Thread_local bool mpi_testing __attribute__((tls_model("initial-exec")));

@@ -3,8 +3,8 @@
  * What becomes of an endpoint over MPI that is closed. MPI_Comm_free gives a communicator's number back, and a message
  * that nobody received would go to whichever gets it next. So it is freed when there can be none any more: all ranks
  * have closed theirs; each has sent all a last message, and knows that they have dropped it, and what it sent before;
- * and each knows that of all others. That is looked at when another one is opened or closed; only MPI_Finalize waits
- * for it. */
+ * and each knows that of all others. That is looked at when another one is opened or closed, and by who waits on
+ * another one: its peers may wait until it has dropped what they sent. Only MPI_Finalize waits for it. */
 #include <stdlib.h>
 
 #include "transport/mpi.h"
@@ -14,6 +14,7 @@ enum { CLOSING, TAKING_LEAVE, AGREEING };
 /* Those that are not freed yet. */
 static lock list_lock;
 static struct mpi *list;
+static _Atomic bool any; /* are there */
 
 static void drop_messages(const struct mpi *mpi)
 {
@@ -73,9 +74,9 @@ void mpi_part(struct mpi *mpi)
     mpi_free_parted();
 }
 
-bool mpi_free_parted(void)
+/* Locked; drops the lock. */
+static bool free_parted(void)
 {
-    lock_take(&list_lock);
     for (struct mpi **link = &list, *mpi; (mpi = *link);) {
         if (!parted(mpi)) {
             link = &mpi->next;
@@ -86,6 +87,19 @@ bool mpi_free_parted(void)
         free(mpi);
     }
     bool all = !list;
+    atomic_store_explicit(&any, !all, memory_order_relaxed);
     lock_drop(&list_lock);
     return all;
+}
+
+bool mpi_free_parted(void)
+{
+    lock_take(&list_lock);
+    return free_parted();
+}
+
+void mpi_tend(void)
+{
+    if (atomic_load_explicit(&any, memory_order_relaxed) && lock_try(&list_lock))
+        free_parted();
 }

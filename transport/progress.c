@@ -143,11 +143,18 @@ struct zc_comm *comm_list(void)
 
 /* ---- polling ---- */
 
+static void tend(const zc_comm *comm)
+{
+    if (comm->transport->tend)
+        comm->transport->tend();
+}
+
 /* `thorough`: also where nothing is in flight here, but peers may be unable to get rid of what they send. True: there
  * is such. */
 static bool look_at(zc_comm *comm, bool thorough)
 {
     comm_poll(comm, NULL);
+    tend(comm);
     return thorough && comm->transport->take_in && comm->transport->take_in(&comm->endpoint);
 }
 
@@ -211,6 +218,8 @@ void comm_poll_in_turn(zc_comm *comm, bool finding)
         comm_poll(comm, NULL);
     if (transport->take_in && !often && finding)
         transport->take_in(&comm->endpoint);
+    if (!often || probes.turn % POLLED_EVERY == 0)
+        tend(comm);
     if (several() && my_turn(often ? OTHERS_SELDOM : OTHERS_EVERY))
         poll_all_but(comm, true);
 }
@@ -377,6 +386,8 @@ void comm_poll_waiting(zc_comm *comm, struct op *urgent, struct waiting *waiting
     bool sleeps = comm_sleeps(comm, waiting);
     bool enough = sleeps ? endpoint->sleeping->wants_sleep(endpoint->sleeps_at, waiting) : waiting->polls > COMM_SPINS;
     bool turn = enough || waiting->polls % OTHERS_EVERY == 0;
+    if (turn)
+        tend(comm);
     if (sleeps && turn && transport->take_in && transport->take_in(endpoint))
         waiting->quiet = 0;
     if (several()) {

@@ -127,6 +127,9 @@ struct transport {
      * nobody has received. NULL: poll does, and does not say. */
     bool (*take_in)(struct endpoint *endpoint);
 
+    /* Looks after what closed endpoints have left to do, for a thread that may call one. NULL: there is never any. */
+    void (*tend)(void);
+
     /* Messages are found by `probe` alone; `poll` only ends what is in flight here. */
     bool probe_takes_in;
 
