@@ -154,26 +154,28 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
         range_find(target, found->length, call, &range);
     else
         error_keep(&why, -ENOMEM);
-    struct op *op = comm_begin(comm, false, &range, target ? found->length : 0, found->source, found->tag);
+    struct op op; /* as zc_recv's: there is no memory to be had for it */
+    op_init(&op, comm);
+    comm_describe(&op, false, &range, target ? found->length : 0, found->source, found->tag);
     char *wire = target;
-    bool ready = op && (!range.slot || hold_receive(&op->hold, false, &wire) == 0);
-    int error = ready ? comm->transport->receive_taken(&comm->endpoint, op, wire, op->hold.length, taken) : -ENOMEM;
+    if (range.slot)
+        hold_receive_alone(&op.hold, &wire); /* nobody else knows the buffer */
+    op_list(&op);
+    int error = comm->transport->receive_taken(&comm->endpoint, &op, wire, op.hold.length, taken);
+    if (!error)
+        wait_for(&op);
+    op_unlist(&op);
     if (!error) {
         count_often(receives);
-        wait_for(op);
-        error = comm_report(&op->status, call, status);
+        error = comm_report(&op.status, call, status);
     } else {
-        if (ready && range.slot)
-            hold_withdraw(&op->hold);
+        if (range.slot)
+            hold_withdraw(&op.hold);
         if (comm->transport->give_back) /* its sender waits for that */
             comm->transport->give_back(&comm->endpoint, taken);
     }
-    if (op)
-        op_free(op);
     if (!target)
         error = fail(why.error, "%s: a message of %zu bytes is lost: %s", call, found->length, why.message);
-    else if (!ready)
-        error = fail(-ENOMEM, "%s: no memory to receive %zu bytes; the message is lost", call, found->length);
     if (error)
         zc_free(target);
     else

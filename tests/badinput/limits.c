@@ -242,6 +242,34 @@ Test(limits, locked_memory)
     apart(no_locked_memory, NULL);
 }
 
+/* The C library's heap has nothing left, and zc has a buffer. */
+static void heap_used_up(const void *unused)
+{
+    zc_comm *comm = open_protected();
+    char *out = ALLOC(64 * KIB);
+    void *in = NULL;
+
+    (void)unused;
+    pattern_fill(out, 64 * KIB, 1);
+    CHECK_OK(zc_send(out, 64 * KIB, 0, 1, comm));
+    CHECK_OK(zc_free(ALLOC(64 * KIB)));
+    limit(RLIMIT_DATA, 0);
+    for (size_t size = 4096; size; size -= 16)
+        for (void *volatile p = malloc(size); p; p = malloc(size))
+            ;
+    CHECK_OK(zc_recv_alloc(&in, 0, 1, comm, NULL));
+    CHECK_PATTERN(in, 64 * KIB, 1);
+    CHECK_OK(zc_flush(comm));
+}
+
+Test(limits, heap)
+{
+#ifdef SANITIZED
+    cr_skip_test("a sanitizer has a heap of its own");
+#endif
+    apart(heap_used_up, NULL);
+}
+
 static void memfd_refused(const void *argument)
 {
     int error = *(const int *)argument;
