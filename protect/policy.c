@@ -10,7 +10,7 @@
 
 enum {
     SCALE = 8,              /* estimates count eighths of a send */
-    ESTIMATE_MOST = 255,    /* just below 32 sends a write: more makes no difference */
+    ESTIMATE_MOST = 255,    /* of a slot, just below 32 sends a write: it remembers no more */
     LONG_RUN = 4,           /* sends that tell something before the run is over */
     SEEN_MOST = 128,        /* sends of a pool that its estimate is made of: the older half is forgotten */
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
@@ -286,7 +286,7 @@ static uint32_t estimate_shared(struct costs *costs)
 {
     uint32_t seen = atomic_load_explicit(&costs->seen, memory_order_relaxed);
     uint32_t written = atomic_load_explicit(&costs->written, memory_order_relaxed);
-    return (uint32_t)least(SCALE * seen / (written ? written : 1), ESTIMATE_MOST);
+    return SCALE * seen / (written ? written : 1);
 }
 
 /* One short run may be chance: then what other slots saw counts, too. */

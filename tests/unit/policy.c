@@ -137,6 +137,18 @@ Test(policy, a_run_without_end_is_known_to_other_slots)
     CHECK(protects(&fresh));
 }
 
+/* Such as of buffers that are received into in place. */
+Test(policy, runs_without_end_pay_however_dear_protection_is)
+{
+    struct slot fresh = unused;
+
+    costs(1000, 20000, 20000); /* 45 sends pay */
+    policy_protected(&slot);
+    for (int i = 1; i < 100; i++)
+        resend(&slot);
+    CHECK(protects(&fresh));
+}
+
 Test(policy, no_more_is_copied_than_once_where_that_costs_more_than_trials)
 {
     costs_cheap();
