@@ -257,9 +257,9 @@ static void earn(struct costs *costs, uint64_t ns, uint64_t cycle)
     atomic_store_explicit(&costs->credit, least(credit, most), memory_order_relaxed);
 }
 
-/* However long nothing was sent, that earns one trial: else a program that sends now and then a lot at once would spend
- * much of that time on trials. */
-static bool trial_affordable(struct costs *costs, uint64_t cycle)
+/* False: it cannot be afforded. However long nothing was sent, that earns one trial: else a program that sends now and
+ * then a lot at once would spend much of that time on trials. */
+static bool pay_for_trial(struct costs *costs, uint64_t cycle)
 {
     uint64_t now = clock_ns();
     uint64_t last = atomic_load_explicit(&costs->last, memory_order_relaxed);
@@ -330,7 +330,8 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     if (bytes < pool->slot_size / 4)
         return false;
     struct costs *costs = costs_of(pool);
-    uint64_t copy = policy_cost(pool, COST_COPY, bytes), cycle = cycle_cost(pool) + split_cost(pool, slot);
+    uint64_t copy = policy_cost(pool, COST_COPY, bytes), split = split_cost(pool, slot),
+             cycle = cycle_cost(pool) + split;
     uint32_t estimate = estimate_of(costs, slot);
     if (estimate && copy * estimate / SCALE > cycle)
         return !time_to_look(costs);
@@ -341,13 +342,13 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     /* Released at completion, a protection costs no fault: then even a single send may be worth it. But stores come
      * before completion is noticed, too, so it has to be a good deal cheaper. */
     uint64_t once = policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_UNPROTECT, 0) + readers_cost();
-    if (estimate && copy > 2 * (once + split_cost(pool, slot)))
+    if (estimate && copy > 2 * (once + split))
         return true;
     if (slot->run == 0) {
         slot->run = 1; /* start by copying; the second send is tried */
         return false;
     }
-    return copy > cycle || trial_affordable(costs, cycle);
+    return copy > cycle || pay_for_trial(costs, cycle);
 }
 
 void policy_protected(struct slot *slot)

@@ -173,9 +173,11 @@ static void note_pace(const struct op *op)
     uint64_t now = polls == 0 ? before : clock_ns(); /* the same poll: no need to ask again */
     atomic_store_explicit(&comm->polls, 0, memory_order_relaxed);
     atomic_store_explicit(&comm->left, more ? now : 0, memory_order_relaxed);
+    if (!before || polls < LOOKS || !(op->held ? hold->protects : op->bounce != NULL))
+        return;
     /* It may be freed and trimmed away by now: a copy, or what a rename took away, is in another slot. */
     const struct segment *segment = slot_segment(hold->slot);
-    if (segment && before && polls >= LOOKS && (op->held ? hold->protects : op->bounce != NULL))
+    if (segment)
         policy_taken(segment->pool, !op->held, hold->length, now - before);
 }
 

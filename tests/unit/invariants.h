@@ -149,6 +149,14 @@ static inline void post_pattern(zc_comm *comm, int tag, size_t length, unsigned 
     free(out);
 }
 
+/* A message with tag 2 is to land in `b`, of pattern 1, by way of a bounce: a send was in flight, which has left. */
+static inline void receive_after_send(zc_comm *comm, char *b, size_t length)
+{
+    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
+    CHECK_OK(zc_irecv(b, length, 0, 2, comm));
+    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+}
+
 /* A receive into the first bytes of `b` that fails, and that nobody has been told of yet. */
 static inline void fail_receive(zc_comm *comm, char *b)
 {
@@ -208,11 +216,17 @@ static inline void *load_there(void *argument)
     return NULL;
 }
 
+/* A single observation might be taken for an outlier. */
+static inline void observe_often(struct zc_pool *pool, enum cost cost, uint64_t ns)
+{
+    for (int i = 0; i < 100; i++)
+        policy_observe(pool, cost, pool->slot_size, ns);
+}
+
 /* Waits and renames take their measure from what a rename costs: now so long that no test sees it over. */
 static inline void make_renames_dear(const char *p)
 {
-    for (int i = 0; i < 100; i++)
-        policy_observe(slot_pool(slot_at(p)), COST_RENAME, slot_pool(slot_at(p))->slot_size, UINT32_MAX);
+    observe_often(slot_pool(slot_at(p)), COST_RENAME, UINT32_MAX);
     CHECK(policy_cost(slot_pool(slot_at(p)), COST_RENAME, 0) > 3000000000);
 }
 

@@ -130,9 +130,7 @@ Test(rule2, a_landing_leaves_the_pages_that_others_write_to)
     enum { PAGES = 512, BIG = 500 };
     zc_comm *comm = loop_strict();
     char *b = buffer(PAGES, 1);
-    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
-    CHECK_OK(zc_irecv(b, BIG * PAGE, 0, 2, comm));
-    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    receive_after_send(comm, b, BIG * PAGE);
     CHECK_OK(zc_irecv(b + BIG * PAGE, (PAGES - BIG) * PAGE, 0, 3, comm));
     CHECK(slot_at(b)->receives->bounce && !slot_at(b)->receives->next->bounce);
     post_pattern(comm, 2, BIG * PAGE, 2);
@@ -152,9 +150,7 @@ Test(rule2, a_landing_after_the_sends_gives_the_old_pages_back)
     zc_comm *comm = loop_strict();
     char *b = buffer(PAGES, 1);
     struct backing *old = backing_of(b);
-    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
-    CHECK_OK(zc_irecv(b, BIG * PAGE, 0, 2, comm));
-    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    receive_after_send(comm, b, BIG * PAGE);
     post_pattern(comm, 2, BIG * PAGE, 2);
     CHECK_OK(zc_wait(b, NULL));
     CHECK(backing_of(b) != old);

@@ -26,8 +26,7 @@ Test(behind, a_send_is_copied_where_copies_are_taken_faster)
     zc_comm *comm = loop_with(ZC_CONFLICT_COPY, ZC_POLICY_AUTO, ZC_RELEASE_LAZY);
     char *b = buffer(2, 1);
     struct zc_pool *pool = slot_pool(slot_at(b));
-    for (int i = 0; i < 100; i++) /* one, by the probe, might be taken for an outlier */
-        policy_observe(pool, COST_COPY, pool->slot_size, 10000);
+    observe_often(pool, COST_COPY, 10000);
     pass(strict, b, 1, false); /* leaves it protected */
     zc_stats before = stats_now();
     pass(comm, b, 2, false);

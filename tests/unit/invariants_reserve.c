@@ -180,9 +180,7 @@ Test(rule6, a_landing_takes_no_mappings_that_are_not_there)
     zc_comm *comm = loop_strict();
     char *b = buffer(PAGES, 1);
     struct backing *old = backing_of(b);
-    CHECK_OK(zc_send(b, PAGE, 0, 1, comm));
-    CHECK_OK(zc_irecv(b, BIG * PAGE, 0, 2, comm));
-    CHECK_MESSAGE(comm, 1, 0, PAGE, 1);
+    receive_after_send(comm, b, BIG * PAGE);
     int last = maps_left();
     CHECK(maps_claim(last));
     post_pattern(comm, 2, BIG * PAGE, 2);
