@@ -21,7 +21,7 @@ enum {
     READERS_NS = 30000,     /* for one that waits, asleep, for a page table that another one changes or reads */
     FEED_WARM = 4,          /* messages after a change that show nothing yet */
     FEED_PAUSE = 48,        /* messages between the first trials of the other way, */
-    FEED_PAUSE_MOST = 1024, /* and between later ones that changed nothing */
+    FEED_PAUSE_MOST = 8192, /* and between later ones that changed nothing */
     FED_BELOW = 2 << 20,    /* bytes; from there on copies would take most of the sender's time */
     PROMPT = 5              /* a prompt receiver takes a message in no more than so many copies' time */
 };
