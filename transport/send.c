@@ -64,21 +64,6 @@ static int copy(struct op *op, const void *buf, const char **wire)
     return 0;
 }
 
-static void show_copy(struct op *op)
-{
-    if (op->bounce)
-        hold_show_copy(&op->hold, op->bounce);
-}
-
-/* The same for one that is not taken at once. */
-static int copy_and_show(struct op *op, const void *buf, const char **wire)
-{
-    int error = copy(op, buf, wire);
-    if (!error)
-        show_copy(op);
-    return error;
-}
-
 /* Finds where to send the message from, so that it stays what it is, and counts it. */
 static int secure(struct op *op, const void *buf, bool eager, const char **wire)
 {
@@ -93,7 +78,7 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
     *wire = !hold->slot ? NULL : eager ? hold_send_tentative(hold) : hold_send(hold);
     op->held = *wire != NULL;
     if (!op->held)
-        return eager ? copy(op, buf, wire) : copy_and_show(op, buf, wire);
+        return copy(op, buf, wire);
     struct often *mine = stats_mine();
     count_at(mine, sends);
     if (eager) /* and by kind when it is known what became of it */
@@ -105,9 +90,12 @@ static int secure(struct op *op, const void *buf, bool eager, const char **wire)
     return 0;
 }
 
+/* From now on statistics see its copy, if it has one. */
 static void set_in_flight(struct op *op)
 {
     op->since = clock_seconds();
+    if (op->bounce)
+        hold_show_copy(&op->hold, op->bounce);
     atomic_fetch_add_explicit(&op->comm->sending, 1, memory_order_relaxed);
 }
 
@@ -127,7 +115,6 @@ static void keep(struct op *op)
     int tentative = OP_TENTATIVE;
     struct waiting waiting = {0};
     set_in_flight(op);
-    show_copy(op);
     if (op->held && hold_send_keep(&op->hold)) {
         count_often(sends_protected);
     } else if (op->held) { /* spares or mappings have run out since: the one send that waits */
@@ -280,7 +267,7 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
     const char *wire = hold_send_given(&op->hold);
     op->held = wire != NULL;
     if (!wire)
-        error = copy_and_show(op, buf, &wire);
+        error = copy(op, buf, &wire);
     if (error) {
         op_end_send(op);
         return error;
