@@ -94,10 +94,8 @@ static struct zc_pool *class_pool(unsigned class)
     zc_pool_options options = ZC_POOL_OPTIONS_INIT;
     options.slot_size = class_pages(class) << PAGE_SHIFT;
     int error = pool_open(&options, &pool);
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
+    if (error)
+        return null_with(error);
     struct zc_pool *first = NULL;
     if (!atomic_compare_exchange_strong(&classes[class], &first, pool)) {
         zc_pool_close(pool); /* another thread was here before */
@@ -171,10 +169,8 @@ static struct zc_pool *or_idle(struct zc_pool *pool, size_t size)
 struct zc_pool *heap_pool(size_t size, size_t alignment)
 {
     int error = heap_opened() ? 0 : heap_open();
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
+    if (error)
+        return null_with(error);
     if (size > arena.span / 4)
         return fail_null(-ENOMEM, "zc_alloc: %zu bytes, the most is %zu", size, arena.span / 4);
     struct zc_pool *pool = find_pool(size, alignment);

@@ -16,8 +16,9 @@ void error_say(const char *format, ...) __attribute__((cold, format(printf, 1, 2
 /* The same, as the value to return: `error`, a negative errno; a macro so that compilers see that it is one. */
 #define fail(error, ...) (error_say(__VA_ARGS__), (error))
 
-/* For functions that return a pointer: sets errno, is NULL. */
-#define fail_null(error, ...) (error_say(__VA_ARGS__), errno = -(error), NULL)
+/* For functions that return a pointer: set errno, are NULL. */
+#define null_with(error) (errno = -(error), NULL)
+#define fail_null(error, ...) (error_say(__VA_ARGS__), null_with(error))
 
 /* An error for calls to come, of what is done once. */
 struct kept_error {

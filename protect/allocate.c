@@ -49,10 +49,8 @@ static void *alloc_slowly(struct zc_pool *pool, size_t alignment, size_t size)
         error = cache_refill(pool, &slot);
     if (error > 0)
         return alloc_past(pool, alignment, size);
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
+    if (error)
+        return null_with(error);
     slot_acquire_from(pool, slot, size);
     return slot_user(slot);
 }
@@ -72,10 +70,8 @@ static void *alloc_aligned(size_t alignment, size_t size)
         return fail_null(-EINVAL, "zc_aligned_alloc: alignment %zu, expected a power of two up to %zu", alignment,
                          HUGE_BYTES);
     int error = heap_opened() ? 0 : protect_open(); /* which pools need to know of */
-    if (error) {
-        errno = -error;
-        return NULL;
-    }
+    if (error)
+        return null_with(error);
     struct zc_pool *pool = heap_pool(size, alignment);
     void *ptr = pool ? alloc_from(pool, alignment, size) : NULL;
     if (ptr)
@@ -221,19 +217,14 @@ void *zc_realloc(void *ptr, size_t size)
 {
     if (!ptr)
         return zc_alloc(size);
-    if (size == 0) {
-        int error = zc_free(ptr);
-        errno = -error;
-        return NULL;
-    }
+    if (size == 0)
+        return null_with(zc_free(ptr));
     if (arena.forked)
         return fail_null(-EPERM, "zc_realloc: a forked child cannot use its parent's buffer at %p", ptr);
     bool foreign = fallback_size(ptr) != 0;
     struct slot *slot = foreign ? NULL : slot_of(ptr, "zc_realloc");
-    if (!slot && !foreign) {
-        errno = EINVAL;
-        return NULL;
-    }
+    if (!slot && !foreign)
+        return null_with(-EINVAL);
     size_t usable = zc_usable_size(ptr);
     if (size <= usable && (usable / 4 <= size || usable <= heap_class_size(size)))
         return ptr;
