@@ -72,6 +72,11 @@ static inline char *arena_wire_of(const char *user)
     return arena.wire + (user - arena.user);
 }
 
+static inline char *arena_user_of(const char *wire)
+{
+    return arena.user + (wire - arena.wire);
+}
+
 static inline struct entry *arena_entry(const char *user)
 {
     return &arena.entries[(size_t)(user - arena.user) >> PAGE_SHIFT];
@@ -120,6 +125,12 @@ static inline char *backing_wire(const struct backing *backing)
 {
     const struct entry *entry = (const struct entry *)((const char *)backing - offsetof(struct entry, backing));
     return arena.wire + ((size_t)(entry - arena.entries) << PAGE_SHIFT);
+}
+
+/* Where the library finds the bytes that a slot shows now. */
+static inline char *slot_wire(const struct slot *slot)
+{
+    return backing_wire(atomic_load(&slot->backing));
 }
 
 /* The segment mapped at `user`, or NULL. */

@@ -31,7 +31,7 @@ static struct record *record_of(const struct slot *slot)
 
 static unsigned char *bytes_of(const struct slot *slot)
 {
-    return (unsigned char *)backing_wire(atomic_load(&slot->backing));
+    return (unsigned char *)slot_wire(slot);
 }
 
 /* Where the first byte in [from, to) that is not `value` is; `to` if there is none. */

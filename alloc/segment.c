@@ -300,7 +300,7 @@ bool segment_punch(const struct segment *segment, char *wire)
         pinned |= registrar->pins;
     bool punched = !pinned && madvise(wire, segment->slot_size, MADV_REMOVE) == 0;
     if (punched) /* they are gone there, too, which libc's function is to tell as well: see bare */
-        madvise(arena.user + (wire - arena.wire), segment->slot_size, MADV_REMOVE);
+        madvise(arena_user_of(wire), segment->slot_size, MADV_REMOVE);
     pthread_mutex_unlock(&registry);
     return punched;
 }
@@ -323,7 +323,7 @@ static bool map_again(const struct segment *segment, const char *wire, size_t le
 int segment_show(const struct backing *backing, size_t at, size_t length, char *user, int prot)
 {
     const char *wire = backing_wire(backing) + at;
-    if (!map_again(arena_segment(arena.user + (wire - arena.wire)), wire, length, user, prot))
+    if (!map_again(arena_segment(arena_user_of(wire)), wire, length, user, prot))
         return -errno;
     if (prot & PROT_WRITE)
         sys_madvise(user, length, MADV_POPULATE_WRITE);

@@ -96,8 +96,7 @@ static int unmix(struct segment *segment, uint32_t *list)
         do {
             slot = segment_slot(segment, give++);
             backing = atomic_load(&slot->backing);
-        } while (arena_has_wire(backing_wire(backing)) &&
-                 (size_t)(backing_wire(backing) - arena_wire_of(segment->user)) < segment->length);
+        } while (arena_segment(arena_user_of(backing_wire(backing))) == segment);
         bool stale = slot_is(outside, SLOT_STALE);
         int error = map_under(outside, backing);
         if (error)

@@ -126,7 +126,7 @@ void *zc_calloc(size_t n, size_t size)
     char *ptr = zc_alloc(bytes);
     struct slot *slot = ptr ? slot_find(ptr) : NULL;
     if (slot)
-        memset(backing_wire(atomic_load(&slot->backing)), 0, bytes);
+        memset(slot_wire(slot), 0, bytes);
     else if (ptr)
         memset(ptr, 0, bytes); /* a fall-back's */
     return ptr;
@@ -239,7 +239,7 @@ void *zc_realloc(void *ptr, size_t size)
         return fail_null(error, "zc_realloc: a receive into the buffer at %p failed", ptr);
     }
     struct slot *to = slot_find(moved);
-    memcpy(to ? backing_wire(atomic_load(&to->backing)) : moved, slot ? backing_wire(backing) : ptr, kept);
+    memcpy(to ? slot_wire(to) : moved, slot ? backing_wire(backing) : ptr, kept);
     if (slot)
         slot_unlock(backing);
     zc_free(ptr);

@@ -155,7 +155,7 @@ int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard)
     char *writes = NULL;
     size_t size = range.offset + range.left;
     if (len == 0) /* holds nothing */
-        reads = backing_wire(atomic_load(&range.slot->backing)) + range.offset;
+        reads = slot_wire(range.slot) + range.offset;
     else
         error = deny == ZC_DENY_STORES ? guard_stores(hold, size, &reads) : guard_all(hold, size, &writes);
     if (error) {

@@ -80,7 +80,7 @@ static bool can_exchange(const struct hold *hold, const struct slot *bounce)
 /* Where the bytes land in a bounce slot: where the slot has them, if the two can be exchanged, else at the start. */
 static char *bounce_wire(const struct hold *hold, const struct slot *bounce)
 {
-    return backing_wire(atomic_load(&bounce->backing)) + (can_exchange(hold, bounce) ? hold->offset : 0);
+    return slot_wire(bounce) + (can_exchange(hold, bounce) ? hold->offset : 0);
 }
 
 /* Takes a bounce slot, without the slot's lock. NULL if there is none. */

@@ -118,7 +118,7 @@ static int lend_copy(struct zc_loan *loan, const char **wire)
     if (!loan->copy)
         return fail(-ENOMEM, "%s: no memory for a copy of %zu bytes", loan->call, hold->length);
     struct slot *slot = slot_find(loan->copy);
-    char *to = slot ? backing_wire(atomic_load(&slot->backing)) : loan->copy; /* a fall-back's */
+    char *to = slot ? slot_wire(slot) : loan->copy; /* a fall-back's */
     hold_copy_out(hold->slot, hold->offset, hold->length, to);
     *wire = to;
     return 0;

@@ -33,7 +33,7 @@ static char *copy_memory(struct op *op)
     if (!pool || pool_claim(pool) != 0)
         return op->spill = malloc(length);
     op->bounce = pool_pop(pool);
-    return backing_wire(atomic_load_explicit(&op->bounce->backing, memory_order_relaxed));
+    return slot_wire(op->bounce);
 }
 
 /* Copies the message, and counts it; *wire says where it is. Bytes that are being received are waited for, as a touch

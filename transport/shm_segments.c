@@ -212,7 +212,7 @@ void segments_locate(struct link *link, const char *wire, struct cell *cell)
 {
     if (!arena_has_wire(wire))
         return;
-    const char *user = arena.user + (wire - arena.wire);
+    const char *user = arena_user_of(wire);
     struct segment *segment = arena_segment(user);
     uint32_t *number = number_of(link->shm, segment);
     if (!*number)

@@ -99,7 +99,7 @@ struct ibv_mr *memory_find(const struct memory *memory, const void *wire)
 {
     if (!arena_has_wire(wire))
         return NULL;
-    const struct segment *segment = arena_segment(arena.user + ((const char *)wire - arena.wire));
+    const struct segment *segment = arena_segment(arena_user_of(wire));
     return segment ? atomic_load_explicit(place(memory, segment), memory_order_acquire) : NULL;
 }
 
@@ -150,8 +150,7 @@ int zc_mr(const struct zc_guard *guard, struct ibv_pd *pd, struct ibv_sge *sge)
     struct ibv_mr *region = error ? NULL : memory_find(&(*link)->memory, guard->wire);
     if (!error && !region) {
         /* The guard keeps the segment from being unmapped. */
-        error =
-            register_segment(&(*link)->memory, arena_segment(arena.user + ((const char *)guard->wire - arena.wire)));
+        error = register_segment(&(*link)->memory, arena_segment(arena_user_of(guard->wire)));
         region = error ? NULL : memory_find(&(*link)->memory, guard->wire);
     }
     if (region)

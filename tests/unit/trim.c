@@ -54,7 +54,7 @@ static size_t displaced(zc_pool *pool, bool other_segment)
         for (uint32_t i = 0; s->mapped && i < s->carved; i++) {
             struct slot *slot = segment_slot(s, i);
             struct backing *backing = slot->backing;
-            const char *shown = arena.user + (backing_wire(backing) - arena.wire);
+            const char *shown = arena_user_of(backing_wire(backing));
             CHECK(backing->slot == slot);
             n += other_segment ? arena_segment(shown) != s : backing != slot_home(slot);
         }
