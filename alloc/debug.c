@@ -46,11 +46,11 @@ static void tell(size_t byte, const char *what, size_t size, const struct slot *
 {
     struct text text = {0};
     text_add(&text, "zc: ZC_DEBUG: byte ");
-    text_add_number(&text, byte, 10);
+    text_add_number(&text, byte);
     text_add(&text, what);
-    text_add_number(&text, size, 10);
+    text_add_number(&text, size);
     text_add(&text, " bytes at ");
-    text_add_number(&text, (uint64_t)(uintptr_t)slot_user(slot), 16);
+    text_add_address(&text, slot_user(slot));
     text_add(&text, "\n");
     text_print(&text);
 }

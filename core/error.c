@@ -58,17 +58,27 @@ void text_add(struct text *t, const char *s)
         t->bytes[t->length++] = *s++;
 }
 
-void text_add_number(struct text *t, uint64_t n, unsigned base)
+static void add_digits(struct text *t, uint64_t n, unsigned base)
 {
-    char digits[65];
+    char digits[24]; /* 20 are the most */
     char *p = &digits[sizeof digits - 1];
     *p = 0;
     do {
         *--p = "0123456789abcdef"[n % base];
         n /= base;
     } while (n);
-    text_add(t, base == 16 ? "0x" : "");
     text_add(t, p);
+}
+
+void text_add_number(struct text *t, uint64_t n)
+{
+    add_digits(t, n, 10);
+}
+
+void text_add_address(struct text *t, const void *address)
+{
+    text_add(t, "0x");
+    add_digits(t, (uintptr_t)address, 16);
 }
 
 void text_print(const struct text *t)

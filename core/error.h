@@ -48,7 +48,8 @@ struct text {
 };
 
 void text_add(struct text *t, const char *s);
-void text_add_number(struct text *t, uint64_t n, unsigned base);
+void text_add_number(struct text *t, uint64_t n);
+void text_add_address(struct text *t, const void *address);
 void text_print(const struct text *t); /* to stderr */
 
 #endif

@@ -57,11 +57,11 @@ void backend_must_protect(const struct zc_pool *pool, char *at, size_t length, i
         return;
     struct text text = {0};
     text_add(&text, "zc: changing the protection of ");
-    text_add_number(&text, length, 10);
+    text_add_number(&text, length);
     text_add(&text, " bytes of a buffer at ");
-    text_add_number(&text, (uint64_t)(uintptr_t)at, 16);
+    text_add_address(&text, at);
     text_add(&text, " failed with errno ");
-    text_add_number(&text, (uint64_t)-error, 10);
+    text_add_number(&text, (uint64_t)-error);
     text_add(&text, error == -ENOMEM ? ": raise vm.max_map_count\n" : ": does a seccomp filter refuse it?\n");
     text_print(&text);
     abort();

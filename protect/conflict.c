@@ -34,11 +34,11 @@ const struct zc_interposer *_Atomic conflict_interposer = &no_interposer;
 static void describe_access(struct text *text, const struct conflict *c, const struct slot *slot, size_t offset)
 {
     text_add(text, "thread ");
-    text_add_number(text, (uint64_t)(c->thread ? c->thread : sys_tid()), 10);
+    text_add_number(text, (uint64_t)(c->thread ? c->thread : sys_tid()));
     text_add(text, " touches byte ");
-    text_add_number(text, offset, 10);
+    text_add_number(text, offset);
     text_add(text, " of the buffer at ");
-    text_add_number(text, (uint64_t)(uintptr_t)slot_user(slot), 16);
+    text_add_address(text, slot_user(slot));
 }
 
 static void tell(const char *what, const struct conflict *c, const struct slot *slot, size_t offset,

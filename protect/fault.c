@@ -95,7 +95,7 @@ void fault_in_handler(const void *address)
 {
     struct text text = {0};
     text_add(&text, "zc: a signal handler touched the buffer at ");
-    text_add_number(&text, (uint64_t)(uintptr_t)address, 16);
+    text_add_address(&text, address);
     text_add(&text, ", which the zc call that it interrupted is just working on; block the signal around that call\n");
     text_print(&text);
     abort();
@@ -105,7 +105,7 @@ static void report_child(const void *address)
 {
     struct text text = {0};
     text_add(&text, "zc: a forked child touched its parent's buffer at ");
-    text_add_number(&text, (uint64_t)(uintptr_t)address, 16);
+    text_add_address(&text, address);
     text_add(&text, "; zc memory is not inherited: copy what the child needs before fork, or exec\n");
     text_print(&text);
 }

@@ -19,16 +19,16 @@ static void describe(const struct hold *hold, struct text *text)
     text_add(text, loan->call);
     if (loan->peer >= 0) {
         text_add(text, ", rank ");
-        text_add_number(text, (uint64_t)loan->peer, 10);
+        text_add_number(text, (uint64_t)loan->peer);
     }
     if (loan->tag >= 0) {
         text_add(text, ", tag ");
-        text_add_number(text, (uint64_t)loan->tag, 10);
+        text_add_number(text, (uint64_t)loan->tag);
     }
     text_add(text, ", ");
-    text_add_number(text, hold->length, 10);
+    text_add_number(text, hold->length);
     text_add(text, " bytes from byte ");
-    text_add_number(text, hold->offset, 10);
+    text_add_number(text, hold->offset);
 }
 
 static struct hold_rules rules = {.lent = true, .describe = describe};

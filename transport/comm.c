@@ -31,16 +31,16 @@ static void describe(const struct hold *hold, struct text *text)
     if (op->peer == ZC_ANY_SOURCE)
         text_add(text, "any");
     else
-        text_add_number(text, (uint64_t)op->peer, 10);
+        text_add_number(text, (uint64_t)op->peer);
     text_add(text, ", tag ");
     if (op->tag == ZC_ANY_TAG)
         text_add(text, "any");
     else
-        text_add_number(text, (uint64_t)op->tag, 10);
+        text_add_number(text, (uint64_t)op->tag);
     text_add(text, ", ");
-    text_add_number(text, hold->length, 10);
+    text_add_number(text, hold->length);
     text_add(text, " bytes from byte ");
-    text_add_number(text, hold->offset, 10);
+    text_add_number(text, hold->offset);
 }
 
 static void touched(const struct hold_rules *rules, int error, const char *message)
@@ -54,7 +54,7 @@ static void touched(const struct hold_rules *rules, int error, const char *messa
     text_add(&text, "zc: ");
     text_add(&text, message);
     text_add(&text, " (errno ");
-    text_add_number(&text, (uint64_t)-error, 10);
+    text_add_number(&text, (uint64_t)-error);
     text_add(&text, ")\n");
     text_print(&text);
     abort();
