@@ -60,15 +60,15 @@ struct hold {
     struct slot *bounce;       /* receives that land elsewhere: in a slot of the pool, or one for so many bytes */
     size_t offset, length;     /* bytes of the slot */
     const struct hold_rules *rules;
-    bool named;                /* a receive that the program asks about by its address */
-    bool protects;             /* its pages */
-    bool behind;               /* a send whose receiver has older messages to take */
-    bool resent;               /* a send whose pages were protected already */
-    bool landed;               /* a receive that is over and was not yet reported */
-    bool unwanted;             /* a receive that is being cancelled: if it is, there is nothing to report */
-    bool shown;                /* its failure was shown to a bare touch */
-    bool head_open, tail_open; /* its first or last page is not protected, since it is not wholly the hold's */
-    int error;                 /* of a landed receive */
+    bool named;    /* a receive that the program asks about by its address */
+    bool protects; /* its pages */
+    bool behind;   /* a send whose receiver has older messages to take */
+    bool resent;   /* a send whose pages were protected already */
+    bool landed;   /* a receive that is over and was not yet reported */
+    bool unwanted; /* a receive that is being cancelled: if it is, there is nothing to report */
+    bool shown;    /* its failure was shown to a bare touch */
+    bool inner;    /* pages that are not wholly its own are not protected */
+    int error;     /* of a landed receive */
 };
 
 /* Does the hold touch any of these bytes? */

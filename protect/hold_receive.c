@@ -119,10 +119,9 @@ static struct backing *bounce_beside(const struct hold *hold, struct backing *ba
  * calls would fail. */
 static void open_shared(struct hold *hold)
 {
-    size_t unit = slot_pool(hold->slot)->unit * PAGE_BYTES, end = hold->offset + hold->length;
-    hold->head_open = hold->offset % unit != 0;
-    hold->tail_open = end % unit != 0;
-    hold->protects = (hold->offset + unit - 1) / unit < end / unit;
+    size_t unit = slot_pool(hold->slot)->unit * PAGE_BYTES;
+    hold->inner = true;
+    hold->protects = (hold->offset + unit - 1) / unit < (hold->offset + hold->length) / unit;
 }
 
 int hold_receive(struct hold *hold, bool protects, char **wire)
@@ -131,7 +130,7 @@ int hold_receive(struct hold *hold, bool protects, char **wire)
     struct hold *dropped = NULL;
     hold->backing = NULL;
     hold->bounce = NULL;
-    hold->landed = hold->unwanted = hold->shown = hold->head_open = hold->tail_open = false;
+    hold->landed = hold->unwanted = hold->shown = hold->inner = false;
     hold->error = 0;
     hold->protects = protects;
     if (protects && hold->rules->lent)

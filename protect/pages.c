@@ -13,18 +13,19 @@ enum {
     MAPS_EXCESS = 4   /* times the mappings that holds can need: then the account is made up anew */
 };
 
-/* What is protected for a hold: whole units of the pages that it needs. */
+/* What is protected for a hold: all units of pages that it touches, or the inner ones, which are wholly its own. */
 static uint32_t first_protected(const struct hold *hold)
 {
     uint32_t unit = slot_pool(hold->slot)->unit;
-    return ((uint32_t)(hold->offset >> PAGE_SHIFT) & -unit) + (hold->head_open ? unit : 0);
+    size_t first = hold->offset + (hold->inner ? unit * PAGE_BYTES - 1 : 0);
+    return (uint32_t)(first >> PAGE_SHIFT) & -unit;
 }
 
 static uint32_t end_protected(const struct hold *hold)
 {
     uint32_t unit = slot_pool(hold->slot)->unit;
-    size_t end = hold->length ? hold->offset + hold->length + unit * PAGE_BYTES - 1 : hold->offset;
-    return ((uint32_t)(end >> PAGE_SHIFT) & -unit) - (hold->tail_open ? unit : 0);
+    size_t end = hold->offset + hold->length + (hold->length && !hold->inner ? unit * PAGE_BYTES - 1 : 0);
+    return (uint32_t)(end >> PAGE_SHIFT) & -unit;
 }
 
 static bool covers_page(const struct hold *hold, uint32_t page)
