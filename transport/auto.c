@@ -230,10 +230,9 @@ static bool auto_take_in(struct endpoint *endpoint)
 static bool auto_must_poll(struct endpoint *endpoint, const struct waiting *waiting)
 {
     struct both *both = endpoint->state;
-    const struct part *far = &both->parts[FAR];
     bool looks_far = waiting->looks && (waiting->source == ZC_ANY_SOURCE || !both->with[waiting->source]);
     return looks_far || atomic_load_explicit(&both->waiting, memory_order_relaxed) ||
-           far->transport->busy(&far->endpoint);
+           mpi_busy(&both->parts[FAR].endpoint);
 }
 
 /* ---- what has come ---- */

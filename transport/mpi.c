@@ -260,7 +260,7 @@ static bool mpi_take_in(struct endpoint *endpoint)
     return there;
 }
 
-static bool mpi_busy(const struct endpoint *endpoint)
+bool mpi_busy(const struct endpoint *endpoint)
 {
     const struct mpi *mpi = endpoint->state;
     return atomic_load_explicit(&mpi->in_flight, memory_order_relaxed) != 0;
@@ -289,7 +289,6 @@ const struct transport mpi_transport = {.scheme = "mpi",
                                         .take_in = mpi_take_in,
                                         .tend = mpi_tend,
                                         .probe_takes_in = true,
-                                        .busy = mpi_busy,
                                         .cancel = mpi_cancel,
                                         .probe = mpi_probe,
                                         .take = mpi_take,

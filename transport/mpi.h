@@ -78,6 +78,9 @@ static inline void mpi_note_taken(struct mpi *mpi)
 /* Room for one more, or -ENOMEM. Locked. */
 int mpi_make_room(struct requests *requests);
 
+/* Is anything in flight that a poll would end? */
+bool mpi_busy(const struct endpoint *endpoint);
+
 /* The receive was posted, with `code`. A call that waits for its message takes it at once if it is there already.
  * Locked; drops the lock. */
 int mpi_start_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request);

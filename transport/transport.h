@@ -133,9 +133,6 @@ struct transport {
     /* Messages are found by `probe` alone; `poll` only ends what is in flight here. */
     bool probe_takes_in;
 
-    /* Is anything in flight that `poll` would end? For auto. */
-    bool (*busy)(const struct endpoint *endpoint);
-
     /* From now on, a descriptor that is readable when there may be something to poll for, or something has happened by
      * a poll since `rearm`; or -errno. NULL: there is none. */
     int (*fd)(struct endpoint *endpoint);
