@@ -246,7 +246,7 @@ int comm_open(const struct transport *transport, const struct address *address, 
     fault_reinstall(); /* MPI and UCX install handlers of their own */
     atomic_store(&conflict_progress, comm_poll_all);
     if (comm->rules.helper) {
-        comm->progressor = (struct progressor){.progress = comm_poll_for_helper, .context = comm, .poll = poll};
+        comm->progressor = (struct progressor){.progress = comm_look, .context = comm, .poll = poll};
         error = helper_attach(&comm->progressor);
     }
     if (error) {

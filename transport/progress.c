@@ -177,15 +177,11 @@ void comm_poll_all(void)
 }
 
 /* Each communicator counts for itself: by turns of a thread that comes to several, one might always be left out. */
-static void look_in_turn(zc_comm *comm)
+void comm_look(void *at)
 {
+    zc_comm *comm = at;
     bool thorough = several() && atomic_fetch_add_explicit(&comm->looks, 1, memory_order_relaxed) % OTHERS_EVERY == 0;
     look_at(comm, thorough);
-}
-
-void comm_poll_for_helper(void *comm)
-{
-    look_in_turn(comm);
 }
 
 /* Of this thread. Does it do other things for long between them? Seen by a few of them now and then. */
@@ -229,7 +225,7 @@ int zc_progress(zc_comm *comm)
     int error = comm_check(comm, "zc_progress");
     if (error)
         return error;
-    look_in_turn(comm);
+    comm_look(comm);
     if (comm->transport->rearm)
         comm->transport->rearm(&comm->endpoint);
     return 0;

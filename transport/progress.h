@@ -29,14 +29,14 @@ void comm_leave(zc_comm *comm);
 /* May one that waits so at it sleep, rather than poll? */
 bool comm_sleeps(zc_comm *comm, const struct waiting *waiting);
 
-/* The first of all that were ever opened; none leaves the list. */
+/* The first of those that are open; who is at one that leaves the list meanwhile goes on from there by `next`. */
 struct zc_comm *comm_list(void);
 
 /* Looks for what is over, on all. */
 void comm_poll_all(void);
 
-/* The same on one, in the helper thread, which comes to all in turn. */
-void comm_poll_for_helper(void *comm);
+/* The same on one, a zc_comm, for somebody who comes back: the helper thread, or a program that makes progress. */
+void comm_look(void *comm);
 
 /* The same on this one, and now and then on the others: for a call that a program may repeat until something is there.
  * `finding`: there was in the last ones, so more is likely to wait. */

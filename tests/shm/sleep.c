@@ -326,9 +326,9 @@ void case_descriptor_and_helper(void)
         CHECK_OK(zc_progress(comm));
         CHECK(!is_readable(comm, 0));
         CHECK_OK(zc_send("x", 1, 0, 1, comm));
-        comm_poll_for_helper(comm);
+        comm_look(comm);
         CHECK(is_readable(comm, 0));
-        comm_poll_for_helper(comm);
+        comm_look(comm);
         CHECK(is_readable(comm, 0));
         CHECK_OK(zc_progress(comm));
         CHECK_OK(zc_iprobe(0, 1, comm, &found, NULL));
