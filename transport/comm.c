@@ -346,34 +346,28 @@ bool comm_busy(zc_comm *comm)
     return atomic_load(&comm->sending) > 0 || pending_receive(comm);
 }
 
-/* Waits until others have given back what they look at; but no longer than a fault may wait, since that is up to their
- * programs. */
-static void let_views_end(zc_comm *comm)
+/* Waits until it is over, but no longer than a fault may wait, since that is up to the programs of others. False: it is
+ * not. */
+static bool wait_for_others(zc_comm *comm, bool (*over)(zc_comm *comm))
 {
-    uint64_t deadline = clock_ns() + comm->rules.timeout_ns;
-    struct waiting waiting = {.deadline = deadline};
-    while (atomic_load_explicit(&comm->sending, memory_order_acquire) > 0 && clock_ns() < deadline)
+    struct waiting waiting = {.deadline = clock_ns() + comm->rules.timeout_ns};
+    while (!over(comm)) {
+        if (clock_ns() >= waiting.deadline)
+            return false;
         comm_poll_waiting(comm, NULL, &waiting);
-    long views = atomic_load(&comm->sending);
-    if (views > 0)
-        fprintf(stderr, "zc: rank %d closes while others look at %ld of its messages: their pages stay in use\n",
-                comm->endpoint.rank, views);
+    }
+    return true;
 }
 
-/* Takes leave of the peers; no longer than that either, since one that only computes takes nothing in. */
-static void part(zc_comm *comm)
+/* They have given back what they looked at. */
+static bool no_views(zc_comm *comm)
 {
-    uint64_t deadline = clock_ns() + comm->rules.timeout_ns;
-    struct waiting waiting = {.deadline = deadline};
-    while (!comm->transport->parted(&comm->endpoint)) {
-        comm_poll_waiting(comm, NULL, &waiting);
-        if (clock_ns() < deadline)
-            continue;
-        fprintf(stderr,
-                "zc: rank %d closes before others have heard all of it: they have taken in nothing for %llu ms\n",
-                comm->endpoint.rank, (unsigned long long)(comm->rules.timeout_ns / 1000000));
-        return;
-    }
+    return atomic_load_explicit(&comm->sending, memory_order_acquire) <= 0;
+}
+
+static bool parted(zc_comm *comm)
+{
+    return !comm->transport->parted || comm->transport->parted(&comm->endpoint);
 }
 
 static bool close_comm(zc_comm *comm, bool patient)
@@ -382,13 +376,17 @@ static bool close_comm(zc_comm *comm, bool patient)
     lease_end_all(comm); /* a peer that is closing, too, waits for them */
     if (!flush(comm, patient))
         return false;
-    let_views_end(comm);
+    if (!wait_for_others(comm, no_views))
+        fprintf(stderr, "zc: rank %d closes while others look at %ld of its messages: their pages stay in use\n",
+                comm->endpoint.rank, atomic_load(&comm->sending));
     for (struct op *op; (op = pending_receive(comm));) {
         comm->transport->cancel(&comm->endpoint, op);
         comm_poll_waiting(comm, op, &waiting);
     }
-    if (comm->transport->parted)
-        part(comm);
+    if (!wait_for_others(comm, parted))
+        fprintf(stderr,
+                "zc: rank %d closes before others have heard all of it: they have taken in nothing for %llu ms\n",
+                comm->endpoint.rank, (unsigned long long)(comm->rules.timeout_ns / 1000000));
     if (comm->rules.helper)
         helper_detach(&comm->progressor);
     comm_delist(comm);
