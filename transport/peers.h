@@ -5,6 +5,8 @@
 #ifndef ZC_TRANSPORT_PEERS_H
 #define ZC_TRANSPORT_PEERS_H
 
+#include <errno.h>
+
 #include "core/lock.h"
 #include "transport/op.h"
 
@@ -68,6 +70,16 @@ static inline void peers_set_receive(struct op *op, void *wire, size_t cap, int 
     op->in.length = cap;
     op->in.match = (struct match){.source = src, .tag = tag};
     op->status = (zc_status){.source = src, .tag = tag};
+}
+
+/* The receive takes the message: says so in its status. Returns how many bytes of it there is room for. */
+static inline size_t peers_meet(struct op *receive, const struct match *message, int *error)
+{
+    size_t cap = receive->in.length;
+    *error = message->length > cap ? -EMSGSIZE : 0;
+    receive->status = match_status(message);
+    receive->status.length = *error ? cap : message->length;
+    return receive->status.length;
 }
 
 /* Ends a receive that waits for what will never come: 0, or an error with which its call fails. */

@@ -120,12 +120,8 @@ static void deliver(struct shm *shm, struct op *receive, struct message *message
 void shm_pair(struct shm *shm, struct op *receive, struct message *message)
 {
     struct link *link = message->link;
-    size_t cap = receive->in.length;
     message->receive = receive;
-    message->kept = message->match.length < cap ? message->match.length : cap;
-    message->error = message->match.length > cap ? -EMSGSIZE : 0;
-    receive->status = match_status(&message->match);
-    receive->status.length = message->kept;
+    message->kept = peers_meet(receive, &message->match, &message->error);
     if (!message->offered) {
         deliver(shm, receive, message);
     } else if (message->kept == 0) {

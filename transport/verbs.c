@@ -109,12 +109,8 @@ static void land_from_self(struct verbs *verbs, struct op *receive, struct messa
 static void verbs_pair(struct verbs *verbs, struct op *receive, struct message *message)
 {
     struct peer *peer = &verbs->peers[message->match.source];
-    size_t cap = receive->in.length;
     message->receive = receive;
-    message->kept = message->match.length < cap ? message->match.length : cap;
-    message->error = message->match.length > cap ? -EMSGSIZE : 0;
-    receive->status = match_status(&message->match);
-    receive->status.length = message->kept;
+    message->kept = peers_meet(receive, &message->match, &message->error);
     if (message->match.length <= EAGER) {
         land_whole(verbs, receive, message);
     } else if (message->sender) {
