@@ -101,9 +101,17 @@ function find_next() {
     print "        memcpy(&call, &found, sizeof call);\n        next = call;\n    }"
 }
 
-function of_libc(    i) {
-    for (i = 1; i <= roles; i++)
-        print "    touch_" lines[i] ";"
+# Inside MPI, buffers have been seen to already, and nothing could be waited for.
+function of_libc(    i, line, stores) {
+    print "    if (!call_inside()) {"
+    for (i = 1; i <= roles; i++) {
+        line = lines[i]
+        stores = line ~ /^stores/
+        sub(/^(loads|stores)/, "touch", line)
+        sub(/\)$/, stores ? ", true)" : ", false)", line)
+        print "        " line ";"
+    }
+    print "    }"
     find_next()
     printf "    return call(%s);\n", arguments
 }
