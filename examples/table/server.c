@@ -123,20 +123,22 @@ void warm_free(void *memory, size_t n, size_t size)
 
 /* ---- plain MPI ------------------------------------------------------------------------------------ */
 
-bool mpi_arrived(struct server *server, int tag, int *client)
+void mpi_receive(struct server *server, void *buf, size_t size, int client, int tag)
+{
+    MPI_Recv(buf, (int)size, MPI_BYTE, client, tag, server->mpi, MPI_STATUS_IGNORE);
+}
+
+bool mpi_took(struct server *server, int tag, void *request, size_t size, int *client)
 {
     MPI_Status status;
     int found;
 
     MPI_Iprobe(MPI_ANY_SOURCE, tag, server->mpi, &found, &status);
-    if (found)
-        *client = status.MPI_SOURCE;
-    return found;
-}
-
-void mpi_receive(struct server *server, void *buf, size_t size, int client, int tag)
-{
-    MPI_Recv(buf, (int)size, MPI_BYTE, client, tag, server->mpi, MPI_STATUS_IGNORE);
+    if (!found)
+        return false;
+    *client = status.MPI_SOURCE;
+    mpi_receive(server, request, size, *client, tag);
+    return true;
 }
 
 /* ---- other work ----------------------------------------------------------------------------------- */

@@ -27,13 +27,11 @@ static void serve_blocking(struct server *server)
     int client;
 
     while (!round_over(server)) {
-        if (mpi_arrived(server, PUT_REQUEST, &client)) {
-            mpi_receive(server, &put, sizeof put, client, PUT_REQUEST);
+        if (mpi_took(server, PUT_REQUEST, &put, sizeof put, &client)) {
             receive_value(server, put.key, client);
             was_put(server, &put);
         }
-        if (mpi_arrived(server, GET_REQUEST, &client)) {
-            mpi_receive(server, &get, sizeof get, client, GET_REQUEST);
+        if (mpi_took(server, GET_REQUEST, &get, sizeof get, &client)) {
             MPI_Send(server->cells[get.key], (int)server->size, MPI_BYTE, client, GET_RESPONSE, server->mpi);
             was_sent(server, client, get.key);
         }
@@ -44,6 +42,7 @@ static void serve_blocking(struct server *server)
 /* ---- the list of requests that the others need ------------------------------------------------------------ */
 
 struct pending {
+    void (*ended)(struct pending *, uint64_t what);
     int n;
     MPI_Request *requests; /* [pending_max] */
     uint64_t *what;        /* what each one sends: a key, or a buffer's place */
@@ -56,17 +55,19 @@ struct pending {
     int nidle;
 };
 
-static void pending_open(struct server *server)
+static struct pending *pending_open(struct server *server, void (*ended)(struct pending *, uint64_t what))
 {
     size_t max = (size_t)server->pending_max;
     struct pending *p = server->private = calloc(1, sizeof *p);
 
+    p->ended = ended;
     p->requests = calloc(max, sizeof *p->requests);
     p->what = calloc(max, sizeof *p->what);
     p->completed = calloc(max, sizeof *p->completed);
     p->statuses = calloc(max, sizeof *p->statuses);
     p->active = calloc((size_t)server->job->cells, sizeof *p->active);
     p->idle = calloc(max, sizeof *p->idle);
+    return p;
 }
 
 static void pending_close(struct server *server)
@@ -83,7 +84,7 @@ static void pending_close(struct server *server)
 }
 
 /* Takes the completed requests out of the list and calls ended() for each. */
-static void check_for_completed(struct pending *p, void (*ended)(struct pending *, uint64_t what))
+static void check_for_completed(struct pending *p)
 {
     int n;
     int kept = 0;
@@ -95,13 +96,21 @@ static void check_for_completed(struct pending *p, void (*ended)(struct pending 
         return;
     for (int i = 0; i < p->n; i++) { /* MPI has set the completed ones to null */
         if (p->requests[i] == MPI_REQUEST_NULL) {
-            ended(p, p->what[i]);
+            p->ended(p, p->what[i]);
         } else {
             p->requests[kept] = p->requests[i];
             p->what[kept++] = p->what[i];
         }
     }
     p->n = kept;
+}
+
+static void finish(struct server *server)
+{
+    struct pending *p = server->private;
+
+    while (p->n)
+        check_for_completed(p);
 }
 
 static void isend(struct server *server, const void *buf, int client, uint64_t what)
@@ -119,6 +128,11 @@ static void key_ended(struct pending *p, uint64_t key)
     p->active[key]--;
 }
 
+static void open_tracked(struct server *server)
+{
+    pending_open(server, key_ended);
+}
+
 static void serve_isend(struct server *server, bool track)
 {
     struct pending *p = server->private;
@@ -127,25 +141,23 @@ static void serve_isend(struct server *server, bool track)
     int client;
 
     while (!round_over(server)) {
-        if (mpi_arrived(server, PUT_REQUEST, &client)) {
-            mpi_receive(server, &put, sizeof put, client, PUT_REQUEST);
+        if (mpi_took(server, PUT_REQUEST, &put, sizeof put, &client)) {
             if (track) {
                 server->now.waits += p->active[put.key] != 0;
                 while (p->active[put.key])
-                    check_for_completed(p, key_ended);
+                    check_for_completed(p);
             }
             receive_value(server, put.key, client);
             was_put(server, &put);
         }
-        if (mpi_arrived(server, GET_REQUEST, &client)) {
-            mpi_receive(server, &get, sizeof get, client, GET_REQUEST);
+        if (mpi_took(server, GET_REQUEST, &get, sizeof get, &client)) {
             while (p->n == server->pending_max) /* the client has it already, but MPI has not told */
-                check_for_completed(p, key_ended);
+                check_for_completed(p);
             p->active[get.key]++;
             isend(server, server->cells[get.key], client, get.key);
             was_sent(server, client, get.key);
         }
-        check_for_completed(p, key_ended);
+        check_for_completed(p);
         other_work(server);
     }
 }
@@ -161,14 +173,6 @@ static void serve_torn(struct server *server)
     serve_isend(server, false);
 }
 
-static void finish_tracked(struct server *server)
-{
-    struct pending *p = server->private;
-
-    while (p->n)
-        check_for_completed(p, key_ended);
-}
-
 /* ---- copied: sends from recycled buffers -------------------------------------------------------------------- */
 
 static void buffer_ended(struct pending *p, uint64_t place)
@@ -178,8 +182,8 @@ static void buffer_ended(struct pending *p, uint64_t place)
 
 static void open_copied(struct server *server)
 {
-    pending_open(server);
-    struct pending *p = server->private;
+    struct pending *p = pending_open(server, buffer_ended);
+
     p->memory = warm_alloc((size_t)server->pending_max, server->size, &p->stride);
     while (p->nidle < server->pending_max)
         buffer_ended(p, (uint64_t)p->nidle);
@@ -201,15 +205,13 @@ static void serve_copied(struct server *server)
     int client;
 
     while (!round_over(server)) {
-        if (mpi_arrived(server, PUT_REQUEST, &client)) {
-            mpi_receive(server, &put, sizeof put, client, PUT_REQUEST);
+        if (mpi_took(server, PUT_REQUEST, &put, sizeof put, &client)) {
             receive_value(server, put.key, client);
             was_put(server, &put);
         }
-        if (mpi_arrived(server, GET_REQUEST, &client)) {
-            mpi_receive(server, &get, sizeof get, client, GET_REQUEST);
+        if (mpi_took(server, GET_REQUEST, &get, sizeof get, &client)) {
             while (p->nidle == 0)
-                check_for_completed(p, buffer_ended);
+                check_for_completed(p);
             int place = p->idle[--p->nidle]; /* the one that was used last is the warmest */
             void *copy = (char *)p->memory + (size_t)place * p->stride;
             memcpy(copy, server->cells[get.key], server->size);
@@ -217,17 +219,9 @@ static void serve_copied(struct server *server)
             was_sent(server, client, get.key);
             server->now.copies++;
         }
-        check_for_completed(p, buffer_ended);
+        check_for_completed(p);
         other_work(server);
     }
-}
-
-static void finish_copied(struct server *server)
-{
-    struct pending *p = server->private;
-
-    while (p->n)
-        check_for_completed(p, buffer_ended);
 }
 
 const struct variant variant_blocking = {
@@ -241,9 +235,9 @@ const struct variant variant_tracked = {
     .name = "tracked",
     .put = PUT_EITHER,
     .help = "MPI_Isend from the cell, and a map of active keys: a PUT waits for the key's sends",
-    .open = pending_open,
+    .open = open_tracked,
     .serve = serve_tracked,
-    .finish = finish_tracked,
+    .finish = finish,
     .close = pending_close,
 };
 
@@ -253,15 +247,15 @@ const struct variant variant_copied = {
     .help = "memcpy to a recycled buffer, and MPI_Isend from that",
     .open = open_copied,
     .serve = serve_copied,
-    .finish = finish_copied,
+    .finish = finish,
     .close = close_copied,
 };
 
 const struct variant variant_torn = {
     .name = "torn",
     .help = "MPI_Isend from the cell, and PUTs that do not care",
-    .open = pending_open,
+    .open = open_tracked,
     .serve = serve_torn,
-    .finish = finish_tracked,
+    .finish = finish,
     .close = pending_close,
 };

@@ -114,14 +114,12 @@ static void serve(struct server *server)
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART};
     sigaction(SIGSEGV, &action, &paper.before);
     while (!round_over(server)) {
-        if (mpi_arrived(server, PUT_REQUEST, &client)) {
-            mpi_receive(server, &put, sizeof put, client, PUT_REQUEST);
+        if (mpi_took(server, PUT_REQUEST, &put, sizeof put, &client)) {
             mpi_receive(server, server->staging, server->size, client, PUT_VALUE);
             memcpy(server->cells[put.key], server->staging, server->size);
             was_put(server, &put);
         }
-        if (mpi_arrived(server, GET_REQUEST, &client)) {
-            mpi_receive(server, &get, sizeof get, client, GET_REQUEST);
+        if (mpi_took(server, GET_REQUEST, &get, sizeof get, &client)) {
             while (paper.nops == server->pending_max) /* the client has it already, but MPI has not told */
                 check_for_completed();
             send_and_protect(get.key, client);

@@ -199,8 +199,8 @@ void was_put(struct server *server, const struct put_request *put);
 void was_sent(struct server *server, int client, uint64_t key);
 void must(int rc, const char *what); /* ends the run with zc's message if rc is not 0 */
 
-/* The two that every loop over plain MPI begins with. */
-bool mpi_arrived(struct server *server, int tag, int *client);
+/* For loops over plain MPI: takes a request of that tag, if one has arrived; and what belongs to it. */
+bool mpi_took(struct server *server, int tag, void *request, size_t size, int *client);
 void mpi_receive(struct server *server, void *buf, size_t size, int client, int tag);
 
 /* From now on, zc's included, which must not have been used. */
