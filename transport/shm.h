@@ -152,7 +152,7 @@ struct shm {
     struct shm *next;                       /* of the process, for its children */
 };
 
-/* ---- shm.c ---- */
+/* ---- shm_open.c ---- */
 
 /* Who is to meet, and by what name. */
 struct shm_group {
@@ -161,8 +161,15 @@ struct shm_group {
     const bool *with; /* by rank: takes part; NULL: all do */
 };
 
-/* As the transport's open. */
+/* As the transport's check and open. */
+int shm_check(const struct address *address);
+int shm_open_endpoint(const struct address *address, void *native, struct endpoint *endpoint);
 int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct endpoint *endpoint);
+
+/* Parts from the others as far as it was opened, and frees it. */
+void shm_free(struct shm *shm);
+
+/* ---- shm.c ---- */
 
 void shm_lock(struct shm *shm);
 
