@@ -34,10 +34,10 @@
  *   end), a communicator or a required output that is NULL. -EBADF: a closed communicator. -EPERM: in a forked child;
  *   or MPI was initialised below MPI_THREAD_SERIALIZED and this is not the thread that opened the communicator (also
  *   zc_wait, zc_wait_any and zc_cancel of a receive over it).
- * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. With the shorter one
- *   of an older header, what it lacks takes its default; with the longer one of a newer header, what this library does
- *   not know must be zero: -EINVAL otherwise. Of statistics, what lies within the size that the caller sets is filled
- *   in; counts that this library does not know stay as they were.
+ * - A struct of options starts with its own size, so that it can grow: use the ..._INIT macros. One of an older header
+ *   is shorter, and the fields that it lacks take their defaults; one of a newer header is longer, and the fields that
+ *   this library does not know must be zero (-EINVAL otherwise). A struct of statistics is filled in as far as the size
+ *   that the caller sets; counts that this library does not know stay as they were.
  *
  * CAVEATS (docs/caveats.md has them in full)
  *
@@ -106,7 +106,8 @@ ZC_API void *zc_realloc(void *ptr, size_t size);
  *            and since few callers look, the message is also printed on stderr */
 ZC_API int zc_free(void *ptr);
 
-/* Bytes that may be used at `ptr`, the start of a live zc buffer; 0 for any other pointer. */
+/* Bytes that may be used at `ptr`, the start of a live zc buffer: all of its slot, or with ZC_DEBUG=on what was asked
+ * for. 0 for any other pointer. */
 ZC_API size_t zc_usable_size(const void *ptr);
 
 /* 1 if `ptr` lies inside a live buffer of a zc pool (not of a pool's fall-back), else 0. */
@@ -184,13 +185,14 @@ typedef struct zc_pool_stats {
     size_t hugetlb_missed; /* segments mapped now for which no reserved pages were left */
 } zc_pool_stats;
 
-/*   -EINVAL   slot_size 0 or larger than zc's address space allows, cap 0, an unknown enum value, initial > cap; an
+/* Opens a pool, whose buffers are as those of zc_alloc.
+ *   -EINVAL   slot_size 0 or larger than zc's address space allows, cap 0, an unknown enum value, initial > cap; an
  *             ill-formed ZC_... variable
  *   -ENOMEM   what `initial` needs
  *   -ENOTSUP  ZC_PROTECT_USERFAULTFD was asked for here and cannot be had, as for hugetlb pages. (If ZC_PROTECT asks
  *             for it, mprotect serves, which is said once on stderr.)
- * Where only faults of user mode can be caught, it is opened, system calls on a guarded buffer fail with EFAULT as with
- * mprotect, and zc_errmsg() says so. */
+ * Where userfaultfd may catch faults of user mode only, the pool is opened: system calls on a guarded buffer then fail
+ * with EFAULT as with mprotect, and zc_errmsg() says so. */
 ZC_API int zc_pool_open(const zc_pool_options *options, zc_pool **pool);
 
 /* A slot of the pool, aligned to a page; free it with zc_free(). NULL with errno ENOMEM as `full` says. */
@@ -201,12 +203,13 @@ ZC_API void *zc_pool_alloc(zc_pool *pool);
 ZC_API int zc_pool_stats_get(zc_pool *pool, zc_pool_stats *stats);
 
 /* Gives whole segments, of which nothing is live or in flight, back to the system, after threads' caches were
- * emptied; the number of bytes of address space goes to *released (may be NULL). Other threads may go on allocating.
+ * emptied; the number of bytes of address space goes to *released (may be NULL), on failure too. Other threads may go
+ * on allocating. -ENOMEM: pages had to be exchanged with another segment first, and mappings have run out for that.
  * Of all calls on a pool: -EINVAL, it is NULL or closed. */
 ZC_API int zc_pool_trim(zc_pool *pool, size_t *released);
 
-/* NULL is fine. -EBUSY while a slot is live or in flight; nothing is done then. No other thread may
- * be using the pool. */
+/* Closes the pool and gives its memory back to the system; NULL is fine. No other thread may be using the pool.
+ * -EBUSY: a slot is live or in flight, and the pool stays open; errors of zc_pool_trim. */
 ZC_API int zc_pool_close(zc_pool *pool);
 
 /* ---- communicators -------------------------------------------------------------------------- */
@@ -274,8 +277,8 @@ typedef struct zc_options {
     enum zc_release release;
     enum zc_progress_mode progress;
     enum zc_on_timeout on_timeout;
-    uint32_t fault_timeout_ms; /* also until a waiting zc_flush or zc_close says so, and for which zc_close waits for
-                                  others to release views and to listen; 0: ZC_FAULT_TIMEOUT, else 10,000 */
+    uint32_t fault_timeout_ms; /* until a fault, zc_flush or zc_close that waits says so; zc_close waits no longer than
+                                  that for others to release views and to listen. 0: ZC_FAULT_TIMEOUT, else 10,000 */
     uint32_t max_in_flight;    /* bound on sends in flight, which each further thread inside zc_send may exceed by one.
                                   At the bound zc_send waits for a completion: "no call waits" no longer holds.
                                   0: ZC_MAX_IN_FLIGHT, else no bound */
@@ -299,8 +302,8 @@ typedef struct zc_options {
  *                              that nobody has received after fault_timeout_ms end the job there, with a
  *                              message. Collective.
  *   "loop"                     this process alone, rank 0 of 1
- *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there. Who has closed,
- *                              and opens the name again, waits for the others to do so, too
+ *   "loop:NAME?rank=R&size=N"  N ranks inside this process, one a thread; returns when all are there. A rank that has
+ *                              closed and opens the name again waits until the others have done so as well
  *   "verbs:DEVICE?rank=R&size=N&root=HOST:PORT"
  *                              N processes over InfiniBand or RoCE; rank 0 listens at HOST:PORT, where the
  *                              others find it. DEVICE may be left out. More parameters: port=P, gid=I and
@@ -312,7 +315,8 @@ typedef struct zc_options {
  *                              or '.'. They meet in $XDG_RUNTIME_DIR/zc, else /tmp/zc-UID. wait=SECONDS for the
  *                              others (60). Returns when all are there. A peer can read every pool that a message to
  *                              it was sent from. A process that is killed can be replaced: by one that opens its rank.
- *                              Who has closed, and opens the name again, waits for the others to do so, too
+ *                              A rank that has closed and opens the name again waits until the others have done so as
+ *                              well
  * For a given MPI communicator see zc_open_mpi() in zc_mpi.h.
  *   -EINVAL   malformed address, options or ZC_... variable; a rank outside 0..size-1
  *   -EEXIST   that rank is taken
@@ -330,11 +334,11 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
 
 /* Waits until all sends of `comm` have left, cancels its receives and ends it; NULL is fine. Waits up to
  * fault_timeout_ms for others to release views of its messages. Views held longer stay valid, and their pages are not
- * reused. For the same time it waits for verbs and shm peers to take in what it has to tell them, as that their
- * messages were received: sends of one that does not may fail there with -ECONNRESET. Messages to this rank that nobody
- * has received are dropped. Collective for mpi, but only MPI_Finalize waits until all ranks have closed it. Buffers
- * stay the application's. Receives that had not landed are reported by zc_wait as -ECANCELED. No other thread may be
- * using `comm`; using it later is -EBADF. Returns the first error of a send that nobody has been told of. */
+ * reused. As long it waits for verbs and shm peers to hear what it still has to tell them, such as that their messages
+ * were received: sends of a peer that does not listen may fail there with -ECONNRESET. Messages to this rank that
+ * nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all ranks have closed it.
+ * Buffers stay the application's. Receives that had not landed are reported by zc_wait as -ECANCELED. No other thread
+ * may be using `comm`; using it later is -EBADF. Returns the first error of a send that nobody has been told of. */
 ZC_API int zc_close(zc_comm *comm);
 
 ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1; -EBADF: closed or NULL */
@@ -355,8 +359,10 @@ typedef struct zc_status {
  * promise above; only bytes that are being received are waited for, as a touch of them would.
  *   -EINVAL   dst, tag or range; NULL with len > 0
  *   -ENOMEM   neither protection nor a copy could be had; nothing was sent, nothing is lost
- *   -EIO      the transport failed;  -ECONNRESET: verbs, shm: `dst` is gone, or -EPROTO: does not behave as zc. What
- *             was in flight with it has failed, what is with other ranks goes on
+ *   -EIO      the transport failed
+ *   -ECONNRESET, -EPROTO
+ *             verbs, shm: `dst` is gone, or does not behave as zc. What was in flight with it has failed, what is with
+ *             other ranks goes on
  * and the error of a receive into these bytes that failed. */
 ZC_API int zc_send(const void *buf, size_t len, int dst, int tag, zc_comm *comm);
 
@@ -371,14 +377,14 @@ ZC_API int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm);
  *   -EMSGSIZE  the message is longer than cap: the first cap bytes may be in `buf`, the rest is lost,
  *              other messages are unharmed; *status is filled
  *   -EBUSY     another receive into these bytes is in flight, or a guard with ZC_DENY_ALL holds some of them
- *   -ECANCELED zc_close or, verbs and shm: `src` has closed its communicator, or of ZC_ANY_SOURCE, all other ranks have
- *              (where there are any; transport auto does not see that)
+ *   -ECANCELED (zc_wait) zc_cancel, or zc_close; verbs, shm: `src` has closed its communicator or, of ZC_ANY_SOURCE,
+ *              all other ranks have, if there are any (which transport auto does not see)
  *   -EINVAL    src, tag or range; NULL with cap > 0
  *   -EIO, -ECONNRESET, -EPROTO, -ENOMEM as above */
 ZC_API int zc_recv(void *buf, size_t cap, int src, int tag, zc_comm *comm, zc_status *status);
 
-/* The same into a new zc buffer of the message's size, which the caller frees. Errors as zc_recv, but that the message
- * never is too long; -ENOMEM: there is none for it, and it is lost. */
+/* The same into a new zc buffer of the message's size, which the caller frees. Errors as zc_recv, but for -EMSGSIZE;
+ * -ENOMEM: there is no memory for the message, which is lost. */
 ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status *status);
 
 /* As zc_recv, but returns at once; the first touch of the pages of buf[0..cap) waits until the message
@@ -386,7 +392,7 @@ ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status 
  * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory, but not the stack that
  * the caller runs on. Errors as zc_recv: those of the message itself are told by zc_wait. A receive that fails is never
  * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error until zc_wait
- * has. One of no bytes at its buffer's very end has no pointer by which to ask for it. */
+ * has. One of no bytes at the very end of its buffer cannot be asked about: no pointer names it. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 
 /* A received message that is read where it is. Plain data, of the communicator that it came over. */
@@ -408,7 +414,7 @@ typedef struct zc_view {
 ZC_API int zc_recv_view(zc_view *view, int src, int tag, zc_comm *comm);
 
 /* Gives it back, and makes *view empty; from any thread; NULL is fine. zc_close gives back what was not.
- * -EINVAL: empty, or released already, by way of a copy of *view, too. */
+ * -EINVAL: it is empty, or was released already, be it by way of a copy of *view. */
 ZC_API int zc_release(zc_view *view);
 
 /* zc_send of what `view` shows, which may be released at once. Over shm, and where `comm` is the communicator that it
@@ -418,8 +424,8 @@ ZC_API int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm);
 /* A descriptor that is readable when there may be something to do for `comm`, for poll(2), epoll and event loops: then
  * call zc_progress, take what has come (zc_iprobe tells), and poll again. It stays readable until zc_progress is
  * called, even if another thread's call has taken the message in. So one thread should poll it, and only that thread
- * call zc_progress on `comm`. It belongs to `comm`. From then on nothing is spun for, so that each message costs its
- * sender a system call when this process is idle.
+ * call zc_progress on `comm`. It belongs to `comm`, which closes it. From then on each message to this process, when it
+ * is idle, costs its sender a system call.
  *   -ENOTSUP  not over this transport (over shm it is)
  *   -EMFILE, -ENFILE, -ENOMEM  no descriptor is left, or no memory for one */
 ZC_API int zc_fd(zc_comm *comm);
@@ -441,7 +447,8 @@ ZC_API int zc_wait(const void *buf, zc_status *status);
  * receive, too); else 0. */
 ZC_API int zc_test(const void *buf, int *done, zc_status *status);
 
-/* zc_wait for whichever of the n >= 1 pointers is done first; its place goes to *index, also where its receive failed.
+/* zc_wait for whichever of the n >= 1 pointers is done first; its place, from 0, goes to *index, also where its receive
+ * failed.
  * (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is waited for
  * then. */
 ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
@@ -452,8 +459,8 @@ ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *s
 ZC_API int zc_cancel(const void *buf);
 
 /* Waits until all sends of `comm` have left this process's buffers (for large messages: until they were
- * received, be it as a view, which need not have been released). Sends that other threads post meanwhile are waited
- * for, too: until there is a moment with nothing in flight. Returns the first error of a send that nobody has been told
+ * received, if only as a view that has not been released yet). Sends that other threads post meanwhile are waited for
+ * as well: until there is a moment with nothing in flight. Returns the first error of a send that nobody has been told
  * of. */
 ZC_API int zc_flush(zc_comm *comm);
 
@@ -502,8 +509,8 @@ struct zc_guard {
  *   -ENOMEM  no spare pages or mappings for it */
 ZC_API int zc_guard(void *buf, size_t len, enum zc_deny deny, struct zc_guard *guard);
 
-/* Ends it, from any thread; a guard that is zero or was ended, by way of a copy of *guard, too, is -EINVAL, NULL is
- * fine. */
+/* Ends it, from any thread, and makes *guard zero; NULL is fine. -EINVAL: it is zero, or was ended already, be it by
+ * way of a copy of *guard. */
 ZC_API int zc_unguard(struct zc_guard *guard);
 
 /* Keeps the pages under the buffer from being exchanged, for addresses that peers know; sends of it are
