@@ -45,7 +45,8 @@ extern struct arena arena;
 /* Reserves it, once; later calls return what the first did. 0, -ENOMEM, or -EPERM in a forked child. */
 int arena_open(void);
 
-/* In a forked child: nothing of it is there any more. A handler of fork does so, unless another was quicker. */
+/* In a forked child, where nothing of it is there any more: keeps others from mapping there. A handler of fork does so,
+ * unless somebody did before. */
 void arena_seal_off(void);
 
 /* A range of the user half (and of the wire half), a multiple of 2 MiB and aligned to it, for ever. NULL when

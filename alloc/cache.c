@@ -20,7 +20,8 @@ static bool possible; /* membarrier is there */
 
 /* ---- threads come and go ---- */
 
-/* Slots of which a thread may keep less than this many go one by one, but it keeps what it frees and takes again. */
+/* Of slots so large that it may keep fewer than this many, a thread takes one at a time; it still keeps what it frees,
+ * to take it again. */
 enum { BATCHED_LEAST = 4 };
 
 static uint32_t batch(const struct zc_pool *pool)

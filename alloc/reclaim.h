@@ -4,12 +4,12 @@
  *
  * A class keeps the slots it once needed. Where needs vary, classes reach their peaks at different times, and all that
  * they keep is the sum of their peaks. So when a pool is about to grow, pools that *lend* (those of the size classes;
- * nobody has said how many slots they are to have) first give up the pages of as many slots, but only of those that
- * they have had no use for since long: of the least that each had free during the last two epochs. An epoch is over
- * when EPOCH times the bytes have been allocated that there are. So a pool that does not grow makes no system call, and
- * what is needed again and again stays, such as by a program that goes from one class to the next and back. And since
- * pages that have to be found again cost more than a pass over them, only one in SHARE that are allocated may move, and
- * none while less than three eighths of what is in use lies idle.
+ * nobody has said how many slots they are to have) first give up the pages of as many slots, but only of slots that
+ * they have not needed for long: no more than the least that each had free during the last two epochs. An epoch is over
+ * when EPOCH times the bytes that there are have been allocated. So a pool that does not grow makes no system call, and
+ * what is needed again and again stays, as in a program that goes from one class to the next and back. And since pages
+ * that have to be found again cost more than a pass over them, only one in SHARE of those allocated may move, and none
+ * while less than three eighths of what is in use lies idle.
  *
  * A slot without pages is one that could not be populated (zc_pool.bare): the pool grows into it first. Slots that show
  * another's backing keep their pages, and all do while a registrar pins them. */

@@ -133,8 +133,8 @@ static int register_segment(struct segment *segment)
  *
  * MPI may have registered the pages with a device, and keep that for later messages from these addresses: wire
  * addresses, which zc gives to it, or those of a program that knows nothing of zc (the malloc preload). It learns that
- * they are gone by libc's functions, which it patches (UCX), and by a raw system call never. So pages are taken away by
- * the former, in which whatever MPI does is none of a handler's business: no handler comes here. */
+ * they are gone from libc's functions, which it patches (UCX), and never from a raw system call. So pages are taken
+ * away by libc's functions. What MPI does in those must not be done in a signal handler: none comes here. */
 static void bare(char *at, size_t length)
 {
     enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED };

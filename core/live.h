@@ -24,7 +24,7 @@
     X(faults) X(faults_idle) X(faults_spurious) X(waits) X(conflicts) X(renames)                                       \
     X(protects) X(unprotects) X(remaps) X(segments) X(registrations) X(unreserved)         \
     X(views_lent)
-/* Those that calls count that do nothing else that takes long; never in a handler. */
+/* Counted by calls that take so little time that counting matters; never in a handler. */
 #define ZC_STATS_OFTEN(X)                                                                                              \
     X(sends) X(sends_empty) X(sends_inline) X(sends_protected) X(sends_free) X(sends_copied) X(sends_foreign)          \
     X(receives)
@@ -43,7 +43,7 @@ struct often {
 #undef X
 };
 
-enum { COUNTING_THREADS = 32 }; /* others count with everybody */
+enum { COUNTING_THREADS = 32 }; /* further ones share the counters of all */
 
 #define LIVE_NAME "zc-live"
 #define LIVE_MAGIC "zc live"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Descriptors that zc keeps. A program may close those that it has not opened, and then have others by their numbers:
- * whoever uses or closes one asks first whether it still is of his file. */
+ * Descriptors that zc keeps. A program may close descriptors that it has not opened, and then get others by the same
+ * numbers: so before zc uses or closes one, it asks whether that still belongs to its file. */
 #ifndef ZC_CORE_OWN_FILE_H
 #define ZC_CORE_OWN_FILE_H
 

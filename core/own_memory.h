@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory of the library itself, allocated with a lock that is also taken when a segment goes (alloc/segment.h). Where
- * malloc is replaced by zc's pools (shim/malloc.c), to make a segment for it, or to give up others, would wait for that
- * lock. So it comes from where they leave the rest. */
+ * Memory that the library itself allocates while it holds a lock which is also taken when a segment goes
+ * (alloc/segment.h). Where malloc is replaced by zc's pools (shim/malloc.c), such an allocation might make a segment,
+ * or give up others, and so wait for the lock that its own thread holds. So there it comes from mimalloc, as all does
+ * that the pools do not serve. */
 #ifndef ZC_CORE_OWN_MEMORY_H
 #define ZC_CORE_OWN_MEMORY_H
 

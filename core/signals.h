@@ -22,7 +22,8 @@ void signals_enter(void);
 void signals_leave(void);
 
 /* Lets them in meanwhile, with the mask of the interrupted code (the kernel's 64 bits), and keeps the present one. The
- * thread can be cancelled as it could before: who leaves by a long jump does not get it back otherwise. */
+ * thread can be cancelled as it could before the signal: a handler that leaves by a long jump would not restore
+ * that. */
 void signals_pause(const void *interrupted, uint64_t *closed);
 void signals_resume(const uint64_t *closed);
 

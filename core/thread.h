@@ -18,8 +18,8 @@ void thread_once(pthread_once_t *done, void (*body)(void));
  * before. */
 enum thread_kept { THREAD_OP, THREAD_CACHES, THREAD_COUNTS, THREAD_KEPT };
 
-/* Has `give_back(argument)` called when this thread ends; again where a destructor of the application, which may run
- * later, has asked anew. False: it cannot be. */
+/* Has `give_back(argument)` called when this thread ends; once more if a destructor of the application that runs later
+ * asks anew. False: that cannot be. */
 bool thread_keeps(enum thread_kept what, void (*give_back)(void *argument), void *argument);
 
 #endif

@@ -73,8 +73,8 @@ static void describe(struct trace_header *header)
     snprintf(header->command, sizeof header->command, "%s", program_invocation_short_name);
 }
 
-/* None that is there: another process may have it mapped that has this number in its own pid namespace, and what this
- * process ran before exec has left its trace. */
+/* Never one that is there already: a process that has this number in another pid namespace may have it mapped, or it is
+ * the trace of what this process ran before an exec. */
 static int create_file(const char *name, char path[PATH_MAX])
 {
     int length = snprintf(path, PATH_MAX, "%s.%d", name, (int)getpid());

@@ -37,9 +37,9 @@ enum conflict_end {
  * store. */
 enum conflict_end conflict_step(struct conflict *conflict, struct slot *slot, size_t offset, bool store);
 
-/* All steps, in a handler that interrupted code with the mask `signals`: makes the page at `offset` of the slot
- * accessible for a load or a store: ends an idle protection, waits for receives, and for sends as their rules say,
- * after which the slot is renamed. */
+/* All steps, in a handler that interrupted code with the signal mask `signals`: makes the page at `offset` of the slot
+ * accessible for a load or a store. Ends an idle protection, waits for receives, and waits for sends as long as their
+ * rules say before the slot is renamed. */
 enum conflict_end conflict_resolve(struct slot *slot, size_t offset, bool store, const void *signals);
 
 /* The same for all bytes of [offset, offset + length), as a call where that can make progress: for system calls, which

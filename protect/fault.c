@@ -23,9 +23,9 @@ static _Atomic int handlers;
 
 /* Initial-exec, so that the first access in a handler allocates nothing. */
 #define HANDLER_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
-/* Error handlers and earlier handlers, and those that interrupt a wait, may leave by a long jump: what they leave
- * behind is known by the frame, which later ones lie above (all on the signal stack, if there is one); of a chain by
- * the context, too. Where a later one lies below, what was left counts as one that waits. */
+/* Error handlers, earlier handlers and those that interrupt a wait may leave by a long jump. What they leave behind is
+ * recognised by its frame: later ones lie above it (all are on the signal stack, if there is one); of a chain, by the
+ * context as well. Where a later frame lies below, what was left counts as a fault that still waits. */
 HANDLER_LOCAL struct {
     int level;
     const char *frames[DEPTH_MOST + 1]; /* from the outermost on */

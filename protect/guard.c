@@ -98,8 +98,8 @@ static int guard_stores(struct hold *hold, size_t size, const char **wire)
             sweep();
             continue;
         }
-        /* Who waits for sends is served first. That may be nobody any more, or not end before the peer receives: so
-         * end them as a store would. */
+        /* Whoever waits for sends of the buffer is served first. But perhaps nobody waits any more, or the wait lasts
+         * until the peer receives: so end the sends as a store would. */
         int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
         if (error)
             return error;

@@ -38,7 +38,7 @@ static inline bool protected_already(const struct hold *hold)
     return pages_protected(hold->slot, (uint32_t)first, (uint32_t)end);
 }
 
-/* Better copied, since that makes a receiver faster that is behind? */
+/* Is it better to copy, as that speeds up a receiver that is behind? */
 static inline bool better_copied(const struct hold *hold)
 {
     return hold->behind && hold->rules->policy == ZC_POLICY_AUTO && policy_feeds(slot_pool(hold->slot), hold->length);

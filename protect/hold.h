@@ -121,7 +121,7 @@ bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to
 /* The bytes are in flight from a copy, in a slot that is in nobody else's hands: from now on statistics see that. */
 void hold_show_copy(struct hold *hold, struct slot *copy);
 
-/* No more, or they never did. */
+/* Ends that, if it has begun. */
 void hold_hide_copy(struct hold *hold, struct slot *copy);
 
 /* Ends a send hold. Whatever the last one kept is released. */

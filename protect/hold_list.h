@@ -23,8 +23,8 @@ static inline void hold_unlink(struct hold *hold)
         hold->next->link = hold->link;
 }
 
-/* Over, and nobody is through with it but the program, which may or may not ask. One without a name belongs to a
- * call that has not returned yet. */
+/* Over, and of interest to the program alone, which may or may not ask about it. One without a name belongs to a call
+ * that has not returned yet. */
 static inline bool hold_droppable(const struct hold *receive)
 {
     return receive->landed && receive->named;

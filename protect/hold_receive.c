@@ -63,8 +63,8 @@ static bool being_sent(const struct hold *hold, const struct backing *backing, s
     return false;
 }
 
-/* Exchanging backings costs three moves of page tables and a copy of the rest. Without need, it pays for nearly all of
- * a large slot. */
+/* Exchanging backings costs three moves of page tables and a copy of the rest. Where it is not needed, it pays only if
+ * the message fills nearly all of a large slot. */
 static bool nearly_all(const struct hold *hold, size_t length)
 {
     size_t size = slot_segment(hold->slot)->slot_size;

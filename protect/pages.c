@@ -107,7 +107,7 @@ bool pages_protect(const struct hold *hold, int prot)
 {
     struct slot *slot = hold->slot;
     uint32_t first = first_protected(hold), pages = end_protected(hold) - first;
-    if (pages == 0) /* of no bytes: nothing would be found again, and given back */
+    if (pages == 0) /* a hold of no bytes: what is claimed would never be found again, and given back */
         return true;
     int split = backend_of(slot_pool(slot))->split;
     /* More than one for each page, and one after the last, there cannot be. */

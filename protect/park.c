@@ -98,9 +98,9 @@ static bool has_locked(const char *address, uint32_t thread)
     return slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread;
 }
 
-/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is
- * so where it stays so; else the thread has gone on since, after a touch that another's let go. The reader does not
- * wait to see which: the thread may be moving mappings, for which the kernel waits for the reader. */
+/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. If the
+ * lock stays taken, that is what has happened; else the thread has gone on since, let go with another's touch. The
+ * reader does not wait to see which: the thread may be moving mappings, for which the kernel waits for the reader. */
 static void watch_locked(void)
 {
     uint64_t now = locked_count ? clock_ns() : 0;

@@ -32,8 +32,8 @@ struct span span_mixed_far(const int *counts, const MPI_Aint *displs, const MPI_
 struct span span_varied_c(const MPI_Count *counts, const MPI_Aint *displs, MPI_Datatype type, int n);
 struct span span_mixed_c(const MPI_Count *counts, const MPI_Aint *displs, const MPI_Datatype *types, int n);
 
-/* A large count as one that an int can hold, if need be of a type of its own. Returns what MPI says; to be ended, even
- * so. */
+/* A large count as one that an int can hold, if need be of a type of its own. Returns what MPI says; counted_end is to
+ * be called even where that is an error. */
 struct counted {
     int count;
     MPI_Datatype type;

@@ -5,8 +5,8 @@
 #include <limits.h>
 #include <sys/syscall.h>
 
-/* Is there memory that a system call could read? One that changes no signal mask, since it does not know how, says so
- * of a word in each page: it looks at the mask first. */
+/* Is there memory that a system call could read? rt_sigprocmask(2) says so of a word in each page: it reads the mask
+ * before it refuses a `how` that it does not know. */
 static bool readable(const void *memory, size_t length)
 {
     enum { PAGE = 4096, WORD = 8, NO_HOW = -1 };

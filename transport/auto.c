@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Two transports as one: ranks of this host over shm, others over MPI, so that all messages of a rank come one way, in
- * order. What names a rank is done by the transport that reaches it. A receive from any rank cannot be: while one waits
- * here, or is looked for, all that has come is taken out of both transports and matched here, and so are receives that
- * name a rank and came after it. */
+ * order. What names a rank is done by the transport that reaches it. No transport alone can do a receive from any rank:
+ * while one waits here, or its message is looked for, all that has come is taken out of both transports and matched
+ * here, and so are receives that name a rank and came after it. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -254,7 +254,7 @@ static int missing(const struct bootstrap *bootstrap, const struct door *door)
                 *door->refused ? "; refused: " : "", door->refused);
 }
 
-/* poll(2) takes it for invalid to be given more descriptors than a process may have. */
+/* poll(2) fails with EINVAL if it is given more descriptors than a process may have. */
 static int crowded(const struct bootstrap *bootstrap, const struct door *door, int error)
 {
     error = error == EINVAL ? EMFILE : error;
@@ -314,7 +314,7 @@ static int await_connection(int fd, uint64_t deadline)
     return n < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) ? errno : error;
 }
 
-/* A socket that is given, for its own, the port that it is to reach, and where nobody listens, is connected to
+/* A socket that happens to get as its own the port that it is to reach, while nobody listens there, is connected to
  * itself. */
 static bool is_own_peer(int fd)
 {

@@ -40,10 +40,10 @@ struct zc_comm {
     _Atomic unsigned looks; /* by the helper thread and zc_progress */
     _Atomic unsigned waits; /* polls of threads that wait on it, and */
     unsigned waits_seen;    /* how many there were when somebody asked */
-    /* Threads that it may not end under: of zc_wait and the like, who found an operation of it at a buffer, sends and
-     * receives alike. Each counts itself before it looks whether this is open; who closes stores that it is not before
-     * it looks for others. So one of the two sees the other. They count themselves under the lock of the buffer's slot,
-     * where the operation is not over yet, and look again under it when they were refused, or have left. */
+    /* Threads under which it may not end: those of zc_wait and the like that have found an operation of it at a buffer.
+     * Each counts itself before it looks whether this is open; whoever closes it stores that it is not before looking
+     * for others. So one of the two sees the other. They count themselves under the lock of the buffer's slot, where
+     * the operation is not over yet, and look again under it when they were refused, or have left. */
     _Atomic unsigned inside;
     struct zc_comm *next;   /* of all that are open, while this one is */
     struct zc_comm *closed; /* the next of those that are not; none is freed, so that a closed one is known */
@@ -170,7 +170,7 @@ static inline void comm_poll(zc_comm *comm, struct op *urgent)
     comm->transport->poll(&comm->endpoint, urgent);
 }
 
-/* Sends that have not left yet. Those have that are only looked at by their receivers. */
+/* Sends that have not left yet; those that are only looked at by their receivers have. */
 long comm_sending(zc_comm *comm);
 
 /* Is anything in flight here? */

@@ -14,7 +14,7 @@ enum { HOSTS_NAME_BYTES = 49 };
 struct hosts {
     int rank, size;
     int here;                    /* ranks of this one's host */
-    int most;                    /* of the host that has most of them; is it 1, no two ranks can meet */
+    int most;                    /* of the host that has most of them; 1: no two ranks can meet */
     bool *with;                  /* by rank: of this one's host? */
     char name[HOSTS_NAME_BYTES]; /* for them to meet by, which nobody else has */
     struct kept_error lonely;    /* why this rank can meet nobody, if it cannot */

@@ -244,8 +244,8 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
         complete(over[i].op, over[i].code, &over[i].status);
 }
 
-/* A test of a request that is not over is what has MPI take its peers' messages off them: a probe stops at the first
- * one that is there, one for no message looks through them all. */
+/* What makes MPI take in its peers' messages is a test of a request that is not over. A probe stops at the first
+ * message that is there, and one for a message that is not there looks through them all. */
 static bool mpi_take_in(struct endpoint *endpoint)
 {
     struct mpi *mpi = endpoint->state;

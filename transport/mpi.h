@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The MPI transport: Isend and Irecv on wire addresses, over a communicator of its own. Its parts are opening and
- * closing (mpi_connect.c), what of a closed one is left to do (mpi_part.c), operations in flight (mpi.c), messages that
- * are there (mpi_probe.c), lengths beyond int (mpi_count.c) and MPI's life (mpi_life.c): it is initialised if nobody
- * has, and communicators of its processes end with it. */
+ * closing (mpi_connect.c), what is left to do for a closed one (mpi_part.c), operations in flight (mpi.c), messages
+ * that are there (mpi_probe.c), lengths beyond int (mpi_count.c) and MPI's life (mpi_life.c): it is initialised if
+ * nobody has, and communicators of its processes end with it. */
 #ifndef ZC_TRANSPORT_MPI_H
 #define ZC_TRANSPORT_MPI_H
 

@@ -56,8 +56,8 @@ static int wire_up(MPI_Comm comm, int rank, int size)
     return code == MPI_SUCCESS ? 0 : mpi_failed(code, "connecting to all ranks");
 }
 
-/* Where two messages that have left have one request, as in MPICH, that one is over, and stays so while one of the two
- * is kept: so have all others that get it. */
+/* MPICH gives out one request for all messages that have left. It is over, and stays so while it is kept; so has every
+ * later message left that gets it. Whether MPI does that is seen by two messages. */
 static int learn_sent(MPI_Comm comm, int rank, int size, MPI_Request *sent)
 {
     MPI_Request both[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};

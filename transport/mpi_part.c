@@ -3,8 +3,9 @@
  * What becomes of an endpoint over MPI that is closed. MPI_Comm_free gives a communicator's number back, and a message
  * that nobody received would go to whichever gets it next. So it is freed when there can be none any more: all ranks
  * have closed theirs; each has sent all a last message, and knows that they have dropped it, and what it sent before;
- * and each knows that of all others. That is looked at when another one is opened or closed, and by who waits on
- * another one: its peers may wait until it has dropped what they sent. Only MPI_Finalize waits for it. */
+ * and each knows that of all others. That is looked at when another communicator is opened or closed, and by threads
+ * that wait on another one, since peers may be waiting until this rank has dropped what they sent. Only MPI_Finalize
+ * waits for it. */
 #include <stdlib.h>
 
 #include "transport/mpi.h"

@@ -67,7 +67,7 @@ static __attribute__((noinline)) struct op *take_another(struct zc_comm *comm)
     return op;
 }
 
-/* Here and in op_free, what most calls need calls nothing, so that no registers are saved for it. */
+/* Here and in op_free, the common path calls no other function, so that no registers are saved for it. */
 struct op *op_new(struct zc_comm *comm)
 {
     struct op *op = kept;
@@ -159,7 +159,8 @@ void op_abandon(struct op *op, int error)
     atomic_fetch_sub_explicit(&comm->sending, 1, memory_order_release);
 }
 
-/* How long its receiver took for it can be seen if it had that to do all the time, and somebody looked often enough. */
+/* How long its receiver took for it can be told only if the receiver had nothing else to do meanwhile, and if somebody
+ * looked often enough. */
 static void note_pace(const struct op *op)
 {
     enum { LOOKS = 3 }; /* often enough: so that the poll that sees it came at most a third late */

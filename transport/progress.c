@@ -21,10 +21,11 @@ enum {
     SELDOM_NS = 3000 /* between two that have so much time that a look more, of 100 ns, does not count */
 };
 
-/* How long one sleeps where something has to be looked at now and then: at least so long; and a part of the time for
- * which nothing has happened, so that it costs ever less, up to this where anything is in flight there, or up to
- * that. */
-enum { SLICES = 8 }; /* a wait gets longer by at most so much of it; like the bounds, chosen and not measured */
+/* How long a thread sleeps between two looks at what cannot wake it: an eighth of the time for which nothing has
+ * happened, so that looking costs ever less; at least the first of these, at most the second where anything is in
+ * flight there, and else the third. No wait gets longer by more than that eighth. All of them are chosen and not
+ * measured. */
+enum { SLICES = 8 };
 static const uint64_t slice_least_ns = 1000000, slice_busy_ns = 4000000, slice_most_ns = 1000000000;
 
 /* Guards the list. Held while communicators are polled or watched for somebody who waits on another one: who closes one
@@ -176,7 +177,8 @@ void comm_poll_all(void)
     poll_all_but(NULL, several() && my_turn(OTHERS_EVERY));
 }
 
-/* Each communicator counts for itself: by turns of a thread that comes to several, one might always be left out. */
+/* Each communicator has a count of its own: with one for each thread, which may come to several in turn, one might
+ * always be left out. */
 void comm_look(void *at)
 {
     zc_comm *comm = at;
@@ -200,10 +202,10 @@ static void note_probe(void)
         probes.seldom = clock_ns() - probes.since > SAMPLED * SELDOM_NS;
 }
 
-/* MPI takes a message or two off its peers at a call. Where calls are rare, that leaves some for the next time that
- * would have been found in this one. But to take in what is not asked for yet makes probes slower, and so does it to
- * look at what is in flight, which in a loop of them ends soon enough. (A thread that comes to several communicators in
- * turn may do that for the same one always: the others are looked at with all others.) */
+/* MPI takes in a message or two of its peers at a call. Where calls are rare, one that this call could find would be
+ * left for the next, so more are taken in. Where they are frequent, that would make probes slower, as would looking at
+ * what is in flight, which ends soon enough there. (A thread that comes to several communicators in turn may look so at
+ * the same one always: the others are looked at with all others.) */
 void comm_poll_in_turn(zc_comm *comm, bool finding)
 {
     const struct transport *transport = comm->transport;
@@ -250,8 +252,8 @@ static bool is_waited_on(zc_comm *comm)
     return more;
 }
 
-/* Nobody waits much longer than it has taken anyway: one step of what peers wait for is delayed, and with the second
- * one there is something that take_in tells of. Where it cannot be asked, the slice stays short. */
+/* No wait gets much longer than it has been anyway: at most one step of what peers wait for is delayed, since from the
+ * second one on take_in says that there is something. Where take_in cannot be asked, the slice stays short. */
 static uint64_t slice_ns(const struct waiting *waiting, uint64_t now, bool busy)
 {
     uint64_t slice = (now - waiting->quiet) / SLICES, most = busy ? slice_busy_ns : slice_most_ns;

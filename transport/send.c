@@ -14,7 +14,8 @@
 
 enum { POLL_EVERY = 16 }; /* sends: a re-send has no time for looking at what is over */
 
-/* Each communicator counts for itself: by turns of a thread that sends over several, one might always be left out. */
+/* Each communicator has a count of its own: with one for each thread, which may send over several in turn, one might
+ * always be left out. */
 static inline void poll_sometimes(zc_comm *comm)
 {
     unsigned turn = atomic_load_explicit(&comm->turn, memory_order_relaxed) + 1;

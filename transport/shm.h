@@ -102,7 +102,7 @@ struct link {
     const char *why; /* because; NULL: it has closed its communicator */
     struct ring ring;
     struct cell placing; /* between link_place and link_placed */
-    uint32_t woken;      /* the number of its sleep that it was woken from */
+    uint32_t woken;      /* the number of the sleep from which this rank has woken it */
     unsigned owed;       /* times that it was not woken from its nap */
     uint32_t views;      /* that it had when this rank was about to sleep last */
     uint64_t shown[SHM_SEGMENTS_MOST / 64];
@@ -121,9 +121,9 @@ struct shm {
     struct peers common; /* first */
     char name[SHM_NAME_MOST + 1];
     int directory, listener, epoll, bell;
-    bool again;           /* for want of room, or turned away, ranks were not met: tried now and then until all are */
+    bool again;           /* some ranks were not met, for want of room or turned away: tried until all are */
     bool unaccepted;      /* somebody who has connected */
-    const char *unlinked; /* why the last one that came, and that this one could not link with, was not */
+    const char *unlinked; /* why the last process that came, and was not linked with, was not */
     int outer, chime;     /* of zc_fd: an epoll of `epoll` and of this */
     struct link **peers;  /* by rank: the last one; NULL before it has come */
     struct link *links;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Copying messages that caches do not hold. memcpy reads each line that it is about to overwrite, and drops others for
- * it; stores that go past the caches do neither. The C library does the same, but from three quarters of what it takes
- * for the size of the last cache, which on virtual machines may be many times what there is, or just that. So what is
- * faster here is seen by trying both. */
+ * it; stores that go past the caches do neither. The C library does so too, but from three quarters of what it takes
+ * for the size of the last cache, which on virtual machines may be right, or many times what there is. So both ways are
+ * tried here, to see which is faster. */
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>

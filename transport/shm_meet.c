@@ -23,9 +23,10 @@ enum { AGAIN_NS = 100000000 /* between two times that who was turned away connec
 
 /* ---- a child shares nothing ---- */
 
-/* Only what has its descriptors open is listed, for another thread may open others by the same numbers as soon as they
- * are closed, and fork: those would be closed in the child. Of one that leaves the list before, a child that is forked
- * meanwhile keeps some for as long as it lives, but it hides nothing: sockets are shut down as well. */
+/* Only endpoints whose descriptors are open are listed: as soon as those are closed, another thread may open others by
+ * the same numbers, and fork, and the child would close the wrong ones. So an endpoint leaves the list first. A child
+ * that is forked before it has closed them keeps some for as long as it lives, but that hides nothing: sockets are shut
+ * down as well. */
 static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct shm *opened;
 
@@ -151,7 +152,8 @@ static void unlist(struct link *link)
     *at = link->next;
 }
 
-/* Of a rank that has another one now. Messages may still refer to it: of those that are gone since, nobody does. */
+/* The link of a rank that has another one now. Messages may still refer to it. Frees those retired before to which none
+ * does any more. */
 static void retire(struct link *link)
 {
     struct shm *shm = link->shm;
@@ -184,8 +186,8 @@ static void link_with(struct shm *shm, int rank, int sock)
     error_restore(&before);
 }
 
-/* All that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells once (EPOLLET), lest
- * it wakes this rank without end: it is looked at when something else happens. */
+/* Accepts all that have connected. Of one that cannot be accepted, for want of a descriptor, epoll tells only once
+ * (EPOLLET), or it would wake this rank without end: it is looked at when something else happens. */
 static void accept_peers(struct shm *shm)
 {
     int sock;

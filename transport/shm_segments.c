@@ -253,8 +253,8 @@ static void drop(struct link *link, uint32_t number)
         mapping_put(mapping);
 }
 
-/* Segments may be larger than what they hold, but one that shows far more than this host has is after the address space
- * of this process. */
+/* Segments may be larger than what they hold, but a peer that shows far more than this host has wants to use up the
+ * address space of this process. */
 static size_t mapped_most(void)
 {
     enum { TIMES = 4 };

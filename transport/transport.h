@@ -39,7 +39,7 @@ enum { NAP_MOST = 32 };
 /* What ends the sleep of one that waits, besides what happens at the endpoint that it waits at. */
 struct nap {
     /* To be called without a lock, right before sleeping: false, there is something to look at. The `first` one at an
-     * endpoint sleeps in poll(2) on the descriptors, which are found now; others do until that one wakes. */
+     * endpoint sleeps in poll(2) on the descriptors, which this fills in; others sleep until that one wakes. */
     bool (*may)(struct nap *nap, bool first);
     uint64_t deadline; /* by clock_ns; 0: none */
     unsigned count;
@@ -101,8 +101,8 @@ struct transport {
     int (*send)(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag);
 
     /* For a message of up to `eager` bytes: where to copy it to, for `placed` to send; no operation is needed then. The
-     * same thread calls that soon, whole or not (then nothing is sent), and nothing else of the transport before. NULL:
-     * not now, `send` it. NULL as a whole: it is always sent. */
+     * same thread calls `placed` soon, not `whole` if nothing is to be sent, and no other function of the transport
+     * before. NULL: not now, `send` it. NULL as a whole: it is always sent. */
     char *(*place)(struct endpoint *endpoint, size_t length, int dst, int tag);
     void (*placed)(struct endpoint *endpoint, int dst, bool whole);
 
@@ -158,8 +158,8 @@ struct transport {
     /* Shows what was taken: *bytes may be read until give_back. False: not this one, it is still to be received. */
     bool (*lend)(struct endpoint *endpoint, const struct taken *taken, const void **bytes);
 
-    /* How many of the sends in flight, *sending, were not received yet: others are only looked at. That number is read
-     * while what is in flight here cannot change, since other threads send, and their messages are received. */
+    /* How many of the sends in flight, *sending, were not received yet; the others are only looked at. Reads *sending
+     * while nothing in flight here can change: other threads send meanwhile, and their messages are received. */
     long (*unreceived)(struct endpoint *endpoint, const _Atomic long *sending);
 
     /* As `send`, of what is lent, which stays so until the operation is over. */
