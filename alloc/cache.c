@@ -11,9 +11,9 @@
 
 /* Of a thread that has not missed a cache yet, and of one that may have none: its destructors run, or it is in a forked
  * child. */
-static struct thread fresh, without;
+static struct caches fresh, without;
 
-_Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec"))) = &fresh;
+_Thread_local struct caches *thread_caches __attribute__((tls_model("initial-exec"))) = &fresh;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool possible; /* membarrier is there */
@@ -57,24 +57,24 @@ static void note_peak(struct zc_pool *pool, const struct cache *cache)
 static void flush(struct cache *cache, uint32_t n)
 {
     struct zc_pool *pool = cache->pool;
-    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed), left = count - n;
+    uint32_t left = cache_size(cache) - n;
     note_peak(pool, cache);
     pool_push_many(pool, cache->ids, n);
     pool_dismiss(pool, n);
     memmove(cache->ids, cache->ids + n, left * sizeof cache->ids[0]);
-    atomic_store_explicit(&cache->count, left, memory_order_relaxed);
+    cache_resize(cache, left);
     atomic_store_explicit(&cache->least, left, memory_order_relaxed);
     tell_allocs(cache, 0);
 }
 
 static void thread_ends(void *argument)
 {
-    struct thread *thread = argument;
+    struct caches *caches = argument;
     thread_caches = &without; /* destructors that run later may allocate */
     if (arena.forked)
         return;
     for (int i = 1; i <= CACHE_POOLS; i++) {
-        struct cache *cache = thread->caches[i];
+        struct cache *cache = caches->of[i];
         if (!cache)
             continue;
         struct zc_pool *pool = cache->pool;
@@ -82,11 +82,11 @@ static void thread_ends(void *argument)
         *cache->link = cache->next;
         if (cache->next)
             cache->next->link = cache->link;
-        flush(cache, atomic_load_explicit(&cache->count, memory_order_relaxed));
+        flush(cache, cache_size(cache));
         lock_drop(&pool->cache_lock);
         free(cache);
     }
-    free(thread);
+    free(caches);
 }
 
 static void child_starts(void)
@@ -108,14 +108,14 @@ static struct cache *cache_of(struct zc_pool *pool)
         return NULL;
     if (thread_caches == &fresh) {
         thread_once(&once, prepare);
-        struct thread *thread = possible ? calloc(1, sizeof *thread) : NULL;
-        if (!thread || !thread_keeps(THREAD_CACHES, thread_ends, thread)) {
-            free(thread);
+        struct caches *caches = possible ? calloc(1, sizeof *caches) : NULL;
+        if (!caches || !thread_keeps(THREAD_CACHES, thread_ends, caches)) {
+            free(caches);
             return NULL;
         }
-        thread_caches = thread;
+        thread_caches = caches;
     }
-    struct cache **mine = &thread_caches->caches[pool->index];
+    struct cache **mine = &thread_caches->of[pool->index];
     struct cache *cache = *mine ? *mine : aligned_alloc(64, sizeof *cache);
     if (!cache || *mine)
         return cache;
@@ -149,7 +149,7 @@ static void barrier(void)
 /* Closes the pool's caches, and returns when nobody is inside. Under its cache_lock. */
 static void close_all(struct zc_pool *pool)
 {
-    struct cache *mine = thread_caches->caches[pool->index];
+    struct cache *mine = thread_caches->of[pool->index];
     bool others = false;
     for (struct cache *cache = pool->caches; cache; cache = cache->next) {
         atomic_store_explicit(&cache->closed, true, memory_order_relaxed);
@@ -176,7 +176,7 @@ void cache_drain(struct zc_pool *pool)
     lock_take(&pool->cache_lock);
     close_all(pool);
     for (struct cache *cache = pool->caches; cache; cache = cache->next)
-        flush(cache, atomic_load_explicit(&cache->count, memory_order_relaxed));
+        flush(cache, cache_size(cache));
     open_all(pool);
     lock_drop(&pool->cache_lock);
 }
@@ -189,10 +189,10 @@ static struct slot *steal(struct zc_pool *pool, bool *full)
     lock_take(&pool->cache_lock);
     close_all(pool);
     for (struct cache *cache = pool->caches; cache; cache = cache->next) {
-        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+        uint32_t count = cache_size(cache);
         if (count && !slot) {
             slot = slot_by_id(cache->ids[--count]);
-            atomic_store_explicit(&cache->count, count, memory_order_relaxed);
+            cache_resize(cache, count);
             atomic_fetch_add(&pool->allocs, 1);
         }
         flush(cache, count);
@@ -208,7 +208,7 @@ struct cached cache_count(struct zc_pool *pool)
     struct cached sum = {0};
     lock_take(&pool->cache_lock);
     for (struct cache *cache = pool->caches; cache; cache = cache->next) {
-        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+        uint32_t count = cache_size(cache);
         uint32_t least = atomic_load_explicit(&cache->least, memory_order_relaxed);
         sum.slots += count;
         sum.allocs += atomic_load_explicit(&cache->allocs, memory_order_relaxed);
@@ -240,7 +240,7 @@ static uint32_t refill(struct zc_pool *pool, uint32_t n, struct slot **slot)
         cache->most = pool->cache_most;
         for (uint32_t i = 1; i < n; i++) /* the first of the pool's list will be the first of this */
             cache->ids[n - 1 - i] = ids[i];
-        atomic_store_explicit(&cache->count, n - 1, memory_order_relaxed);
+        cache_resize(cache, n - 1);
         atomic_store_explicit(&cache->least, n - 1, memory_order_relaxed);
     }
     if (cache)
@@ -273,7 +273,7 @@ int cache_refill(struct zc_pool *pool, struct slot **slot)
 /* Room for one more slot in a cache that this thread is inside. False if it is to keep none. */
 static bool make_room(struct cache *cache)
 {
-    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    uint32_t count = cache_size(cache);
     if (count >= cache->most) {
         /* Nothing was taken from it since the last time. */
         bool frees = atomic_load_explicit(&cache->allocs, memory_order_relaxed) == 0;
@@ -289,11 +289,8 @@ void cache_overflow(struct slot *slot)
     struct zc_pool *pool = slot_pool(slot);
     struct cache *cache = cache_of(pool) ? cache_enter(pool->index) : NULL;
     bool room = cache && make_room(cache); /* if it has one, and nobody empties it */
-    if (room) {
-        uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
-        cache->ids[count] = slot_id(slot);
-        atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
-    }
+    if (room)
+        cache_put(cache, slot);
     if (cache)
         cache_leave(cache);
     if (!room) {

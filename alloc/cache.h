@@ -40,12 +40,12 @@ struct cache {
 };
 
 /* The caches of a thread, by zc_pool.index; the first is always NULL. */
-struct thread {
-    struct cache *caches[CACHE_POOLS + 1];
+struct caches {
+    struct cache *of[CACHE_POOLS + 1];
 };
 
 /* Without a cache until the thread first misses one; never NULL. */
-extern _Thread_local struct thread *thread_caches __attribute__((tls_model("initial-exec")));
+extern _Thread_local struct caches *thread_caches __attribute__((tls_model("initial-exec")));
 
 /* Takes a slot for the application and refills the thread's cache, after cache_pop found none. 0; 1: the pool is at
  * its cap and does not grow past it; or -errno with a message. Not signal-safe, as the following. */
@@ -71,10 +71,28 @@ struct cached cache_count(struct zc_pool *pool);
 
 /* ---- the fast path ---- */
 
+static inline uint32_t cache_size(const struct cache *cache)
+{
+    return atomic_load_explicit(&cache->count, memory_order_relaxed);
+}
+
+static inline void cache_resize(struct cache *cache, uint32_t count)
+{
+    atomic_store_explicit(&cache->count, count, memory_order_relaxed);
+}
+
+/* Where there is room. */
+static inline void cache_put(struct cache *cache, struct slot *slot)
+{
+    uint32_t count = cache_size(cache);
+    cache->ids[count] = slot_id(slot);
+    cache_resize(cache, count + 1);
+}
+
 /* The thread's cache with a pool's index, entered; NULL if it has none or must not. */
 static inline struct cache *cache_enter(uint32_t index)
 {
-    struct cache *cache = thread_caches->caches[index];
+    struct cache *cache = thread_caches->of[index];
     if (!cache)
         return NULL;
     atomic_store_explicit(&cache->busy, true, memory_order_relaxed);
@@ -97,10 +115,10 @@ static inline struct slot *cache_pop(uint32_t index)
     struct slot *slot = NULL;
     if (!cache)
         return NULL;
-    uint32_t count = atomic_load_explicit(&cache->count, memory_order_relaxed);
+    uint32_t count = cache_size(cache);
     if (count--) {
         slot = slot_by_id(cache->ids[count]);
-        atomic_store_explicit(&cache->count, count, memory_order_relaxed);
+        cache_resize(cache, count);
         if (count < atomic_load_explicit(&cache->least, memory_order_relaxed))
             atomic_store_explicit(&cache->least, count, memory_order_relaxed);
         uint64_t allocs = atomic_load_explicit(&cache->allocs, memory_order_relaxed);
@@ -115,12 +133,9 @@ static inline struct slot *cache_pop(uint32_t index)
 static inline void cache_give(struct slot *slot)
 {
     struct cache *cache = cache_enter(slot_home(slot)->cache);
-    uint32_t count = cache ? atomic_load_explicit(&cache->count, memory_order_relaxed) : 0;
-    bool room = cache && count < cache->most;
-    if (room) {
-        cache->ids[count] = slot_id(slot);
-        atomic_store_explicit(&cache->count, count + 1, memory_order_relaxed);
-    }
+    bool room = cache && cache_size(cache) < cache->most;
+    if (room)
+        cache_put(cache, slot);
     if (cache)
         cache_leave(cache);
     if (!room)

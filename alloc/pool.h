@@ -34,7 +34,7 @@ struct zc_pool {
     enum zc_protect protect; /* never the default */
     size_t cap;              /* live slots */
     uint32_t unit;           /* pages that have one protection: 512 for hugetlb, else 1 */
-    uint32_t index;          /* of its caches, in struct thread */
+    uint32_t index;          /* of its caches, in struct caches */
     uint32_t cache_most;     /* slots that a thread may keep (alloc/cache.h) */
     _Alignas(64) _Atomic uint64_t head;
     _Atomic long spare;
