@@ -82,10 +82,7 @@ Test(foreign, an_error_handler_may_jump)
     char *b = buffer(2, 1);
     CHECK_OK(zc_set_error_handler(comm, jump_away, NULL));
     for (volatile int i = 0; i < 20; i++) {
-        loop_fail(comm, 1, -EIO);
-        CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-        post_pattern(comm, 1, 100, 2);
-        CHECK_OK(zc_progress(comm));
+        fail_receive(comm, b);
         if (sigsetjmp(before_fault, 1) == 0) {
             load(b);
             CHECK(!"reached");

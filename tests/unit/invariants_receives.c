@@ -44,10 +44,7 @@ Test(receive, a_failed_one_is_never_shown_as_data)
     zc_comm *comm = loop_strict();
     char *b = buffer(2, 1);
     CHECK_OK(zc_set_error_handler(comm, on_error, NULL));
-    loop_fail(comm, 1, -EIO);
-    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-    post_pattern(comm, 1, 100, 2);
-    CHECK_OK(zc_progress(comm));
+    fail_receive(comm, b);
     CHECK_PAGES(b, "-w"); /* over, but not told */
     CHECK_OK(zc_irecv(b + 100, 100, 0, 2, comm));
     post_pattern(comm, 2, 100, 3);
@@ -70,10 +67,7 @@ Test(receive, zc_wait_tells_of_a_failed_one_and_opens_its_pages)
     for (int writable = 0; writable < 2; writable++) {
         zc_comm *comm = loop_strict();
         char *b = buffer(2, 1);
-        loop_fail(comm, 1, -EIO);
-        CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-        post_pattern(comm, 1, 100, 2);
-        CHECK_OK(zc_progress(comm));
+        fail_receive(comm, b);
         CHECK_PAGES(b, "-w");
         if (writable)
             CHECK_IS(zc_writable(b), -EIO);
@@ -90,10 +84,7 @@ Test(receive, a_send_does_not_show_a_failed_one)
     zc_comm *comm = loop_strict();
     char *b = buffer(3, 1);
     CHECK_OK(zc_set_error_handler(comm, on_error, NULL));
-    loop_fail(comm, 1, -EIO);
-    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-    post_pattern(comm, 1, 100, 2);
-    CHECK_OK(zc_progress(comm));
+    fail_receive(comm, b);
     CHECK_OK(zc_send(b + 100, 2 * PAGE - 100, 0, 2, comm));
     CHECK(page_shown(b) == '-');
     CHECK_MESSAGE(comm, 2, 100, 2 * PAGE - 100, 1);
@@ -112,10 +103,7 @@ Test(receive, a_failed_one_is_not_sent)
     for (int give = 0; give < 2; give++) {
         zc_comm *comm = loop_strict();
         char *b = buffer(2, 1);
-        loop_fail(comm, 1, -EIO);
-        CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-        post_pattern(comm, 1, 100, 2);
-        CHECK_OK(zc_progress(comm));
+        fail_receive(comm, b);
         for (int again = 0; again < 2; again++)
             CHECK_IS(give ? zc_send_free(b, 2 * PAGE, 0, 2, comm) : zc_send(b, 2 * PAGE, 0, 2, comm), -EIO);
         CHECK_IS(zc_wait(b, NULL), -EIO);
@@ -134,10 +122,7 @@ Test(receive, calls_tell_of_a_failed_one_until_zc_wait_does)
     char *b = buffer(2, 1), *other = buffer(2, 2), *moved;
     struct zc_guard guard = {0};
     CHECK_OK(zc_set_error_handler(comm, on_error, NULL));
-    loop_fail(comm, 1, -EIO);
-    CHECK_OK(zc_irecv(b, 100, 0, 1, comm));
-    post_pattern(comm, 1, 100, 2);
-    CHECK_OK(zc_progress(comm));
+    fail_receive(comm, b);
     for (int again = 0; again < 2; again++) {
         CHECK_IS(zc_writable(b + PAGE), -EIO);
         CHECK_IS(zc_write(other, b, 100), -EIO);
