@@ -44,7 +44,7 @@ void case_not_all_come(void)
 }
 
 /* A rank that is there, says what another process is told, and goes. */
-static void with_rank_0(int size, void (*other)(void))
+static void with_rank_0(void (*other)(void))
 {
     pid_t child = fork();
 
@@ -55,7 +55,6 @@ static void with_rank_0(int size, void (*other)(void))
         CHECK_FAILS(zc_open("shm:two?rank=0&size=2&wait=2", NULL, &comm), -ETIMEDOUT, "rank 1");
         exit(0);
     }
-    (void)size;
     while (files_left() == 0)
         usleep(1000);
     other();
@@ -72,7 +71,18 @@ static void as_one_of_three(void)
 
 void case_another_size(void)
 {
-    with_rank_0(2, as_one_of_three);
+    with_rank_0(as_one_of_three);
+}
+
+/* The hello of that rank, with nothing wrong in it. */
+static struct packet hello_of(int32_t rank)
+{
+    return (struct packet){.kind = PACKET_HELLO,
+                           .page_bytes = 4096,
+                           .rank = rank,
+                           .size = 2,
+                           .protocol = SHM_PROTOCOL,
+                           .pids = pid_namespace()};
 }
 
 /* Connects by hand and says hello as given: the other side closes the connection. */
@@ -99,12 +109,9 @@ static void say(const struct packet *hello)
 
 static void as_another_version(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO,
-                           .page_bytes = 4096,
-                           .rank = 1,
-                           .size = 2,
-                           .protocol = "zc shm 0",
-                           .pids = pid_namespace()};
+    struct packet hello = hello_of(1);
+
+    strcpy(hello.protocol, "zc shm 0");
     say(&hello);
     strcpy(hello.protocol, SHM_PROTOCOL);
     hello.page_bytes = 65536;
@@ -115,17 +122,12 @@ static void as_another_version(void)
 
 void case_another_version(void)
 {
-    with_rank_0(2, as_another_version);
+    with_rank_0(as_another_version);
 }
 
 static void as_another_user(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO,
-                           .page_bytes = 4096,
-                           .rank = 1,
-                           .size = 2,
-                           .protocol = SHM_PROTOCOL,
-                           .pids = pid_namespace()};
+    struct packet hello = hello_of(1);
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2];
 
@@ -143,7 +145,7 @@ void case_another_user(void)
         printf("skipped: only root can be another user\n");
         return;
     }
-    with_rank_0(2, as_another_user);
+    with_rank_0(as_another_user);
 }
 
 /* Runs it as the first process of a pid namespace, which cannot see who is outside. */
@@ -169,7 +171,7 @@ void case_another_pid_namespace(void)
         printf("skipped: only root can make a pid namespace\n");
         return;
     }
-    with_rank_0(2, in_pid_namespace);
+    with_rank_0(in_pid_namespace);
 }
 
 void case_open_directory(void)
@@ -567,12 +569,7 @@ static void greeted_with(const struct packet *hello, size_t size, int seals, con
 
 void case_hello_is_checked(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO,
-                           .page_bytes = 4096,
-                           .rank = 0,
-                           .size = 2,
-                           .protocol = SHM_PROTOCOL,
-                           .pids = pid_namespace()};
+    struct packet hello = hello_of(0);
     size_t size = (sizeof(struct board) + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 
     greeted_with(&hello, size, SEALS, "");
@@ -601,12 +598,7 @@ static void *accept_late(void *argument)
 
 void case_backlog_is_full(void)
 {
-    struct packet hello = {.kind = PACKET_HELLO,
-                           .page_bytes = 4096,
-                           .rank = 0,
-                           .size = 2,
-                           .protocol = SHM_PROTOCOL,
-                           .pids = pid_namespace()};
+    struct packet hello = hello_of(0);
     struct sockaddr_un address;
     struct liar liar = {socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), &hello, -1};
     int filler = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
