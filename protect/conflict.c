@@ -288,15 +288,16 @@ enum conflict_end conflict_step(struct conflict *c, struct slot *slot, size_t of
 /* Sleeps as the last step said; a call makes progress. */
 static void go_on(const struct conflict *c, struct slot *slot)
 {
-    if (c->sleep_ns && !c->call)
-        helper_kick(clock_ns() + 2 * c->sleep_ns);
-    uint64_t closed;
-    if (c->sleep_ns && c->signals)
-        signals_pause(c->signals, &closed);
-    if (c->sleep_ns)
+    if (c->sleep_ns) {
+        uint64_t closed;
+        if (!c->call)
+            helper_kick(clock_ns() + 2 * c->sleep_ns);
+        if (c->signals)
+            signals_pause(c->signals, &closed);
         futex_wait(&slot->event, c->event, c->sleep_ns);
-    if (c->sleep_ns && c->signals)
-        signals_resume(&closed);
+        if (c->signals)
+            signals_resume(&closed);
+    }
     if (!c->call)
         return;
     conflict_progress();
