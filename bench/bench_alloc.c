@@ -36,8 +36,7 @@
 
 enum { ROUNDS = 9 };
 
-/* ---- times
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- times ---- */
 
 static const struct bench_case {
     const char *name;
@@ -89,8 +88,7 @@ static void measure(const struct bench_case *c, size_t size, int rounds, double 
     }
 }
 
-/* ---- memory
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 /* A number of kB of one of the process's files in /proc, in bytes. */
 static double proc_bytes(const char *path, const char *field)
@@ -192,8 +190,7 @@ static void measure_memory(const struct bench_case *bench, size_t size)
     }
 }
 
-/* ---- live
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- live ---- */
 
 enum { BURST = 1000, BURSTS = 200 };
 

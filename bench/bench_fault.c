@@ -33,7 +33,7 @@ enum { MAX_ROUNDS = 512, HUGE_PAGE = 2 << 20, SENDS = 2, BUFFERS = 3 };
 #define MADV_COLLAPSE 25 /* since Linux 6.1 */
 #endif
 
-/* ---- idle-fault: bare ------------------------------------------------------------------------------------------- */
+/* ---- idle-fault: bare ---- */
 
 struct bare {
     char *memory, *wire; /* the same pages twice, as zc has them */
@@ -110,7 +110,7 @@ static double bare_fault(const struct bare *bare, char *received)
     return 1e9 * took;
 }
 
-/* ---- idle-fault: zc ---------------------------------------------------------------------------------------------- */
+/* ---- idle-fault: zc ---- */
 
 /* ns. The options of `comm` make sure that the buffer is protected and stays so. */
 static double zc_fault(char *buf, char *received, size_t size, zc_comm *comm)
@@ -171,7 +171,7 @@ static void idle_fault(size_t size, int rounds, zc_comm *comm)
     zc_free(received);
 }
 
-/* ---- fault-beside ------------------------------------------------------------------------------------------------ */
+/* ---- fault-beside ---- */
 
 enum { FEW = 10, MANY = 100000, PROTECTED = 8000, SMALL = 4096, TURNS = 5, FAULTS = 101 };
 
@@ -230,8 +230,7 @@ static void fault_beside(zc_comm *comm)
     bench_must(zc_close(copying), "zc_close");
 }
 
-/* ---- start-up
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- start-up ---- */
 
 enum { MESSAGE = 64 << 10 };
 

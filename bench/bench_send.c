@@ -36,7 +36,7 @@ static const struct pair_case resend = {"send",      "resend", pair_ignore,
 
 static const size_t sizes[] = {4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
 
-/* ---- what strace sees -------------------------------------------------------------------------------------------- */
+/* ---- what strace sees ---- */
 
 static void mark(const char *text)
 {

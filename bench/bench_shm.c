@@ -33,7 +33,7 @@
 #include "bench/iceoryx.h"
 #endif
 
-/* ---- two ranks ------------------------------------------------------------------------------------------------- */
+/* ---- two ranks ---- */
 
 static void look_at_ends(struct pair *pair, const void *data)
 {
@@ -160,7 +160,7 @@ static void measure_pair(int argc, char **argv, bool quick)
     pair_close(&pair);
 }
 
-/* ---- more ------------------------------------------------------------------------------------------------------ */
+/* ---- more ---- */
 
 enum { TOUCH = 1, CHECK, CREDIT, END }; /* tags */
 enum { FAN_WINDOW = 64, FAN_ROUNDS = 15 };

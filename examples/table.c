@@ -134,7 +134,7 @@ static int conclude(struct run *run)
     return good ? 0 : 1;
 }
 
-/* ---- who takes part ------------------------------------------------------------------------------ */
+/* ---- who takes part ---- */
 
 /* Without MPI each communicator has an address: a name of its own, and this rank. */
 static void open_comm(const struct run *run, int which, const zc_options *options, zc_comm **comm)

@@ -39,7 +39,7 @@ void pair_buffer(struct pair *pair, size_t size)
         bench_fill(pair->buf, size, (unsigned)size);
 }
 
-/* ---- windows --------------------------------------------------------------------------------------------------- */
+/* ---- windows ---- */
 
 void pair_ignore(struct pair *pair, const void *data)
 {
@@ -82,7 +82,7 @@ void pair_pass_mpi(struct pair *pair, pair_look *look)
         MPI_Send(pair->buf, (int)pair->size, MPI_BYTE, PAIR_SENDER, PAIR_DATA, pair->mpi);
 }
 
-/* ---- rounds ---------------------------------------------------------------------------------------------------- */
+/* ---- rounds ---- */
 
 static void check(struct pair *pair, const void *data)
 {

@@ -9,7 +9,7 @@
 
 #include "bench/lib/bench.h"
 
-/* ---- threads that start together ----------------------------------------------------------------------------- */
+/* ---- threads that start together ---- */
 
 struct task {
     void *(*body)(void *task);
@@ -49,7 +49,7 @@ static void fill_tasks(struct task *tasks, int n, const struct allocator *alloca
         tasks[i] = (struct task){.allocator = allocator, .size = size, .count = count, .random = (uint64_t)i + 1};
 }
 
-/* ---- random sizes ---------------------------------------------------------------------------------------------- */
+/* ---- random sizes ---- */
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -77,7 +77,7 @@ static void *random_buffer(struct task *task)
     return (void *)ptr;
 }
 
-/* ---- first-byte ------------------------------------------------------------------------------------------------ */
+/* ---- first-byte ---- */
 
 static void *first_byte_body(void *arg)
 {
@@ -104,7 +104,7 @@ double first_byte(const struct allocator *allocator, size_t size, int threads, l
     return run_tasks(tasks, threads);
 }
 
-/* ---- producer-consumer and xmalloc ------------------------------------------------------------------------------- */
+/* ---- producer-consumer and xmalloc ---- */
 
 enum { BATCH = 64, BATCHES = LEAD_MOST + 1 };
 
@@ -244,7 +244,7 @@ double xmalloc_in_step(const struct allocator *allocator, size_t size, int lead,
     return hand_over(batch_producer, batch_consumer, allocator, size, count, lead);
 }
 
-/* ---- larson ------------------------------------------------------------------------------------------------------ */
+/* ---- larson ---- */
 
 enum { SET = 1000, GENERATIONS = 4 };
 

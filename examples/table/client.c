@@ -61,7 +61,7 @@ static double random_unit(struct client *client)
     return (double)(random_next(client) >> 11) * 0x1p-53;
 }
 
-/* ---- the plan: keys, uniform or by Zipf's law ------------------------------------------------------------ */
+/* ---- the plan: keys, uniform or by Zipf's law ---- */
 
 static void plan(struct client *client)
 {
@@ -89,7 +89,7 @@ static void plan(struct client *client)
     free(share);
 }
 
-/* ---- messages ----------------------------------------------------------------------------------------------- */
+/* ---- messages ---- */
 
 static void pause_for(const struct client *client, int us)
 {
@@ -264,7 +264,7 @@ static void finish_puts(struct client *client, struct verdict *verdict)
                 sched_yield();
 }
 
-/* ---- rounds ---------------------------------------------------------------------------------------------------- */
+/* ---- rounds ---- */
 
 /* Compares the versions seen with those that the cells held when they were sent. */
 static uint64_t misdated(struct client *client)

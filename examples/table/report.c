@@ -31,7 +31,7 @@ static const struct measure {
     const char *suffix; /* of the case */
 } ops = {op_rate, "op/s", ""}, work = {work_rate, "unit/s", "-work"};
 
-/* ---- medians -------------------------------------------------------------------------------------------- */
+/* ---- medians ---- */
 
 static int compare(const void *a, const void *b)
 {
@@ -92,7 +92,7 @@ static int find_baseline(const struct report *report)
     return tracked < 0 ? 0 : tracked;
 }
 
-/* ---- CSV ------------------------------------------------------------------------------------------------- */
+/* ---- CSV ---- */
 
 static void write_row(const struct report *report, const struct job *job, const struct measure *measure, int place,
                       const char *baseline, double ratio)
@@ -174,7 +174,7 @@ static void write_rows(const struct report *report, const struct job *job, const
     fflush(report->csv);
 }
 
-/* ---- the table -------------------------------------------------------------------------------------------- */
+/* ---- the table ---- */
 
 static void print_title(FILE *out, const struct job *job)
 {
@@ -249,7 +249,7 @@ static void print_table(const struct report *report, const struct job *job)
     fflush(out);
 }
 
-/* ---- rounds ------------------------------------------------------------------------------------------------ */
+/* ---- rounds ---- */
 
 struct report *report_open(const struct options *options)
 {

@@ -72,7 +72,7 @@ static void *must_have(void *memory)
     return memory;
 }
 
-/* ---- memory without zc --------------------------------------------------------------------------- */
+/* ---- memory without zc ---- */
 
 static enum pages chosen;
 
@@ -121,7 +121,7 @@ void warm_free(void *memory, size_t n, size_t size)
         munmap(memory, n * stride_of(size));
 }
 
-/* ---- plain MPI ------------------------------------------------------------------------------------ */
+/* ---- plain MPI ---- */
 
 void mpi_receive(struct server *server, void *buf, size_t size, int client, int tag)
 {
@@ -141,7 +141,7 @@ bool mpi_took(struct server *server, int tag, void *request, size_t size, int *c
     return true;
 }
 
-/* ---- other work ----------------------------------------------------------------------------------- */
+/* ---- other work ---- */
 
 /* A fixed amount of computing, not of time: to be interrupted does not count as work. */
 static uint64_t compute(uint64_t turns)
@@ -185,7 +185,7 @@ void other_work(struct server *server)
     server->idle = true;
 }
 
-/* ---- rounds ----------------------------------------------------------------------------------------- */
+/* ---- rounds ---- */
 
 /* True if all have told what they have done. They are asked one by one: where one has died, that fails. */
 static bool clients_are_done(struct server *server)

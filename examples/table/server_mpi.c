@@ -18,7 +18,7 @@ static void receive_value(struct server *server, uint64_t key, int client)
     }
 }
 
-/* ---- blocking: the paper's first listing --------------------------------------------------------------- */
+/* ---- blocking: the paper's first listing ---- */
 
 static void serve_blocking(struct server *server)
 {
@@ -39,7 +39,7 @@ static void serve_blocking(struct server *server)
     }
 }
 
-/* ---- the list of requests that the others need ------------------------------------------------------------ */
+/* ---- the list of requests that the others need ---- */
 
 struct pending {
     void (*ended)(struct pending *, uint64_t what);
@@ -121,7 +121,7 @@ static void isend(struct server *server, const void *buf, int client, uint64_t w
     p->what[p->n++] = what;
 }
 
-/* ---- tracked: the paper's third listing, sends straight from the cell and a map of active keys ---------------- */
+/* ---- tracked: the paper's third listing, sends straight from the cell and a map of active keys ---- */
 
 static void key_ended(struct pending *p, uint64_t key)
 {
@@ -173,7 +173,7 @@ static void serve_torn(struct server *server)
     serve_isend(server, false);
 }
 
-/* ---- copied: sends from recycled buffers -------------------------------------------------------------------- */
+/* ---- copied: sends from recycled buffers ---- */
 
 static void buffer_ended(struct pending *p, uint64_t place)
 {

@@ -22,7 +22,7 @@
 
 #include <zc_mpi.h>
 
-/* ---- the protocol: PUT is a request and a value, GET is a request and its response -------------- */
+/* ---- the protocol: PUT is a request and a value, GET is a request and its response ---- */
 
 enum { SERVER = 0 }; /* rank */
 
@@ -49,7 +49,7 @@ struct round_done {
     uint64_t gets, puts;
 };
 
-/* ---- values (value.c) --------------------------------------------------------------------------- */
+/* ---- values (value.c) ---- */
 
 /* Every word of a value follows from its key and version, so one pass finds a word of another. */
 struct value_header {
@@ -73,7 +73,7 @@ size_t value_check(const void *value, size_t size, uint64_t key);
 /* Says on stderr what is wrong at `offset`: which versions meet there. */
 void value_show_torn(const void *value, size_t size, uint64_t key, size_t offset, const char *variant, int clients);
 
-/* ---- options (options.c) ------------------------------------------------------------------------ */
+/* ---- options (options.c) ---- */
 
 enum { MAX_LIST = 16, MAX_VARIANTS = MAX_LIST, MAX_ROUNDS = 1000 };
 
@@ -121,7 +121,7 @@ struct options {
 /* Returns -1 to go on, else the exit code. Only a `loud` rank prints. */
 int options_parse(int argc, char **argv, bool loud, struct options *options);
 
-/* ---- one cell of the grid ----------------------------------------------------------------------- */
+/* ---- one cell of the grid ---- */
 
 struct job {
     const struct options *options;
@@ -135,7 +135,7 @@ struct job {
     zc_comm *zc;      /* and with it, as the variant in turn wants it */
 };
 
-/* ---- the server (server*.c) --------------------------------------------------------------------- */
+/* ---- the server (server*.c) ---- */
 
 struct counters {
     uint64_t gets, puts, units; /* units of other work */
@@ -211,7 +211,7 @@ void choose_pages(enum pages pages);
 void *warm_alloc(size_t n, size_t size, size_t *stride);
 void warm_free(void *memory, size_t n, size_t size);
 
-/* ---- the client (client.c) ---------------------------------------------------------------------- */
+/* ---- the client (client.c) ---- */
 
 struct client;
 
@@ -228,7 +228,7 @@ void client_round(struct client *client, const struct variant *variant, double s
 void client_stop(struct client *client);
 void client_close(struct client *client);
 
-/* ---- the report (report.c) ---------------------------------------------------------------------- */
+/* ---- the report (report.c) ---- */
 
 struct report;
 

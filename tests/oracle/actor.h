@@ -68,7 +68,7 @@ struct channel *incoming(const struct actor *a, int source, int tag);
 /* In lockstep nobody else could end a hold that a blocking call waits for. */
 void let_go(struct actor *a);
 
-/* Receives ------------------------------------------------------------------------------------------------- */
+/* ---- Receives ---- */
 
 bool may_take(const struct receive *r, int source, int tag);
 
@@ -104,7 +104,7 @@ void settle(struct actor *a, struct buffer *buffer, size_t at, size_t length);
  * would call the error handler. */
 void make_touchable(struct actor *a, struct buffer *buffer, size_t at, size_t length);
 
-/* Buffers -------------------------------------------------------------------------------------------------- */
+/* ---- Buffers ---- */
 
 size_t some_size(struct actor *a);
 void fill(struct actor *a, unsigned char *bytes, unsigned char *shadow, size_t length);
@@ -121,7 +121,7 @@ void drop(struct buffer *b);
 /* Receives that are sure go on and land unseen, where it is known of which channel; the others end first. */
 void free_buffer(struct actor *a, struct buffer *b);
 
-/* Operations ----------------------------------------------------------------------------------------------- */
+/* ---- Operations ---- */
 
 bool op_recv(struct actor *a);
 void work(struct actor *a);

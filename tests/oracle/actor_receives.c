@@ -86,7 +86,7 @@ void settle_landed(struct actor *a)
     }
 }
 
-/* Receives --------------------------------------------------------------------------------------------------------- */
+/* ---- Receives ---- */
 
 struct receive *new_receive(struct actor *a, struct buffer *buffer, size_t at, size_t cap, int source, int tag)
 {

@@ -32,7 +32,7 @@ struct plan {
     char command[512]; /* that runs it again */
 };
 
-/* The announcements -------------------------------------------------------------------------------------------- */
+/* ---- The announcements ---- */
 
 struct message {
     uint64_t hash, length;
@@ -55,7 +55,7 @@ size_t table_size(const struct plan *plan);
 struct channel *table_channel(struct table *table, int source, int destination, int thread, int tag);
 struct message *table_message(const struct plan *plan, struct table *table, const struct channel *channel, unsigned n);
 
-/* Actors ------------------------------------------------------------------------------------------------------- */
+/* ---- Actors ---- */
 
 /* A buffer that all actors of a rank share under a lock, which orders what they do. */
 struct shared {
