@@ -36,12 +36,14 @@ static bool covers_page(const struct hold *hold, uint32_t page)
 /* The same; and so it is up to *end. */
 static bool covers_pages(const struct hold *hold, uint32_t page, uint32_t *end)
 {
+    if (!hold->protects) /* nor need it have a slot: a copy's */
+        return false;
     uint32_t first = first_protected(hold), past = end_protected(hold);
-    if (hold->protects && first > page && first < *end)
+    if (first > page && first < *end)
         *end = first;
-    if (hold->protects && past > page && past < *end)
+    if (past > page && past < *end)
         *end = past;
-    return covers_page(hold, page);
+    return first <= page && page < past;
 }
 
 void slot_announce(struct slot *slot)

@@ -159,6 +159,20 @@ Test(park, a_buffer_may_be_trimmed_away)
     CHECK_OK(zc_close(comm));
 }
 
+/* Its slot may be a copy's now, of memory that is not zc's. */
+Test(park, a_buffer_that_a_copy_is_in_flight_from)
+{
+    open_comm();
+    char *b = buffer(1, 1);
+    struct slot *slot = slot_at(b);
+    struct hold copied = {.length = PAGE};
+    CHECK_OK(zc_free(b));
+    hold_show_copy(&copied, slot);
+    pages_show(slot, 0);
+    hold_hide_copy(&copied, slot);
+    CHECK_OK(zc_close(comm));
+}
+
 static void rename_it(void)
 {
     CHECK_OK(zc_send(shared, SIZE, 0, 1, comm));
