@@ -240,6 +240,17 @@ void pages_show(struct slot *slot, uint32_t page)
     slot_unlock(backing);
 }
 
+void pages_bar(struct slot *slot, uint32_t page)
+{
+    struct backing *backing = slot_lock(slot);
+    if (!slot_is(slot, SLOT_LIVE)) {
+        sys_mprotect(slot_user(slot) + ((size_t)page << PAGE_SHIFT), PAGE_BYTES, PROT_NONE);
+        extend_protected(slot, page, 1, false);
+        slot->protected_closed = true;
+    }
+    slot_unlock(backing);
+}
+
 static struct hold *send_at(const struct backing *backing, uint32_t page)
 {
     for (struct hold *hold = backing->sends; hold; hold = hold->next)

@@ -22,6 +22,10 @@ static inline bool pages_protected(const struct slot *slot, uint32_t first, uint
 /* Puts a page back that is not in the user mapping, as protected as its holds need. */
 void pages_show(struct slot *slot, uint32_t page);
 
+/* Closes a page by page protection, whatever the pool's way is, if the slot is not live: until it is taken again, who
+ * touches the page gets SIGSEGV, and a system call EFAULT. */
+void pages_bar(struct slot *slot, uint32_t page);
+
 /* The send or guard, of either kind, that denies stores to the page, or NULL. */
 struct hold *page_holder(const struct slot *slot, const struct backing *backing, uint32_t page);
 

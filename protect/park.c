@@ -161,18 +161,18 @@ static void *read_messages(void *unused)
 
 /* The buffer is not live. Whoever touched it may have gone on, and freed it, before this was looked at; who comes again
  * and again ends as without userfaultfd: by SIGSEGV. */
-static void refuse(char *address, int thread, uint64_t now)
+static void refuse(const struct fault *fault, uint32_t page, uint64_t now)
 {
-    static char *last;
+    static const char *last;
     static int by, times;
     static uint64_t first;
-    bool again = last == address && by == thread && now - first < REPEATS_NS;
+    bool again = last == fault->address && by == fault->conflict.thread && now - first < REPEATS_NS;
     times = again ? times + 1 : 1;
     first = again ? first : now;
-    last = address;
-    by = thread;
-    if (times == REPEATS_MOST)
-        sys_mprotect(page_of(address), PAGE_BYTES, PROT_NONE);
+    last = fault->address;
+    by = fault->conflict.thread;
+    if (times >= REPEATS_MOST && fault->slot)
+        pages_bar(fault->slot, page);
 }
 
 /* Takes a step. True if whoever faulted can go on. */
@@ -180,6 +180,7 @@ static bool step(struct fault *fault, uint64_t now)
 {
     struct slot *slot = fault->slot = slot_find(fault->address);
     size_t offset = slot ? (size_t)(fault->address - slot_user(slot)) : 0;
+    uint32_t page = (uint32_t)(offset >> PAGE_SHIFT);
     switch (slot ? conflict_step(&fault->conflict, slot, offset, fault->store) : CONFLICT_DEAD) {
     case CONFLICT_GOES_ON:
         fault->conflict.asleep = true;
@@ -190,14 +191,14 @@ static bool step(struct fault *fault, uint64_t now)
     case CONFLICT_AGAIN:
         break;
     case CONFLICT_DEAD:
-        refuse(fault->address, fault->conflict.thread, now);
+        refuse(fault, page, now);
         break;
     case CONFLICT_NONE:
         count(faults_spurious);
         /* fall through */
     case CONFLICT_ENDED:
         if (fault->minor)
-            pages_show(slot, (uint32_t)(offset >> PAGE_SHIFT));
+            pages_show(slot, page);
     }
     return true;
 }

@@ -126,6 +126,8 @@ static int protect(char *at, size_t length, int prot, bool closed)
     if (prot == PROT_NONE)
         return sys_madvise(at, length, MADV_DONTNEED_LOCKED); /* also where the program has locked its memory */
     bool store = prot & PROT_WRITE;
+    if (closed)
+        sys_mprotect(at, length, PROT_READ | PROT_WRITE); /* what pages_bar has closed */
     int error = closed ? show(at, length, store) : 0;
     return error ? error : write_protect(at, length, !store);
 }

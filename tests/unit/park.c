@@ -173,6 +173,24 @@ Test(park, a_buffer_that_a_copy_is_in_flight_from)
     CHECK_OK(zc_close(comm));
 }
 
+/* It fails, and whoever has the buffer next does not notice. */
+Test(park, a_system_call_on_what_was_freed)
+{
+    open_comm();
+    for (int i = 0; i < 2; i++) {
+        char *b = ALLOC(SIZE);
+        loop_resend(comm, &b, 1, got, SIZE);
+        CHECK_OK(zc_free(b));
+        CHECK(!kernel_writes(b + PAGE));
+        char *again = ALLOC(SIZE);
+        CHECK(again == b);
+        store(again + PAGE, 2);
+        CHECK(load(again + PAGE) == 2 && kernel_writes(again + PAGE));
+        CHECK_OK(zc_free(again));
+    }
+    CHECK_OK(zc_close(comm));
+}
+
 static void rename_it(void)
 {
     CHECK_OK(zc_send(shared, SIZE, 0, 1, comm));
