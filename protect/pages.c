@@ -142,14 +142,38 @@ static int page_need(const struct slot *slot, const struct backing *backing, uin
     return need;
 }
 
-bool slot_can_settle(const struct slot *slot, const struct backing *backing)
+/* Of the range, what the holds keep protected. */
+struct kept {
+    uint32_t low, high; /* pages; none where that is empty */
+    int maps;
+    bool closed, whole;
+};
+
+/* Finds that, and gives each page what its holds need, or only looks. */
+static struct kept find_kept(struct slot *slot, const struct backing *backing, bool settle)
 {
     uint32_t protected_end = slot->protected_first + slot->protected_pages;
-    int maps = 0, split = backend_of(slot_pool(slot))->split;
+    struct kept kept = {.low = protected_end, .high = slot->protected_first, .whole = true};
+    int split = backend_of(slot_pool(slot))->split;
     for (uint32_t page = slot->protected_first, end; page < protected_end; page = end) {
         end = protected_end;
-        maps += page_need(slot, backing, page, &end) & PROT_WRITE ? 0 : split;
+        int need = page_need(slot, backing, page, &end);
+        if (settle)
+            set_protection(slot, page, end - page, need, true);
+        if (need & PROT_WRITE)
+            continue;
+        kept.whole &= kept.high == slot->protected_first || kept.high == page;
+        kept.low = page < kept.low ? page : kept.low;
+        kept.high = end;
+        kept.maps += split;
+        kept.closed |= need == PROT_NONE;
     }
+    return kept;
+}
+
+bool slot_can_settle(struct slot *slot, const struct backing *backing)
+{
+    int maps = find_kept(slot, backing, false).maps;
     return maps <= slot->maps || maps_can_claim(maps - slot->maps);
 }
 
@@ -157,33 +181,18 @@ void slot_settle(struct slot *slot, const struct backing *backing)
 {
     if (slot->protected_pages == 0)
         return;
-    uint32_t protected_end = slot->protected_first + slot->protected_pages;
-    uint32_t low = protected_end, high = slot->protected_first; /* of what stays protected */
-    int maps = 0, split = backend_of(slot_pool(slot))->split;
-    bool closed = false, whole = true;
-    for (uint32_t page = slot->protected_first, end; page < protected_end; page = end) {
-        end = protected_end;
-        int need = page_need(slot, backing, page, &end);
-        set_protection(slot, page, end - page, need, true);
-        if (!(need & PROT_WRITE)) {
-            whole &= high == slot->protected_first || high == page;
-            low = page < low ? page : low;
-            high = end;
-            maps += split;
-            closed |= need == PROT_NONE;
-        }
-    }
-    if (low >= high) {
+    struct kept kept = find_kept(slot, backing, true);
+    if (kept.low >= kept.high) {
         clear_protected(slot);
-    } else {
-        slot->protected_first = low;
-        slot->protected_pages = high - low;
-        maps = maps < UINT16_MAX ? maps : UINT16_MAX;
-        maps_force(maps - slot->maps);
-        slot->maps = (uint16_t)maps;
-        slot->protected_whole = whole;
-        slot->protected_closed = closed;
+        return;
     }
+    int maps = kept.maps < UINT16_MAX ? kept.maps : UINT16_MAX;
+    slot->protected_first = kept.low;
+    slot->protected_pages = kept.high - kept.low;
+    maps_force(maps - slot->maps);
+    slot->maps = (uint16_t)maps;
+    slot->protected_whole = kept.whole;
+    slot->protected_closed = kept.closed;
 }
 
 int slot_holds(const struct slot *slot, const struct backing *backing)

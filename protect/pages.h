@@ -36,7 +36,7 @@ struct hold *slot_denies(const struct slot *slot, const struct backing *backing,
 int slot_holds(const struct slot *slot, const struct backing *backing);
 
 /* Are the mappings there that settling the slot needs? Sends of what was protected already have claimed none. */
-bool slot_can_settle(const struct slot *slot, const struct backing *backing);
+bool slot_can_settle(struct slot *slot, const struct backing *backing);
 
 /* Gives each page of the range the laxest protection that its holds allow. */
 void slot_settle(struct slot *slot, const struct backing *backing);
