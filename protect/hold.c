@@ -88,7 +88,7 @@ static __attribute__((noinline)) const char *hold_first(struct hold *hold, struc
         backing = slot_reserve(slot, backing);
         if (slot->reserved && protectable(slot) && protect_send(hold))
             wire = link_send(hold, backing, true);
-        else
+        else if (hold->rules->comm || hold->rules->lent) /* a guard is no send */
             count(unreserved);
         if (!backing->sends)
             slot_unreserve(slot);

@@ -91,6 +91,17 @@ Test(guard, of_nothing_holds_nothing, .timeout = 60)
     }
 }
 
+/* One that is refused is no send that was copied. */
+Test(guard, without_mappings)
+{
+    CHECK(setenv("ZC_MAPS", "1", 1) == 0);
+    char *b = buffer(2, 1);
+    struct zc_guard guard;
+    CHECK_FAILS(zc_guard(b, PAGE, ZC_DENY_STORES, &guard), -ENOMEM, "no mappings");
+    CHECK(stats_now().unreserved == 0);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
+
 /* The variables that say what a touch does hold for guards as for messages. */
 Test(guard, conflict_by_variable)
 {
