@@ -199,8 +199,8 @@ int zc_free(void *ptr)
 size_t zc_usable_size(const void *ptr)
 {
     struct slot *slot = slot_find(ptr);
-    if (!slot)
-        return fallback_size(ptr);
+    if (!slot) /* a lock may be taken for ever in a child, by a thread that it does not have */
+        return arena.forked ? 0 : fallback_size(ptr);
     if (!slot_is(slot, SLOT_LIVE) || slot_user(slot) != ptr)
         return 0;
     bool known = slot_pool(slot)->debug && !arena.forked; /* a child has no copy of that */

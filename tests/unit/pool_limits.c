@@ -4,11 +4,14 @@
 #include "alloc/pool.h"
 
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "pattern.h"
 #include "ranks.h"
@@ -195,6 +198,51 @@ Test(pool_limits, full_fallback)
     CHECK_OK(zc_free(e));
     CHECK_OK(zc_free(a));
     CHECK(alloc_in(pool) == a);
+}
+
+static _Atomic bool holds_up, held_up; /* who hands out a fall-back, with its lock taken */
+
+/* (Its header has names of ours.) */
+void *tsearch(const void *key, void **root, int (*compare)(const void *, const void *))
+{
+    static void *(*real)(const void *, void **, int (*)(const void *, const void *));
+    while (atomic_load(&holds_up)) {
+        atomic_store(&held_up, true);
+        sched_yield();
+    }
+    if (!real)
+        *(void **)&real = dlsym(RTLD_NEXT, "tsearch");
+    return real(key, root, compare);
+}
+
+static void *alloc_another(void *pool)
+{
+    return zc_pool_alloc(pool);
+}
+
+/* A child has no thread that would let go of it. */
+Test(pool_limits, full_fallback_in_a_child)
+{
+    zc_pool *pool = open_capped(1, ZC_FULL_FALLBACK);
+    int status;
+    alloc_in(pool);
+    char *c = zc_pool_alloc(pool);
+    if (!c)
+        cr_skip_test("mimalloc is not installed: %s", zc_errmsg());
+    atomic_store(&holds_up, true);
+    pthread_t other = thread_start(alloc_another, pool);
+    while (!atomic_load(&held_up))
+        sched_yield();
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(10);
+        _exit(zc_usable_size(c) != 0);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    atomic_store(&holds_up, false);
+    thread_join(other);
+    CHECKF(status == 0, "the child ended with status %#x", (unsigned)status);
 }
 
 static void *alloc_one_at_a_time(void *argument)
