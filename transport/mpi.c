@@ -128,10 +128,13 @@ static void complete(struct op *op, int code, const MPI_Status *status)
         op_sent(op, code == MPI_SUCCESS ? 0 : -EIO);
         return;
     }
-    MPI_Test_cancelled(status, &cancelled);
+    bool told = code == MPI_SUCCESS || class == MPI_ERR_TRUNCATE; /* else the status may be as it was */
+    if (told)
+        MPI_Test_cancelled(status, &cancelled);
     int error = cancelled ? -ECANCELED : class == MPI_ERR_TRUNCATE ? -EMSGSIZE : code == MPI_SUCCESS ? 0 : -EIO;
     size_t length = error ? 0 : mpi_length_of(status); /* how much of a truncated message was kept, MPI does not say */
-    op_received(op, cancelled ? op->peer : status->MPI_SOURCE, cancelled ? op->tag : status->MPI_TAG, length, error);
+    told = told && !cancelled;
+    op_received(op, told ? status->MPI_SOURCE : op->peer, told ? status->MPI_TAG : op->tag, length, error);
 }
 
 int mpi_start_receive(struct mpi *mpi, struct op *op, int code, MPI_Request request)

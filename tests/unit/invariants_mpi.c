@@ -217,3 +217,32 @@ Test(mpi, operations_of_threads_that_end)
     }
     CHECK_OK(zc_close(comm));
 }
+
+static bool fails; /* the next test of a request */
+
+/* In the place of MPI's: the request is over, and what became of it is not said. */
+int MPI_Test(MPI_Request *request, int *flag, MPI_Status *status)
+{
+    if (!fails)
+        return PMPI_Test(request, flag, status);
+    fails = false;
+    PMPI_Cancel(request);
+    PMPI_Wait(request, MPI_STATUS_IGNORE);
+    memset(status, 0x77, sizeof *status);
+    return MPI_ERR_OTHER;
+}
+
+/* It is told as what it is, of whom it was asked for. */
+Test(mpi, a_receive_that_fails)
+{
+    zc_status status;
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    char *b = ALLOC(EACH);
+    CHECK_OK(zc_irecv(b, EACH, 0, 5, comm));
+    fails = true;
+    CHECK_OK(zc_progress(comm));
+    CHECK(!fails);
+    CHECK_FAILS(zc_wait(b, &status), -EIO, "from rank 0 with tag 5");
+    CHECK(status.source == 0 && status.tag == 5);
+    CHECK_OK(zc_close(comm));
+}
