@@ -249,16 +249,17 @@ int zc_send_free(void *buf, size_t len, int dst, int tag, zc_comm *comm)
 {
     struct range range;
     int error = comm_check_send(comm, "zc_send_free", dst, tag);
-    if (!error && fallback_size(buf)) { /* of a full pool: sent as foreign memory is */
-        error = zc_send(buf, len, dst, tag, comm);
-        return error ? error : zc_free(buf);
-    }
-    if (!error)
+    bool foreign = !error && fallback_size(buf); /* of a full pool: sent as foreign memory is */
+    if (!error && !foreign)
         error = range_find_own(buf, len, "zc_send_free", &range);
-    if (!error && range.offset)
+    if (!error && !foreign && range.offset)
         error = fail(-EINVAL, "zc_send_free: %p lies %zu bytes inside its buffer", buf, range.offset);
     if (error)
         return error;
+    if (foreign || len == 0) {
+        error = zc_send(buf, len, dst, tag, comm);
+        return error ? error : zc_free(buf);
+    }
     make_room(comm, 1);
     struct op *op = comm_begin(comm, true, &range, len, dst, tag);
     if (!op)

@@ -168,7 +168,7 @@ int zc_forward(const zc_view *view, int dst, int tag, zc_comm *comm)
     if (!lease)
         return error;
     /* What is a buffer of this process, or lent by another communicator, is sent as such memory is. */
-    bool pass = !lease->copy && lease->comm == comm;
+    bool pass = !lease->copy && lease->comm == comm && lease->length;
     error = pass ? comm_send_lent(comm, lease, &lease->taken, lease->data, lease->length, dst, tag)
                  : zc_send(lease->data, lease->length, dst, tag, comm);
     if (!pass || error)

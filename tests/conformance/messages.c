@@ -492,7 +492,7 @@ void case_statistics(struct conf *c)
     conf_barrier(c);
     if (c->rank == 0) {
         zc_stats s;
-        uint64_t sum;
+        uint64_t sum, empty = stats_now().sends_empty;
         int tries = 0;
 
         do {
@@ -503,6 +503,9 @@ void case_statistics(struct conf *c)
         CHECKF(s.sends == sum, "%llu sends, but the five kinds sum up to %llu", (unsigned long long)s.sends,
                (unsigned long long)sum);
         CHECK(s.sends >= before.sends + 30 && s.receives >= before.receives + 30);
+        CHECK_OK(zc_send_free(ALLOC(1), 0, 0, 24, c->comm));
+        CHECK_OK(zc_recv(NULL, 0, 0, 24, c->comm, NULL));
+        CHECK(stats_now().sends_empty > empty);
         for (int i = 1; i < c->size; i++)
             CHECK_OK(zc_send(NULL, 0, i, 23, c->comm));
     } else {
