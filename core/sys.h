@@ -92,6 +92,13 @@ static inline int sys_move(void *from, void *to, size_t len)
     return sys_result(syscall(SYS_mremap, from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to));
 }
 
+/* Is the range one mapping, where all that follows is mapped as well? Then the kernel finds no room to make it longer,
+ * and else does not look for any. */
+static inline bool sys_is_one_mapping(void *from, size_t len)
+{
+    return syscall(SYS_mremap, from, len, len + PAGE_BYTES, 0) != -1 || errno != EFAULT;
+}
+
 /* To be asked before a file, a memfd as well, is made so large: past RLIMIT_FSIZE the kernel ends the process by
  * SIGXFSZ. 0 or -EFBIG. */
 static inline int sys_may_grow(size_t size)

@@ -32,18 +32,20 @@ static _Noreturn void die(int error)
     abort();
 }
 
-/* Kernels before 6.17 move one mapping at a time: EFAULT says that there are several. */
+/* Kernels before 6.17 move one mapping at a time. Of several, as where the program has locked a part in memory, they
+ * say so (EFAULT) when they have unmapped what is at `to`, where another thread may then map something: so they are
+ * asked before. */
 static void move(char *from, char *to, size_t length)
 {
-    int error = sys_move(from, to, length);
-    while (error == -ENOMEM && maps_drop_ballast())
-        error = sys_move(from, to, length);
-    if (error == -EFAULT && length > PAGE_BYTES) {
+    if (length > PAGE_BYTES && !sys_is_one_mapping(from, length)) {
         size_t half = pages_of(length / 2) << PAGE_SHIFT;
         move(from, to, half);
         move(from + half, to + half, length - half);
         return;
     }
+    int error = sys_move(from, to, length);
+    while (error == -ENOMEM && maps_drop_ballast())
+        error = sys_move(from, to, length);
     if (error)
         die(error);
     count(remaps);
