@@ -326,8 +326,8 @@ typedef struct zc_options {
  *             verbs: not all ranks came; one left again, or this one came when all were there; the port is taken;
  *             something else answers there
  *   -ETIMEDOUT, -EPROTO, -EPERM
- *             shm: not all ranks came; one is of another version of zc or page size; the directory or a peer is
- *             another user's, or the peer is in another pid namespace
+ *             shm: not all ranks came, or a process that is stopped is in their way; one is of another version of zc or
+ *             page size; the directory or a peer is another user's, or the peer is in another pid namespace
  *   -ENOMEM   also: what is mapped already cannot be registered
  *   others    what the system refused; zc_errmsg() says what that was for */
 ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **comm);

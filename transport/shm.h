@@ -232,12 +232,14 @@ int directory_open(int *out);
 /* The pid namespace of this process, a number; 0: not known. */
 uint64_t pid_namespace(void);
 
-/* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; or another
- * error of the file system. */
-int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock));
+/* Listens as the rank, and connects to all that listen already: each socket is given to `met`. 0; -EEXIST; -ETIMEDOUT:
+ * another process keeps the lock; or another error of the file system. */
+int directory_enter(struct shm *shm, uint64_t timeout_ns, int (*met)(struct shm *shm, int rank, int sock));
 
-/* The lock under which that is done, whatever signals come. */
-void place_lock(const struct shm *shm);
+/* The lock under which that is done. Who has it may be stopped: false, if it did not come free meanwhile.
+ * PLACE_LOCK_NS: enough if nobody is. */
+enum { PLACE_LOCK_NS = 500000000 };
+bool place_lock(const struct shm *shm, uint64_t timeout_ns);
 void place_unlock(const struct shm *shm);
 
 /* A socket that is connected to the rank, or -1: it is not there (what it has left behind is removed), with *error 0;

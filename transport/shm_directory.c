@@ -16,10 +16,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "core/clock.h"
 #include "core/error.h"
+#include "core/sys.h"
 #include "transport/shm.h"
 
-enum { BACKLOG = SHM_RANKS_MOST + 16 };
+enum { BACKLOG = SHM_RANKS_MOST + 16, NAP_NS = 200000 };
 
 uint64_t pid_namespace(void)
 {
@@ -52,10 +54,16 @@ int directory_open(int *out)
     return 0;
 }
 
-void place_lock(const struct shm *shm)
+bool place_lock(const struct shm *shm, uint64_t timeout_ns)
 {
-    while (flock(shm->directory, LOCK_EX) && errno == EINTR)
-        ;
+    uint64_t deadline = clock_ns() + timeout_ns;
+    while (flock(shm->directory, LOCK_EX | LOCK_NB)) {
+        if (clock_ns() >= deadline)
+            return false;
+        struct timespec time = {0, NAP_NS};
+        syscall(SYS_nanosleep, &time, NULL); /* not libc's, in which the thread could be cancelled */
+    }
+    return true;
 }
 
 void place_unlock(const struct shm *shm)
@@ -145,12 +153,16 @@ static int take(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock)
     return error ? fail(error, "zc_open: shm:%s: a socket failed: %s", shm->name, error_text(-error)) : 0;
 }
 
-int directory_enter(struct shm *shm, int (*met)(struct shm *shm, int rank, int sock))
+int directory_enter(struct shm *shm, uint64_t timeout_ns, int (*met)(struct shm *shm, int rank, int sock))
 {
     int error = directory_open(&shm->directory);
     if (error)
         return error;
-    place_lock(shm);
+    if (!place_lock(shm, timeout_ns))
+        return fail(-ETIMEDOUT,
+                    "zc_open: shm:%s: another process has had the run-time directory's lock for %llu seconds: is it "
+                    "stopped?",
+                    shm->name, (unsigned long long)(timeout_ns / 1000000000));
     error = take(shm, met);
     place_unlock(shm);
     return error;
@@ -162,10 +174,12 @@ void directory_leave(struct shm *shm)
         return;
     if (shm->listener >= 0) {
         struct sockaddr_un address = address_of(shm, shm->common.rank);
-        place_lock(shm);
+        bool locked = place_lock(shm, PLACE_LOCK_NS);
         close(shm->listener);
-        unlink(address.sun_path);
-        place_unlock(shm);
+        if (locked) { /* else it stays as that of a process that was killed */
+            unlink(address.sun_path);
+            place_unlock(shm);
+        }
     }
     close(shm->directory);
 }
@@ -176,7 +190,8 @@ void directory_sweep(struct shm *shm, int rank, int process)
     struct ucred listener;
     socklen_t length = sizeof listener;
     int error;
-    place_lock(shm);
+    if (!place_lock(shm, PLACE_LOCK_NS))
+        return;
     int sock = place_connect(shm, rank, &error);
     /* Its sockets are closed one after the other: this one may be next. */
     if (sock >= 0 && !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &listener, &length) && listener.pid == process)

@@ -414,7 +414,8 @@ static void connect_again(struct shm *shm)
     for (struct link *link = shm->links; link; link = link->next)
         if (!link->error && link->rank >= 0 && link->board >= 0)
             say_hello(link);
-    place_lock(shm);
+    if (!place_lock(shm, PLACE_LOCK_NS))
+        return;
     accept_peers(shm);
     for (int rank = missing(shm); rank < shm->common.size; rank++) {
         int error, sock = is_met(shm, rank) ? -1 : place_connect(shm, rank, &error);
@@ -471,8 +472,8 @@ int shm_meet(struct shm *shm, uint64_t timeout_ns)
     if ((error = segments_open(shm)) || (error = attend_to(shm, shm->bell, 0, &shm->bell)) ||
         (error = link_to_self(shm)))
         return error;
-    if (!is_alone(shm) &&
-        ((error = directory_enter(shm, met)) || (error = attend_to(shm, shm->listener, EPOLLET, &shm->listener))))
+    if (!is_alone(shm) && ((error = directory_enter(shm, timeout_ns, met)) ||
+                           (error = attend_to(shm, shm->listener, EPOLLET, &shm->listener))))
         return error;
     return wait_for_all(shm, timeout_ns);
 }

@@ -24,6 +24,7 @@
     X(another_pid_namespace)                                                                                           \
     X(open_directory)                                                                                                  \
     X(signals_while_meeting)                                                                                           \
+    X(lock_is_kept)                                                                                                    \
     X(stale_sockets)                                                                                                   \
     X(stale_sockets_of_others)                                                                                         \
     X(opened_again)                                                                                                    \

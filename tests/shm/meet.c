@@ -238,6 +238,31 @@ void case_signals_while_meeting(void)
     close(directory);
 }
 
+/* Who has it is stopped: nobody comes in, but all others go on, and may leave. */
+void case_lock_is_kept(void)
+{
+    zc_comm *comm = NULL, *pair[2];
+    pid_t child;
+    int directory;
+    char byte;
+
+    children_start(1, be_killed, &child);
+    zc_comm *other = open_rank(1, 2);
+    await(1);
+    ranks_open(pair, 2, NULL);
+    CHECK_OK(directory_open(&directory));
+    CHECK(flock(directory, LOCK_EX) == 0);
+    CHECK_FAILS(zc_open("shm:late?wait=1", NULL, &comm), -ETIMEDOUT, "directory's lock");
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    CHECK_IS(zc_recv(&byte, 1, 0, 5, other, NULL), -ECONNRESET);
+    ranks_close(pair, 2);
+    CHECK_OK(zc_close(other));
+    CHECK(flock(directory, LOCK_UN) == 0);
+    close(directory);
+    CHECK_OK(zc_open("shm:late", NULL, &comm)); /* what they left behind goes */
+    CHECK_OK(zc_close(comm));
+}
+
 /* All were killed: what they left behind is in nobody's way, and goes when any communicator is opened. */
 static void after_the_killed(const char *address)
 {
