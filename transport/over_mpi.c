@@ -3,6 +3,8 @@
  * Opening over a given MPI communicator, and what its processes are to talk over. */
 #include <errno.h>
 #include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "core/error.h"
 #include "core/options.h"
@@ -26,14 +28,39 @@ static const char *transport_wanted(const zc_options *options, const struct opti
     return defaults->transport;
 }
 
-/* All ranks go on, or none: one that gives up alone would leave the others in a collective call. */
-static int agree(const MPI_Comm *comm, int error)
+enum { SCHEME_BYTES = 8 };
+
+/* All are to talk over the same. */
+static int compare(struct bootstrap *bootstrap, const char *scheme)
+{
+    char mine[SCHEME_BYTES] = "";
+    int size = bootstrap_size(bootstrap);
+    char(*all)[SCHEME_BYTES] = calloc((size_t)size, sizeof *all);
+    if (!all)
+        return fail(-ENOMEM, "zc_open_mpi: no memory");
+    strncpy(mine, scheme, sizeof mine - 1);
+    int error = bootstrap_allgather(bootstrap, mine, sizeof mine, all);
+    for (int rank = 0; rank < size && !error; rank++)
+        if (memcmp(all[rank], mine, sizeof mine) != 0)
+            error = fail(-EINVAL,
+                         "zc_open_mpi: rank %d is to talk over %s, rank %d over %s: expected the same for all "
+                         "(options.transport, ZC_TRANSPORT)",
+                         bootstrap_rank(bootstrap), mine, rank, all[rank]);
+    free(all);
+    return error;
+}
+
+/* All ranks go on, or none: one that gives up alone would leave the others in a collective call, as would one that
+ * talks over something else. `transport` is set where there is no error. */
+static int agree(const MPI_Comm *comm, int error, const struct transport *transport)
 {
     struct bootstrap *bootstrap;
     int failed = bootstrap_open_mpi(comm, &bootstrap);
     if (failed)
         return error ? error : failed;
     failed = bootstrap_agree(bootstrap, error);
+    if (!failed)
+        failed = compare(bootstrap, transport->scheme);
     bootstrap_close(bootstrap);
     return failed;
 }
@@ -98,7 +125,8 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
         return fail(-EINVAL, "zc_open_mpi: the communicator is an intercommunicator: see MPI_Intercomm_merge");
     struct address address;
     const struct transport *transport = NULL;
-    int error = agree(&comm, prepare(given, &options, &address, &transport));
+    int error = prepare(given, &options, &address, &transport);
+    error = agree(&comm, error, transport);
     if (error)
         return error;
     if (transport == &auto_transport && (error = choose(&comm, &transport)))

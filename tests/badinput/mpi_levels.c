@@ -426,6 +426,27 @@ static void bad_at_one_rank(void)
     MPI_Finalize();
 }
 
+/* Each of which is fine. */
+static void another_at_one_rank(void)
+{
+    static const char *const transports[] = {"mpi", "shm", "auto", "shm?wait=5"};
+    zc_options options = ZC_OPTIONS_INIT;
+    int provided;
+
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    for (size_t i = 0; i < 3; i++) {
+        options.transport = transports[(i + (size_t)rank) % 3];
+        CHECK_FAILS(zc_open_mpi(MPI_COMM_WORLD, &options, &comm), -EINVAL, "expected the same for all");
+        CHECKF(strstr(zc_errmsg(), transports[(i + (size_t)!rank) % 3]), "%s", zc_errmsg());
+    }
+    options.transport = transports[rank ? 1 : 3]; /* is the same */
+    CHECK_OK(zc_open_mpi(MPI_COMM_WORLD, &options, &comm));
+    size = zc_size(comm);
+    exchange();
+    finish();
+}
+
 /* The same of what is looked at where memory is opened, and of the options. */
 static void bad_pools_at_one_rank(void)
 {
@@ -476,6 +497,7 @@ static const struct {
     ENTRY(small_past_bound),
     ENTRY(world),
     ENTRY(bad_at_one_rank),
+    ENTRY(another_at_one_rank),
     ENTRY(bad_pools_at_one_rank),
     ENTRY(bad_options_at_one_rank),
 };
