@@ -207,6 +207,12 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
     return backing;
 }
 
+/* Of no bytes, at the very end of its buffer: no pointer names it. */
+static bool nameless(const struct hold *hold)
+{
+    return hold->length == 0 && hold->offset == slot_segment(hold->slot)->slot_size;
+}
+
 /* A receive is over. The slot stays as it is if it was freed: the bytes have nowhere to go. False: it was unlinked, as
  * nobody will ask for it. */
 static bool finish(struct hold *hold, size_t length, int error, bool keep)
@@ -224,7 +230,7 @@ static bool finish(struct hold *hold, size_t length, int error, bool keep)
     hold->bounce = NULL;
     hold->landed = true;
     hold->error = error;
-    keep = keep && !hold_cancelled(hold) && !(freed && hold->named);
+    keep = keep && !hold_cancelled(hold) && !nameless(hold) && !(freed && hold->named);
     if (!keep)
         hold_unlink(hold);
     if (exchanged)

@@ -204,3 +204,20 @@ Test(receive, close_cancels)
     CHECK_PATTERN(b, 2 * PAGE, 1);
     CHECK_REST(slot_pool(slot_at(b)));
 }
+
+/* One of no bytes at the buffer's end, which nobody can ask about, goes when it has landed. */
+Test(receive, one_that_no_pointer_names_does_not_stay)
+{
+    zc_comm *comm = loop_strict();
+    char *b = buffer(2, 1);
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(zc_irecv(b + 2 * PAGE, 0, 0, 1, comm));
+        CHECK_OK(zc_send(NULL, 0, 0, 1, comm));
+        CHECK_OK(zc_progress(comm));
+        CHECK(!slot_at(b)->receives);
+    }
+    CHECK_OK(zc_irecv(b + 2 * PAGE, 0, 0, 1, comm));
+    CHECK_OK(zc_close(comm));
+    CHECK(!slot_at(b)->receives);
+    CHECK_REST(slot_pool(slot_at(b)));
+}
