@@ -310,9 +310,7 @@ static int shm_receive_taken(struct endpoint *endpoint, struct op *op, void *wir
 
 /* ---- lending ---- */
 
-/* The peer is told how many of the messages that it has in flight are views here. Before it is told that one is done,
- * so that it never takes another one for it. */
-static void count_view(const struct message *message, uint32_t change)
+void shm_count_view(const struct message *message, uint32_t change)
 {
     const struct link *link = message->link;
     if (!message->offered || link->error)
@@ -328,7 +326,7 @@ static bool shm_lend(struct endpoint *endpoint, const struct taken *taken, const
     shm_lock(shm);
     if (message->bytes) {
         message->step = STEP_LENT;
-        count_view(message, 1);
+        shm_count_view(message, 1);
         link_wake(message->link); /* it may wait for all but views to end */
     }
     shm_unlock(shm);
@@ -343,7 +341,7 @@ static void shm_give_back(struct endpoint *endpoint, const struct taken *taken)
     struct link *link = message->link;
     shm_lock(shm);
     if (message->step == STEP_LENT)
-        count_view(message, UINT32_MAX);
+        shm_count_view(message, UINT32_MAX);
     shm_done(message);
     link_push(link);
     shm_unlock(shm);

@@ -23,7 +23,7 @@
 #include "transport/peers.h"
 #include "transport/shm_ring.h"
 
-#define SHM_PROTOCOL "zc shm 6" /* to be changed with what is on boards and sockets */
+#define SHM_PROTOCOL "zc shm 7" /* to be changed with what is on boards and sockets */
 
 enum {
     SHM_RANKS_MOST = 256,
@@ -67,6 +67,7 @@ enum step {
     STEP_LENT,  /* as a view */
     STEP_PULL,  /* is to be pulled, */
     STEP_PARTS, /* or is being pulled */
+    STEP_LEFT,  /* as a view, and the sender is to be told that nobody will say when that ends */
     STEP_DONE   /* the sender is to be told */
 };
 
@@ -187,6 +188,10 @@ void shm_pair(struct shm *shm, struct op *receive, struct message *message);
 struct message *shm_new_message(struct shm *shm, struct link *link);
 void shm_free_message(struct message *message);
 
+/* Adds to how many of the messages that the peer has in flight are views here, as it is told. Before it is told that
+ * one is done, so that it never takes another one for it. */
+void shm_count_view(const struct message *message, uint32_t change);
+
 /* ---- shm_copy.c ---- */
 
 void shm_copy(char *to, const char *from, size_t length);
@@ -213,6 +218,10 @@ void link_placed(struct link *link);
 void link_answer(struct link *link, struct message *message, enum step step);
 
 /* ---- shm_lose.c ---- */
+
+/* Others may look at its bytes, and nobody will say when they have done: op_abandon. Who has sent a message that it
+ * passes on is told. */
+void shm_abandon(struct op *op, int error);
 
 /* This rank closes, and the peer still looks at messages: they stay as they are. */
 void link_abandon(struct link *link);

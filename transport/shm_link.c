@@ -76,10 +76,8 @@ static bool put_send(struct link *link, struct op *op)
 
 static bool put_answer(struct link *link, const struct message *message)
 {
-    struct cell cell = {.kind = message->step == STEP_PULL ? CELL_PULL : CELL_DONE,
-                        .id = message->id,
-                        .reply = message->reply,
-                        .length = message->kept};
+    uint32_t kind = message->step == STEP_PULL ? CELL_PULL : message->step == STEP_LEFT ? CELL_LEFT : CELL_DONE;
+    struct cell cell = {.kind = kind, .id = message->id, .reply = message->reply, .length = message->kept};
     return put(link, &cell, NULL, 0);
 }
 
@@ -106,7 +104,7 @@ static void pop_answer(struct link *link)
         link->answers_end = &link->answers;
     if (message->step == STEP_DONE)
         shm_free_message(message);
-    else
+    else if (message->step == STEP_PULL)
         message->step = STEP_PARTS;
 }
 
@@ -225,14 +223,17 @@ static bool take_message(struct link *link, const struct cell *cell, bool offere
     return true;
 }
 
-/* An offered message was read, or was not wanted. */
-static bool take_done(struct link *link, const struct cell *cell)
+/* An offered message was read, or was not wanted; or that will not be told. */
+static bool take_done(struct link *link, const struct cell *cell, bool left)
 {
     struct op *op = ids_find(&link->offers, cell->id);
     if (!op || op->in.asked)
         return false;
     ids_drop(&link->offers, cell->id);
-    shm_over(link->shm, op, 0);
+    if (left)
+        shm_abandon(op, 0);
+    else
+        shm_over(link->shm, op, 0);
     return true;
 }
 
@@ -272,7 +273,8 @@ static bool take_cell(struct link *link, const struct cell *cell)
     case CELL_OFFER:
         return take_message(link, cell, cell->kind == CELL_OFFER);
     case CELL_DONE:
-        return take_done(link, cell);
+    case CELL_LEFT:
+        return take_done(link, cell, cell->kind == CELL_LEFT);
     case CELL_PULL:
         return take_pull(link, cell);
     case CELL_PART:

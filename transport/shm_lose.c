@@ -16,6 +16,17 @@ static bool is_looked_at(const struct link *link)
     return theirs && (!link->ended || atomic_load(&theirs->left) == LEFT_ONE || atomic_load(&theirs->passed));
 }
 
+void shm_abandon(struct op *op, int error)
+{
+    struct message *passed = op->in.passed;
+    if (passed && passed->step == STEP_LENT && !passed->link->error) {
+        shm_count_view(passed, UINT32_MAX);
+        link_answer(passed->link, passed, STEP_LEFT);
+        link_push(passed->link);
+    }
+    op_abandon(op, error);
+}
+
 static void lose_sends(struct link *link)
 {
     bool looked_at = is_looked_at(link);
@@ -31,7 +42,7 @@ static void lose_sends(struct link *link)
         if (op) {
             ids_drop(&link->offers, id);
             if (looked_at)
-                op_abandon(op, link->error);
+                shm_abandon(op, link->error);
             else
                 shm_over(link->shm, op, link->error);
         }

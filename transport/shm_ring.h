@@ -36,7 +36,8 @@ enum cell_kind {
     CELL_OFFER, /* a message: length, tag, id; where it is in the segment of that number and generation, or in none */
     CELL_DONE,  /* has been read or is not wanted any more: id */
     CELL_PULL,  /* is to be sent in parts: id, length (as much as is wanted), reply */
-    CELL_PART   /* the next bytes of it: reply, length, where its letter is */
+    CELL_PART,  /* the next bytes of it: reply, length, where its letter is */
+    CELL_LEFT   /* has been passed on to a rank that is lost, and nobody will say when it has been read: id */
 };
 
 /* What a cell says. On the board, bytes that fit into it are in the place of `at` and what follows. */

@@ -133,12 +133,13 @@ static void put_likely(struct input *input)
     const struct link *honest = link_from(HONEST);
     uint8_t kind = next_byte(input), number = next_byte(input);
     uint16_t length;
-    struct cell cell = {.kind = kind % (CELL_PART + 1), .tag = kind / 8 % 3, .id = number, .reply = number};
+    struct cell cell = {.kind = kind % (CELL_LEFT + 1), .tag = kind / 8 % 3, .id = number, .reply = number};
 
     next(input, &length, sizeof length);
     cell.length = 1 + length % RING_EAGER;
     bool names_pull = cell.kind == CELL_PART && names(&honest->pulls, &cell.reply);
-    bool names_offer = (cell.kind == CELL_PULL || cell.kind == CELL_DONE) && names(&honest->offers, &cell.id);
+    bool answers = cell.kind == CELL_PULL || cell.kind == CELL_DONE || cell.kind == CELL_LEFT;
+    bool names_offer = answers && names(&honest->offers, &cell.id);
     if (names_pull) {
         const struct message *message = ids_find(&honest->pulls, cell.reply);
         size_t left = message->kept - message->landed;

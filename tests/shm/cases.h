@@ -53,6 +53,8 @@
     X(view_outlives_passer)                                                                                            \
     X(view_passed_on_ends)                                                                                             \
     X(view_outlives_killed_passer)                                                                                     \
+    X(view_ends_with_killed_viewer)                                                                                    \
+    X(view_outlives_link_of_passer)                                                                                    \
     X(most_views)                                                                                                      \
     X(idle_uses_no_processor)                                                                                          \
     X(waiting_for_a_send)                                                                                              \

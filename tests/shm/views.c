@@ -273,6 +273,27 @@ void case_view_passed_on_ends(void)
     CHECK_OK(zc_close(viewer));
 }
 
+/* One that cannot hear of it any more says so: the sender waits for nobody. */
+void case_view_outlives_link_of_passer(void)
+{
+    zc_comm *passer = pass_on();
+    struct cell lie = {.kind = 77};
+    int done = 0;
+
+    CHECK(ring_put(&shm_of(viewer)->peers[PASSER]->ring, &lie, NULL, 0) == RING_PUT);
+    for (int i = 0; i < 100000 && !done; i++) {
+        CHECK_OK(zc_progress(passer));
+        CHECK_OK(zc_test(sent, &done, NULL));
+    }
+    CHECK(done);
+    memset(sent, 3, BIG);
+    CHECK_PATTERN(viewed.data, BIG, 7);
+    CHECK_OK(zc_flush(sender));
+    CHECK(atomic_load(&sender->sending) == 0);
+    CHECK_IS(zc_close(passer), -ECONNRESET);
+    end_passed();
+}
+
 /* ---- the same, and it is killed ---- */
 
 static void of_three(int rank)
@@ -300,6 +321,46 @@ static void of_three(int rank)
     CHECK_PATTERN(view.data, BIG, 7);
     CHECK_OK(zc_release(&view));
     CHECK_OK(zc_close(comm));
+}
+
+/* Who has passed on to one that is killed tells that nobody looks any more. */
+static void until_viewer_ends(int rank)
+{
+    zc_comm *comm = open_rank(rank, RANKS);
+    char *out = ALLOC(BIG), byte;
+    zc_view view;
+
+    if (rank == SENDER) {
+        CHECK_OK(zc_send(out, BIG, PASSER, 1, comm));
+        while (atomic_load(&comm->sending))
+            CHECK_OK(zc_progress(comm));
+        tell(2);
+        CHECK_OK(zc_close(comm));
+        return;
+    }
+    CHECK_OK(zc_recv_view(&view, rank - 1, 1, comm));
+    if (rank == VIEWER) {
+        tell(1);
+        pause();
+    }
+    CHECK_OK(zc_forward(&view, VIEWER, 1, comm));
+    CHECK_OK(zc_release(&view));
+    CHECK_IS(zc_recv(&byte, 1, VIEWER, 9, comm, NULL), -ECONNRESET);
+    await(2);
+    CHECK_IS(zc_close(comm), -ECONNRESET);
+}
+
+void case_view_ends_with_killed_viewer(void)
+{
+    pid_t child[RANKS];
+
+    setenv("ZC_POLICY", "protect", 1);
+    children_start(RANKS, until_viewer_ends, child);
+    await(1);
+    CHECK(kill(child[VIEWER], SIGKILL) == 0);
+    CHECK(waitpid(child[VIEWER], NULL, 0) == child[VIEWER]);
+    child[VIEWER] = 0;
+    children_end(RANKS, child);
 }
 
 void case_view_outlives_killed_passer(void)
