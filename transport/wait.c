@@ -87,7 +87,7 @@ int zc_wait(const void *buf, zc_status *status)
         if (waiting.polls == 0)
             count(waits);
         if (comm) {
-            comm_poll_waiting(comm, NULL, &waiting);
+            comm_poll_waiting(comm, awaited, &waiting);
             comm_leave(comm);
         } else {
             wait_anywhere(&waiting);

@@ -52,6 +52,36 @@ Test(mpi, blocking_receives_among_many_and_other_threads)
     CHECK_OK(zc_close(comm));
 }
 
+static _Atomic unsigned tests;
+
+int MPI_Test(MPI_Request *request, int *over, MPI_Status *status)
+{
+    tests++;
+    return PMPI_Test(request, over, status);
+}
+
+/* So is the receive that zc_wait names, which is not to wait for its turn among all others. */
+Test(mpi, a_receive_that_is_waited_for_among_many)
+{
+    enum { WAITS = 20, TESTS = 8 /* in one wait; four of them of others in turn */ };
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    char *b = ALLOC(PENDING * EACH), *in = ALLOC(EACH);
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_irecv(b + (size_t)i * EACH, EACH, 0, 1000, comm));
+    unsigned in_waits = 0;
+    for (int i = 0; i < WAITS; i++) {
+        CHECK_OK(zc_irecv(in, EACH, 0, 1, comm));
+        CHECK_OK(zc_send("there", 5, 0, 1, comm));
+        unsigned before = tests;
+        CHECK_OK(zc_wait(in, NULL));
+        in_waits += tests - before;
+    }
+    CHECKF(in_waits <= WAITS * TESTS, "%u tests in %d waits", in_waits, (int)WAITS);
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_cancel(b + (size_t)i * EACH));
+    CHECK_OK(zc_close(comm));
+}
+
 /* The same, step by step: a request that is over has no place any more. */
 Test(mpi, an_urgent_request_that_is_over)
 {
