@@ -33,6 +33,8 @@ static int find_inside(const void *ptr, size_t length, const char *call, struct 
     bool live = range->slot && slot_is(range->slot, SLOT_LIVE);
     if (!live && length == 0 && find_end(ptr, range))
         return 0;
+    if (!range->slot && arena_has(ptr))
+        return fail(-EINVAL, "%s: at %p is no buffer: freed, or before its start?", call, ptr);
     if (!range->slot)
         return check_foreign(ptr, length, call);
     range->left = segment->slot_size - range->offset;

@@ -293,6 +293,29 @@ Test(buffers, pool_full_grows)
     CHECK_OK(zc_pool_close(pool));
 }
 
+/* Nor is what was given back to the system, or lies before a buffer, taken for memory of the program's own. */
+Test(buffers, no_buffer_is_there_any_more)
+{
+    zc_pool_options options = ZC_POOL_OPTIONS_INIT;
+    zc_comm *comm;
+    zc_pool *pool;
+
+    options.slot_size = 100000;
+    CHECK_OK(zc_pool_open(&options, &pool));
+    char *p = zc_pool_alloc(pool);
+    CHECK(p);
+    CHECK_OK(zc_open("loop", NULL, &comm));
+    CHECK_OK(zc_free(p));
+    for (int trimmed = 0; trimmed < 2; trimmed++) {
+        CHECK_FAILS(zc_send(p, 10, 0, 0, comm), -EINVAL, pointer(p));
+        CHECK_FAILS(zc_recv(p, 10, 0, 0, comm, NULL), -EINVAL, pointer(p));
+        CHECK_FAILS(zc_irecv(p, 10, 0, 0, comm), -EINVAL, "freed");
+        CHECK_OK(zc_pool_trim(pool, NULL));
+    }
+    CHECK_OK(zc_close(comm));
+    CHECK_OK(zc_pool_close(pool));
+}
+
 /* What a pool falls back to is sent by copy, with the same promise, and freed like any buffer. */
 Test(buffers, pool_full_falls_back)
 {
