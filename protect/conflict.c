@@ -332,25 +332,36 @@ int conflict_touch(struct slot *slot, size_t offset, size_t length, bool store)
     return conflict.error;
 }
 
+/* May another loan go beside this one? What is read until a call returns is not protected, and nothing is reserved to
+ * rename it: who waited for it might wait for its own call. Receives into the same bytes are the program's mistake, but
+ * without zc they end. */
+static bool goes_beside(const struct hold *hold, enum conflict_with with)
+{
+    return with & BUT_LOANS && hold->rules->lent && (!hold->backing || loan_of(hold)->how == ZC_LEND_CALL);
+}
+
 static struct hold *in_the_way(const struct slot *slot, const struct backing *backing, size_t offset, size_t length,
                                enum conflict_with with)
 {
     for (struct hold *hold = slot->receives; hold && (with & WITH_RECEIVES); hold = hold->next)
-        if (hold_closed(hold) && hold_overlaps(hold, offset, length))
+        if (hold_closed(hold) && hold_overlaps(hold, offset, length) && !goes_beside(hold, with))
             return hold;
     for (struct hold *hold = backing->sends; hold && (with & WITH_SENDS); hold = hold->next)
-        if (hold_overlaps(hold, offset, length))
+        if (hold_overlaps(hold, offset, length) && !goes_beside(hold, with))
             return hold;
     return NULL;
 }
 
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out)
 {
-    struct conflict conflict = {.call = true, .offset = offset, .length = length, .store = (with & WITH_SENDS) != 0};
+    struct conflict conflict = {.call = true, .offset = offset, .store = (with & WITH_SENDS) != 0};
+    conflict.length = with & WITH_RECEIVES ? length : 0;
     for (;;) {
         struct backing *backing = slot_lock(slot);
         struct hold *hold = in_the_way(slot, backing, offset, length, with);
         if (!hold) {
+            if (with & BUT_LOANS && !conflict.start && sighted(slot, slot->receives, &conflict, false))
+                abort();
             *out = backing;
             return 0;
         }

@@ -57,11 +57,16 @@ extern const struct zc_interposer *_Atomic conflict_interposer;
 extern void (*_Atomic conflict_progress)(void);
 
 /* Which holds are in the way of a call. */
-enum conflict_with { WITH_RECEIVES = 1, WITH_SENDS = 2, WITH_BOTH = 3 };
+enum conflict_with {
+    WITH_RECEIVES = 1,
+    WITH_SENDS = 2,
+    WITH_BOTH = 3,
+    BUT_LOANS = 4 /* none to be received into, and none that is read until a call returns: another loan goes beside */
+};
 
 /* Waits for or ends what holds bytes [offset, offset + length) of the slot, protected or not, and returns the
- * slot's backing in *out, locked: the bytes may be used through the wire mapping. 0, or the error of a failed receive,
- * with nothing locked. */
+ * slot's backing in *out, locked: the bytes may be used through the wire mapping. Without receives it is pages that are
+ * needed, and no mistake to send from them. 0, or the error of a failed receive, with nothing locked. */
 int conflict_own(struct slot *slot, size_t offset, size_t length, enum conflict_with with, struct backing **out);
 
 #endif

@@ -7,7 +7,8 @@
  *   - A *receive* hold (a writer) belongs to a slot, whose contents it replaces: the bytes land in the slot's
  *     backing, or in a bounce slot where sends were in flight already. It denies every access.
  *   - Never are both in flight on one backing: a send posted while receives are in flight is copied, a receive
- *     posted while sends are in flight is bounced.
+ *     posted while sends are in flight is bounced. (Beside what is read until a call of MPI returns, which protects
+ *     nothing, a loan may keep the pages.)
  *
  * For each page of the backing that a slot shows now: a protecting receive in flight => PROT_NONE, else a protecting
  * send in flight => PROT_READ or stricter, else anything. What a page needs is always computed from all holds
@@ -136,7 +137,8 @@ int hold_receive(struct hold *hold, bool protects, char **wire);
 /* The same for one that does not, where nothing else is in flight or unreported; else false. */
 bool hold_receive_alone(struct hold *hold, char **wire);
 
-/* Takes `hold` for the library itself, without protection, while it stores to the slot's backing. Slot locked. */
+/* Takes `hold`, without protection, for who stores to the slot's backing: the library itself, or whoever was lent it.
+ * Slot locked. */
 void hold_own(struct hold *hold);
 
 /* It is over: `length` bytes are where *wire said, or `error`. Returns true if the slot was freed meanwhile, or the

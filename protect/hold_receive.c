@@ -190,9 +190,9 @@ static struct backing *land(struct hold *hold, struct backing *backing, size_t l
 {
     struct slot *slot = hold->slot, *bounce = hold->bounce;
     hold->bounce = NULL;
-    /* Without need only where nobody would be left to store to the old pages, and where there are mappings for it. */
-    bool exchange = being_sent(hold, backing, length) ||
-                    (nearly_all(hold, length) && !written_by_others(slot, hold) && maps_can_claim(MAPS_RENAME));
+    /* Only where nobody would be left to store to the old pages; without need, where there are mappings for it. */
+    bool exchange = !written_by_others(slot, hold) &&
+                    (being_sent(hold, backing, length) || (nearly_all(hold, length) && maps_can_claim(MAPS_RENAME)));
     if (exchange && !slot->pinned && can_exchange(hold, bounce)) {
         struct backing *fresh = exchange_backings(slot, backing, bounce, hold->offset, hold->offset + length);
         slot_unreserve(slot); /* what was in flight keeps the old backing: nothing is left to rename for */

@@ -11,6 +11,7 @@
 #include "protect/helper.h"
 #include "protect/open.h"
 #include "protect/range.h"
+#include "protect/reserve.h"
 
 static void describe(const struct hold *hold, struct text *text)
 {
@@ -65,13 +66,14 @@ static void open_once(void)
 }
 
 /* Fills in the loan of a range, nothing of which is held yet. */
-static int begin(struct zc_loan *loan, const void *buf, size_t length, struct range *range)
+static int begin(struct zc_loan *loan, const void *buf, size_t length, enum zc_lend how, struct range *range)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     thread_once(&once, open_once);
     int error = error_again(&opening);
     if (!error)
         error = range_find_own(buf, length, loan->call, range);
+    loan->how = how;
     loan->copy = NULL;
     loan->tentative = false;
     loan->hold = (struct hold){.slot = range->slot, .offset = range->offset, .length = length, .rules = &rules};
@@ -96,18 +98,17 @@ bool zc_lend_own(const void *address)
  * nothing is renamed. */
 static int keep_pages(struct hold *hold, size_t size, char **wire)
 {
-    for (;;) {
-        struct backing *backing;
-        hold->length = 0;
-        int error = conflict_own(hold->slot, 0, size, WITH_SENDS, &backing);
-        if (error)
-            return error;
-        slot_unlock(backing);
-        error = hold_receive(hold, false, wire);
-        if (error || !hold->bounce)
-            return error;
-        hold_withdraw(hold); /* another thread sent it meanwhile */
-    }
+    struct backing *backing;
+    int error = conflict_own(hold->slot, 0, size, WITH_SENDS | BUT_LOANS, &backing);
+    if (error)
+        return error;
+    slot_unreserve(hold->slot);
+    hold->length = 0;
+    hold->protects = false;
+    hold_own(hold);
+    *wire = backing_wire(backing) + hold->offset;
+    slot_unlock(backing);
+    return 0;
 }
 
 /* Lends a copy instead. */
@@ -131,7 +132,7 @@ int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_l
     struct hold *hold = &loan->hold;
     const char *from = NULL;
     char *kept;
-    int error = begin(loan, buf, length, &range);
+    int error = begin(loan, buf, length, how, &range);
     if (!error && full) {
         error = conflict_own(hold->slot, hold->offset, length, WITH_RECEIVES, &backing);
         if (!error)
@@ -159,26 +160,23 @@ int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_l
 int zc_lend_write(struct zc_loan *loan, void *buf, size_t length, enum zc_lend how, bool full, void **wire)
 {
     struct range range;
+    struct backing *backing;
     struct hold *hold = &loan->hold;
     char *to;
-    int error = begin(loan, buf, length, &range);
-    if (!error && slot_is_stack(hold->slot))
-        how = ZC_LEND_CALL;
-    if (!error && !full)
-        error = keep_pages(hold, range.offset + range.left, &to);
-    while (!error && full) {
-        struct backing *backing;
-        error = conflict_own(hold->slot, hold->offset, length, WITH_BOTH, &backing);
-        if (error)
-            break;
+    int error = begin(loan, buf, length, how, &range);
+    if (!error && full)
+        error = conflict_own(hold->slot, hold->offset, length, WITH_BOTH | BUT_LOANS, &backing);
+    if (error)
+        return error;
+    if (full) {
         slot_unlock(backing);
-        error = hold_receive(hold, how != ZC_LEND_CALL, &to);
-        if (error == -ENOMEM && how != ZC_LEND_CALL)
-            how = ZC_LEND_CALL;   /* what cannot be protected goes without */
-        else if (error != -EBUSY) /* else another thread receives into it since */
-            break;
-        error = 0;
+        bool guarded = how != ZC_LEND_CALL && !slot_is_stack(hold->slot);
+        error = hold_receive(hold, guarded, &to);
+        if (error == -ENOMEM && guarded) /* what cannot be protected goes without */
+            error = hold_receive(hold, false, &to);
     }
+    if (!full || error == -EBUSY) /* others are received into some of the bytes */
+        error = keep_pages(hold, range.offset + range.left, &to);
     if (error)
         return error;
     if (hold->bounce) /* not all of it may be written, and all comes back */

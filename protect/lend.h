@@ -9,6 +9,12 @@
 
 #include "protect/hold.h"
 
+enum zc_lend {
+    ZC_LEND_CALL,  /* until the call returns: the program races with itself if it touches the bytes meanwhile */
+    ZC_LEND_VALUE, /* longer: touches that come too early are stopped */
+    ZC_LEND_BRIEF  /* the same for what is likely to be over at once: see zc_lend_keep */
+};
+
 /* A range of a buffer that is lent. The first fields are its borrower's, and say what it is for in reports. */
 struct zc_loan {
     const char *call;   /* "MPI_Isend" */
@@ -16,20 +22,16 @@ struct zc_loan {
     const void *origin; /* where it was called, as the borrower writes that down */
     bool lawful;        /* early touches are no mistake of the program's: they are not told of */
     /* zc's own */
+    enum zc_lend how;
     struct hold hold;
     void *copy; /* what is lent instead */
     bool tentative;
 };
 
-enum zc_lend {
-    ZC_LEND_CALL,  /* until the call returns: the program races with itself if it touches the bytes meanwhile */
-    ZC_LEND_VALUE, /* longer: touches that come too early are stopped */
-    ZC_LEND_BRIEF  /* the same for what is likely to be over at once: see zc_lend_keep */
-};
-
 /* Lends buf[0..length), length >= 1, to one who reads it, or who writes it: *wire is the address to hand on. Waits for
  * receives that are in flight into bytes to be read; ends what is in the way of bytes to be written, as a store would.
  * Unless `full`, not all bytes of the range are used: then nothing is waited for, and what is written is not guarded.
+ * Nor is it where another loan is written into some of the bytes: without zc, that ends.
  * 0; -EINVAL: not a range of a zc buffer; -ENOMEM; the error of a failed receive. */
 ZC_API int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_lend how, bool full,
                         const void **wire);

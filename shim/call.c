@@ -60,7 +60,9 @@ void *call_writes(struct call *call, void *buf, struct span span, int peer, int 
     enum zc_lend how = call->lasts ? ZC_LEND_VALUE : ZC_LEND_CALL;
     struct zc_loan *loan = next_loan(call, to, span, peer, tag);
     void *wire;
-    if (!loan || zc_lend_write(loan, to, (size_t)span.length, how, span.full, &wire) != 0) {
+    /* What the call reads may be of the same buffer, and in the way as long as nothing is reserved for that. */
+    bool kept = !loan || call->loans->count == 0 || zc_lend_keep(&call->loans->loan[0]);
+    if (!loan || !kept || zc_lend_write(loan, to, (size_t)span.length, how, span.full, &wire) != 0) {
         call_touches(buf, span, true);
         return buf;
     }

@@ -36,7 +36,8 @@ void isend_overwrite(void), isend_many(void), isend_free(void), isend_strided(vo
     buffer_detach(void), ibsend(void), persistent(void), completions(void), one_handle(void), completed_elsewhere(void);
 /* receives.c */
 void irecv_touch(void), irecv_beside(void), irecv_cancel(void), halo(void), recv_beside_send(void),
-    recv_into_send(void), start_beside_send(void), sendrecv(void), irecv_beside_lock(void), fiber(void);
+    recv_into_send(void), start_beside_send(void), sendrecv(void), irecv_beside_lock(void), fiber(void),
+    exchange_columns(void), column_beside_row(void), receive_twice(void);
 /* collectives.c */
 void collectives(void), nonblocking_collectives(void), reduce_scatter(void), reduce_between_groups(void);
 /* system.c */

@@ -3,6 +3,7 @@
  * Receives, and what happens beside them. */
 #include <errno.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -202,6 +203,114 @@ void start_beside_send(void)
     MPI_Type_free(&strided);
 }
 
+enum { ROWS = 300 }; /* of a square matrix */
+
+static MPI_Datatype column(int rows)
+{
+    MPI_Datatype type;
+    MPI_Type_vector(rows, 1, ROWS, MPI_DOUBLE, &type);
+    MPI_Type_commit(&type);
+    return type;
+}
+
+static double *fill(double *matrix, int round)
+{
+    for (int i = 0; i < ROWS * ROWS; i++)
+        matrix[i] = rank * 1000000 + round * 1000 + i % ROWS;
+    return matrix;
+}
+
+/* Of `rows` elements, each `stride` from the one before, which are the peer's of its column `from`, and of the round;
+ * what is beside is as it was. */
+static void expect_column(const double *first, int rows, int from, int round)
+{
+    for (int i = 0; i < rows; i++) {
+        double got = first[(size_t)i * ROWS], beside = first[(size_t)i * ROWS + 1];
+        CHECKF(got == peer * 1000000 + round * 1000 + from, "row %d is %g in round %d", i, got, round);
+        CHECKF(beside >= rank * 1000000 + round * 1000, "beside row %d is %g in round %d", i, beside, round);
+    }
+}
+
+/* Neighbours exchange columns of a matrix: one call reads and writes the same allocation, not all of it. */
+void exchange_columns(void)
+{
+    double *matrix = buffer(ROWS * ROWS * sizeof *matrix, 1);
+    for (int round = 0; round < 4; round++) {
+        int rows = round % 2 ? ROWS : 3; /* of which MPI takes three at once */
+        MPI_Datatype type = column(rows);
+        double *edge = matrix + ROWS - 2, *ghost = matrix;
+        fill(matrix, round);
+        MPI_Sendrecv(edge, 1, type, peer, 7, ghost, 1, type, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        expect_column(ghost, rows, ROWS - 2, round);
+
+        const int ones[] = {1, 1}, from[] = {0, 0}, to[] = {0, sizeof *matrix};
+        const MPI_Datatype types[] = {type, type};
+        MPI_Request request;
+        fill(matrix, round);
+        MPI_Alltoallw(edge, ones, from, types, ghost, ones, to, types, MPI_COMM_WORLD);
+        expect_column(ghost + peer, rows, ROWS - 2, round);
+        fill(matrix, round);
+        MPI_Ialltoallw(edge, ones, from, types, ghost, ones, to, types, MPI_COMM_WORLD, &request);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        expect_column(ghost + peer, rows, ROWS - 2, round);
+        MPI_Type_free(&type);
+    }
+    MPI_Free_mem(matrix);
+}
+
+static void *send_row(void *row)
+{
+    MPI_Ssend(row, ROWS, MPI_DOUBLE, peer, 8, MPI_COMM_WORLD);
+    return NULL;
+}
+
+/* A thread waits in MPI for its row to be received, which happens when another one has received a column. */
+void column_beside_row(void)
+{
+    pthread_t thread;
+    MPI_Datatype type = column(ROWS);
+    double *matrix = fill(buffer(ROWS * ROWS * sizeof *matrix, 1), 0);
+    if (rank == 0) {
+        pthread_create(&thread, NULL, send_row, matrix + ROWS * 2);
+        nap();
+        MPI_Recv(matrix, 1, type, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        expect_column(matrix, ROWS, 5, 0);
+        pthread_join(thread, NULL);
+    } else {
+        MPI_Ssend(matrix + 5, 1, type, peer, 7, MPI_COMM_WORLD);
+        MPI_Recv(matrix, ROWS, MPI_DOUBLE, peer, 8, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        CHECK(matrix[ROWS - 1] == ROWS - 1);
+    }
+    MPI_Type_free(&type);
+    MPI_Free_mem(matrix);
+}
+
+/* Several receives into the same bytes are a mistake, but without zc they end, as programs that measure speed know. */
+void receive_twice(void)
+{
+    enum { N = 4 };
+    for (int i = 0; i < SIZES; i++) {
+        MPI_Request requests[2 * N];
+        char *in = buffer((size_t)sizes[i], 1), *out = buffer((size_t)sizes[i], 2);
+        for (int j = 0; j < N; j++)
+            MPI_Irecv(in, sizes[i], MPI_BYTE, peer, j, MPI_COMM_WORLD, &requests[j]);
+        for (int j = 0; j < N; j++)
+            MPI_Isend(out, sizes[i], MPI_BYTE, peer, j, MPI_COMM_WORLD, &requests[N + j]);
+        MPI_Waitall(2 * N, requests, MPI_STATUSES_IGNORE);
+        CHECK_PATTERN(in, (size_t)sizes[i], 2);
+
+        pattern_fill(out, (size_t)sizes[i], 3);
+        MPI_Irecv(in, sizes[i], MPI_BYTE, peer, 0, MPI_COMM_WORLD, &requests[0]);
+        MPI_Isend(out, sizes[i], MPI_BYTE, peer, 1, MPI_COMM_WORLD, &requests[1]);
+        MPI_Recv(in, sizes[i], MPI_BYTE, peer, 1, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        MPI_Send(out, sizes[i], MPI_BYTE, peer, 0, MPI_COMM_WORLD);
+        MPI_Waitall(2, requests, MPI_STATUSES_IGNORE);
+        CHECK_PATTERN(in, (size_t)sizes[i], 3);
+        MPI_Free_mem(in);
+        MPI_Free_mem(out);
+    }
+}
+
 /* Into the very bytes that are being sent; a message that is shorter than the buffer leaves the rest as it was. */
 void recv_into_send(void)
 {
@@ -235,4 +344,7 @@ void sendrecv(void)
     MPI_Recv(in, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
     CHECK_PATTERN(in, SIZE, (unsigned)peer);
     MPI_Wait(&request, MPI_STATUS_IGNORE);
+    /* Into what it sends, which MPI forbids, and does. */
+    MPI_Sendrecv(in, SIZE, MPI_BYTE, peer, 8, in, SIZE, MPI_BYTE, peer, 8, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    CHECK_PATTERN(in, SIZE, (unsigned)rank);
 }
