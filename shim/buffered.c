@@ -81,7 +81,7 @@ void adrift_drain(void)
 
 static void adrift_drain_buffered(void)
 {
-    while (adrift.buffered > 0)
+    while (adrift.buffered > 0 || pending_sends())
         adrift_progress();
 }
 

@@ -194,6 +194,18 @@ void pending_complete(struct pending *pending)
     }
 }
 
+bool pending_sends(void)
+{
+    int over = 1;
+    lock_take(&table_lock);
+    for (int i = 0; i < BUCKETS && over; i++)
+        for (const struct pending *pending = buckets[i]; pending && over; pending = pending->next)
+            if (pending->buffered)
+                PMPI_Request_get_status(pending->message, &over, MPI_STATUS_IGNORE);
+    lock_drop(&table_lock);
+    return !over;
+}
+
 /* ---- progress ---- */
 
 /* Its loans, if it is over. Locked. While the program is told of races, a message that has left is still the

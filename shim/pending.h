@@ -58,6 +58,9 @@ void pending_complete(struct pending *pending);
 /* Forgets it altogether, with its loans handed to the caller. */
 struct loans *pending_forget(struct pending *pending);
 
+/* Is a message of MPI_Ibsend on its way whose request the program has? */
+bool pending_sends(void);
+
 /* Ends the loans of operations that are over, of some at a time. */
 void pending_progress(void);
 

@@ -33,7 +33,8 @@ void nap(void);
 /* sends.c */
 void isend_overwrite(void), isend_many(void), isend_free(void), isend_strided(void), pack_behind(void),
     request_free(void), bsend(void), bsend_both(void), bsend_unprotected(void), bsend_too_large(void),
-    buffer_detach(void), ibsend(void), persistent(void), completions(void), one_handle(void), completed_elsewhere(void);
+    buffer_detach(void), ibsend_detach(void), ibsend(void), persistent(void), completions(void), one_handle(void),
+    completed_elsewhere(void);
 /* receives.c */
 void irecv_touch(void), irecv_beside(void), irecv_cancel(void), halo(void), recv_beside_send(void),
     recv_into_send(void), start_beside_send(void), sendrecv(void), irecv_beside_lock(void), fiber(void),

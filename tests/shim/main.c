@@ -52,6 +52,7 @@ static const struct {
     CASE(bsend_too_large),
     CASE(bsend_unprotected),
     CASE(buffer_detach),
+    CASE(ibsend_detach),
     CASE(refused_lists),
     CASE(long_lists),
     CASE(alloc_mem_full),

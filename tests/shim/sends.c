@@ -271,6 +271,37 @@ void buffer_detach(void)
     }
 }
 
+/* One of MPI_Ibsend, too, whose request the program still has. */
+void ibsend_detach(void)
+{
+    enum { SIZE = 4 << 20 };
+    _Atomic int *receiving; /* of rank 1's */
+    MPI_Win win;
+    MPI_Aint bytes;
+    int unit, size;
+    MPI_Win_allocate_shared(rank == 1 ? sizeof *receiving : 0, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &receiving, &win);
+    MPI_Win_shared_query(win, 1, &bytes, &unit, &receiving);
+    if (rank == 1)
+        *receiving = 0;
+    meet();
+    if (rank == 0) {
+        MPI_Request request;
+        char attached[100 + MPI_BSEND_OVERHEAD];
+        void *buf = buffer(SIZE, 1), *detached;
+        MPI_Buffer_attach(attached, sizeof attached);
+        MPI_Ibsend(buf, SIZE, MPI_BYTE, peer, 7, MPI_COMM_WORLD, &request);
+        MPI_Buffer_detach(&detached, &size);
+        CHECK(*receiving);
+        MPI_Wait(&request, MPI_STATUS_IGNORE);
+        MPI_Free_mem(buf);
+    } else {
+        nap();
+        *receiving = 1;
+        receive(SIZE, 1);
+    }
+    MPI_Win_free(&win);
+}
+
 /* n blocks of 4 KiB, one to each `stride` of them, of which there is no copy to be had: an error, and not a part of
  * it. */
 static void expect_no_copy(const void *buf, int n, int stride)
