@@ -13,7 +13,7 @@ MPI_Request *completion_begin_some(struct completion *completion, MPI_Request *r
     completion->requests = requests;
     completion->handles = completion->few_handles;
     completion->pending = completion->few_pending;
-    if (n <= 0)
+    if (n <= 0 || !requests) /* an error, which MPI will tell */
         return requests;
     if (n > COMPLETION_FEW) {
         completion->handles = malloc((size_t)n * sizeof *completion->handles);
@@ -25,7 +25,7 @@ MPI_Request *completion_begin_some(struct completion *completion, MPI_Request *r
     }
     completion->n = n;
     for (int i = 0; i < n; i++) {
-        struct pending *pending = pending_take(requests[i]);
+        struct pending *pending = pending_take(&requests[i]);
         completion->pending[i] = pending;
         completion->handles[i] = pending ? pending->active : requests[i];
     }
@@ -57,7 +57,7 @@ void completion_end_some(struct completion *completion)
 
 int MPI_Request_get_status(MPI_Request request, int *flag, MPI_Status *status)
 {
-    struct pending *pending = pending_take(request);
+    struct pending *pending = pending_take(&request);
     int code = PMPI_Request_get_status(pending ? pending->active : request, flag, status);
     if (pending && code == MPI_SUCCESS && *flag)
         pending_over(pending);
@@ -68,7 +68,7 @@ int MPI_Request_get_status(MPI_Request request, int *flag, MPI_Status *status)
 
 int MPI_Cancel(MPI_Request *request)
 {
-    struct pending *pending = pending_take(*request);
+    struct pending *pending = pending_take(request);
     int code = PMPI_Cancel(pending ? &pending->active : request);
     if (pending)
         pending_return(pending);
@@ -77,7 +77,7 @@ int MPI_Cancel(MPI_Request *request)
 
 int MPI_Request_free(MPI_Request *request)
 {
-    struct pending *pending = pending_take(*request);
+    struct pending *pending = pending_take(request);
     if (!pending)
         return PMPI_Request_free(request);
     /* It goes on, and so do its loans. */

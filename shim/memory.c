@@ -32,7 +32,7 @@ static size_t alignment_of(MPI_Info info)
 
 int MPI_Alloc_mem(MPI_Aint size, MPI_Info info, void *baseptr)
 {
-    size_t alignment = size > 0 ? alignment_of(info) : 0;
+    size_t alignment = size > 0 && baseptr ? alignment_of(info) : 0;
     void *buf = alignment ? zc_aligned_alloc(alignment, (size_t)size) : NULL;
     if (!buf && alignment)
         say_why();

@@ -48,7 +48,7 @@ static bool known(MPI_Request handle)
 static void insert(struct pending *pending)
 {
     struct pending *stale;
-    while ((stale = pending_take(pending->handle))) {
+    while ((stale = pending_take(&pending->handle))) {
         stale->token = false; /* not its own any more */
         start_free(stale->start);
         stale->start = NULL;
@@ -140,12 +140,12 @@ void pending_add_kept(MPI_Request request, struct loans *loans)
     insert(pending);
 }
 
-struct pending *pending_take(MPI_Request handle)
+struct pending *pending_take(const MPI_Request *handle)
 {
-    if (handle == MPI_REQUEST_NULL || atomic_load_explicit(&pending_count, memory_order_relaxed) == 0)
+    if (atomic_load_explicit(&pending_count, memory_order_relaxed) == 0 || !handle || *handle == MPI_REQUEST_NULL)
         return NULL;
     lock_take(&table_lock);
-    struct pending *pending = find(handle);
+    struct pending *pending = find(*handle);
     if (pending)
         pending->taken = true;
     lock_drop(&table_lock);

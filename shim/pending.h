@@ -45,8 +45,8 @@ bool pending_add_persistent(MPI_Request request, struct start *start);
 void pending_add_kept(MPI_Request request, struct loans *loans);
 
 /* Takes the one with that handle for a call that may complete or start it, so that nobody else looks at it. NULL if
- * there is none. */
-struct pending *pending_take(MPI_Request handle);
+ * there is none, or no handle: MPI will tell. */
+struct pending *pending_take(const MPI_Request *handle);
 
 /* Puts it back: it is not over; or it is, which the program knows, and its loans end. */
 void pending_return(struct pending *pending);

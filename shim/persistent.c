@@ -54,7 +54,7 @@ static int post(const struct start *start, struct call *call, MPI_Request *reque
 
 int MPI_Start(MPI_Request *request)
 {
-    struct pending *pending = pending_take(*request);
+    struct pending *pending = pending_take(request);
     if (pending && !pending->start) /* MPI's own, or an error, which MPI will tell */
         pending_return(pending);
     if (!pending || !pending->start)
@@ -79,7 +79,7 @@ int MPI_Startall(int count, MPI_Request requests[])
 }
 
 /* MPI has made *request, unless `code` says otherwise; remembers what it does if the buffer is zc's. */
-static int made(int code, MPI_Request request, const struct start *start)
+static int made(int code, const MPI_Request *request, const struct start *start)
 {
     if (code != MPI_SUCCESS || !call_owns(start->buf) || !call_allowed())
         return code;
@@ -88,7 +88,7 @@ static int made(int code, MPI_Request request, const struct start *start)
         return code; /* as without this library */
     *kept = *start;
     PMPI_Type_dup(start->type, &kept->type);
-    if (!pending_add_persistent(request, kept))
+    if (!pending_add_persistent(*request, kept))
         start_free(kept);
     return code;
 }
@@ -96,7 +96,7 @@ static int made(int code, MPI_Request request, const struct start *start)
 int MPI_Recv_init(void *buf, int count, MPI_Datatype datatype, int source, int tag, MPI_Comm comm, MPI_Request *request)
 {
     int code = PMPI_Recv_init(buf, count, datatype, source, tag, comm, request);
-    return made(code, *request, &(struct start){"MPI_Recv_init", NULL, buf, count, datatype, source, tag, comm});
+    return made(code, request, &(struct start){"MPI_Recv_init", NULL, buf, count, datatype, source, tag, comm});
 }
 
 static void *mutable(const void *buf)
@@ -108,7 +108,7 @@ int MPI_Send_init(const void *buf, int count, MPI_Datatype datatype, int dest, i
                   MPI_Request *request)
 {
     int code = PMPI_Send_init(buf, count, datatype, dest, tag, comm, request);
-    return made(code, *request,
+    return made(code, request,
                 &(struct start){"MPI_Send_init", PMPI_Isend, mutable(buf), count, datatype, dest, tag, comm});
 }
 
@@ -116,7 +116,7 @@ int MPI_Bsend_init(const void *buf, int count, MPI_Datatype datatype, int dest, 
                    MPI_Request *request)
 {
     int code = PMPI_Bsend_init(buf, count, datatype, dest, tag, comm, request);
-    return made(code, *request,
+    return made(code, request,
                 &(struct start){"MPI_Bsend_init", send_buffered, mutable(buf), count, datatype, dest, tag, comm});
 }
 
@@ -124,7 +124,7 @@ int MPI_Ssend_init(const void *buf, int count, MPI_Datatype datatype, int dest, 
                    MPI_Request *request)
 {
     int code = PMPI_Ssend_init(buf, count, datatype, dest, tag, comm, request);
-    return made(code, *request,
+    return made(code, request,
                 &(struct start){"MPI_Ssend_init", PMPI_Issend, mutable(buf), count, datatype, dest, tag, comm});
 }
 
@@ -132,6 +132,6 @@ int MPI_Rsend_init(const void *buf, int count, MPI_Datatype datatype, int dest, 
                    MPI_Request *request)
 {
     int code = PMPI_Rsend_init(buf, count, datatype, dest, tag, comm, request);
-    return made(code, *request,
+    return made(code, request,
                 &(struct start){"MPI_Rsend_init", PMPI_Irsend, mutable(buf), count, datatype, dest, tag, comm});
 }

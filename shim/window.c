@@ -34,11 +34,11 @@ static void insert(struct shown *new)
     lock_drop(&list_lock);
 }
 
-static int shown(int code, MPI_Win win, const void *base, struct loans *loans)
+static int shown(int code, const MPI_Win *win, const void *base, struct loans *loans)
 {
     struct shown *new = code == MPI_SUCCESS &&loans && loans->count ? malloc(sizeof *new) : NULL;
     if (new) {
-        *new = (struct shown){.win = win, .base = base, .loans = loans};
+        *new = (struct shown){.win = *win, .base = base, .loans = loans};
         insert(new);
     } else if (code != MPI_SUCCESS) {
         loans_end(loans);
@@ -86,13 +86,13 @@ int MPI_Win_create(void *base, MPI_Aint size, int disp_unit, MPI_Info info, MPI_
 {
     struct loans *loans = show("MPI_Win_create", base, size);
     int code = PMPI_Win_create(base, size, disp_unit, info, comm, win);
-    return shown(code, *win, base, loans);
+    return shown(code, win, base, loans);
 }
 
 int MPI_Win_attach(MPI_Win win, void *base, MPI_Aint size)
 {
     struct loans *loans = show("MPI_Win_attach", base, size);
-    return shown(PMPI_Win_attach(win, base, size), win, base, loans);
+    return shown(PMPI_Win_attach(win, base, size), &win, base, loans);
 }
 
 int MPI_Win_detach(MPI_Win win, const void *base)
@@ -103,7 +103,7 @@ int MPI_Win_detach(MPI_Win win, const void *base)
 
 int MPI_Win_free(MPI_Win *win)
 {
-    struct shown *over = take(*win, NULL);
+    struct shown *over = win ? take(*win, NULL) : NULL; /* an error, which MPI will tell */
     return hidden(PMPI_Win_free(win), over);
 }
 
@@ -112,6 +112,6 @@ int MPI_Win_create_c(void *base, MPI_Aint size, MPI_Aint disp_unit, MPI_Info inf
 {
     struct loans *loans = show("MPI_Win_create_c", base, size);
     int code = PMPI_Win_create_c(base, size, disp_unit, info, comm, win);
-    return shown(code, *win, base, loans);
+    return shown(code, win, base, loans);
 }
 #endif

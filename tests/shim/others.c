@@ -302,7 +302,7 @@ static bool make_meanwhile;
 __attribute__((visibility("default"))) int PMPI_Win_free(MPI_Win *win)
 {
     static int (*next)(MPI_Win *);
-    MPI_Win freed = *win;
+    MPI_Win freed = win ? *win : MPI_WIN_NULL;
     if (!next) {
         void *found = dlsym(RTLD_NEXT, "PMPI_Win_free");
         memcpy(&next, &found, sizeof next);
@@ -370,6 +370,9 @@ void alignment(void)
 void errors_returned(void)
 {
     const int counts[] = {N, N};
+    MPI_Request *volatile nowhere = NULL;
+    MPI_Win *volatile no_win = NULL;
+    void *volatile no_address = NULL;
     MPI_Comm comm;
     allocate();
     MPI_Comm_dup(MPI_COMM_WORLD, &comm);
@@ -382,6 +385,14 @@ void errors_returned(void)
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Isend(buf, N, MPI_BYTE, peer, TAG, comm, &request);
     CHECK(MPI_Start(&request) != MPI_SUCCESS);
+    CHECK(MPI_Send_init(buf, N, MPI_BYTE, peer, TAG, comm, nowhere) != MPI_SUCCESS);
+    CHECK(MPI_Start(nowhere) != MPI_SUCCESS);
+    CHECK(MPI_Cancel(nowhere) != MPI_SUCCESS);
+    CHECK(MPI_Request_free(nowhere) != MPI_SUCCESS);
+    CHECK(MPI_Wait(nowhere, MPI_STATUS_IGNORE) != MPI_SUCCESS);
+    CHECK(MPI_Win_create(buf, N, 1, MPI_INFO_NULL, MPI_COMM_SELF, no_win) != MPI_SUCCESS);
+    CHECK(MPI_Win_free(no_win) != MPI_SUCCESS);
+    CHECK(MPI_Alloc_mem(N, MPI_INFO_NULL, no_address) != MPI_SUCCESS);
     MPI_Recv(other, N, MPI_BYTE, peer, TAG, comm, MPI_STATUS_IGNORE);
     MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Comm_free(&comm);
