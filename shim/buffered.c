@@ -87,6 +87,13 @@ static void adrift_drain_buffered(void)
 
 /* ---- buffered sends ---- */
 
+/* An error of this library's own. Those of MPI have been told of. */
+static int refuse(MPI_Comm comm, int code)
+{
+    PMPI_Comm_call_errhandler(comm, code);
+    return code;
+}
+
 /* Copies a message out of memory that zc does not know. */
 static int pack(struct call *call, const void **buf, int *count, MPI_Datatype *type, MPI_Comm comm)
 {
@@ -95,14 +102,16 @@ static int pack(struct call *call, const void **buf, int *count, MPI_Datatype *t
     int size = 0, position = 0;
     if (!span.full) {
         int code = PMPI_Pack_size(*count, *type, comm, &size);
-        if (code != MPI_SUCCESS || size < 0) /* MPI_UNDEFINED: more than an int counts */
-            return code != MPI_SUCCESS ? code : MPI_ERR_COUNT;
+        if (code != MPI_SUCCESS)
+            return code;
+        if (size < 0) /* MPI_UNDEFINED: more than an int counts */
+            return refuse(comm, MPI_ERR_COUNT);
         length = size;
     }
     struct loans *loans = call_loans(call);
     void *packed = loans ? zc_alloc((size_t)length) : NULL;
     if (!packed)
-        return MPI_ERR_NO_MEM;
+        return refuse(comm, MPI_ERR_NO_MEM);
     loans->packed = packed;
     if (span.full) {
         memcpy(packed, (const char *)*buf + span.low, (size_t)length);
@@ -131,8 +140,6 @@ static int buffered_send(struct call *call, const void *buf, int count, MPI_Data
     call_enter();
     if (code == MPI_SUCCESS)
         code = PMPI_Isend(buf, count, type, dest, tag, comm, request);
-    else
-        PMPI_Comm_call_errhandler(comm, code);
     call_leave();
     if (code != MPI_SUCCESS)
         loans_end(call->loans);

@@ -366,10 +366,19 @@ void alignment(void)
     }
 }
 
-/* What is wrong with a call is told to whom the program has named for that. */
+static int told; /* of errors */
+
+static void tell(MPI_Comm *comm, int *code, ...)
+{
+    (void)comm, (void)code;
+    told++;
+}
+
+/* What is wrong with a call is told to whom the program has named for that, once. */
 void errors_returned(void)
 {
     const int counts[] = {N, N};
+    MPI_Errhandler handler;
     MPI_Request *volatile nowhere = NULL;
     MPI_Win *volatile no_win = NULL;
     void *volatile no_address = NULL;
@@ -395,6 +404,11 @@ void errors_returned(void)
     CHECK(MPI_Alloc_mem(N, MPI_INFO_NULL, no_address) != MPI_SUCCESS);
     MPI_Recv(other, N, MPI_BYTE, peer, TAG, comm, MPI_STATUS_IGNORE);
     MPI_Wait(&request, MPI_STATUS_IGNORE);
+
+    MPI_Comm_create_errhandler(tell, &handler);
+    MPI_Comm_set_errhandler(comm, handler);
+    CHECK(MPI_Bsend(counts, -1, MPI_INT, peer, TAG, comm) != MPI_SUCCESS && told == 1);
+    MPI_Errhandler_free(&handler);
     MPI_Comm_free(&comm);
     deallocate();
 }
