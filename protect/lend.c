@@ -10,6 +10,7 @@
 #include "protect/fault.h"
 #include "protect/helper.h"
 #include "protect/open.h"
+#include "protect/pages.h"
 #include "protect/range.h"
 #include "protect/reserve.h"
 
@@ -106,6 +107,8 @@ static int keep_pages(struct hold *hold, size_t size, char **wire)
     hold->length = 0;
     hold->protects = false;
     hold_own(hold);
+    if (loan_of(hold)->how == ZC_LEND_OPEN)
+        slot_settle(hold->slot, backing);
     *wire = backing_wire(backing) + hold->offset;
     slot_unlock(backing);
     return 0;

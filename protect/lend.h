@@ -12,7 +12,8 @@
 enum zc_lend {
     ZC_LEND_CALL,  /* until the call returns: the program races with itself if it touches the bytes meanwhile */
     ZC_LEND_VALUE, /* longer: touches that come too early are stopped */
-    ZC_LEND_BRIEF  /* the same for what is likely to be over at once: see zc_lend_keep */
+    ZC_LEND_BRIEF, /* the same for what is likely to be over at once: see zc_lend_keep */
+    ZC_LEND_OPEN   /* to be written, at the program's own address as well: nothing is protected any more, or again */
 };
 
 /* A range of a buffer that is lent. The first fields are its borrower's, and say what it is for in reports. */

@@ -81,7 +81,7 @@ void call_keeps(struct call *call, const void *buf, struct span span)
 {
     void *wire, *from = start_of(buf, span);
     struct zc_loan *loan = next_loan(call, from, span, -1, -1);
-    if (loan && zc_lend_write(loan, from, (size_t)span.length, ZC_LEND_CALL, false, &wire) == 0)
+    if (loan && zc_lend_write(loan, from, (size_t)span.length, ZC_LEND_OPEN, false, &wire) == 0)
         call->loans->count++;
     else
         call_touches(buf, span, true);

@@ -151,6 +151,7 @@ void persistent_collectives(void)
     allocate();
     left_protected(1);
     MPI_Bcast_init(buf, N, MPI_BYTE, 0, MPI_COMM_WORLD, MPI_INFO_NULL, &again);
+    CHECK(!is_protected(buf));
     for (unsigned round = 0; round < 4; round++) {
         pattern_fill(buf, N, rank == 0 ? round : 1000);
         send_buf();
@@ -170,6 +171,7 @@ void partitioned(void)
     allocate();
     left_protected(1);
     MPI_Precv_init(buf, PARTS, N / PARTS, MPI_BYTE, peer, TAG + 1, MPI_COMM_WORLD, MPI_INFO_NULL, &both[0]);
+    CHECK(!is_protected(buf));
     char *from = buffer(N, 0);
     MPI_Psend_init(from, PARTS, N / PARTS, MPI_BYTE, peer, TAG + 1, MPI_COMM_WORLD, MPI_INFO_NULL, &both[1]);
     for (unsigned round = 0; round < 3; round++) {
@@ -280,6 +282,7 @@ void windows(void)
     allocate();
     left_protected(1);
     MPI_Win_create(buf, N, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &win);
+    CHECK(!is_protected(buf));
     expect_shown(true);
     MPI_Win_fence(0, win);
     MPI_Put(other, N, MPI_BYTE, peer, 0, N, MPI_BYTE, win);
