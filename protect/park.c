@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "protect/park.h"
 
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #include "core/clock.h"
@@ -35,7 +38,7 @@ enum {
     REPEATS_NS = 100000000, /* so short a time */
     WAKES_KEPT = 64,        /* pages that were woken last */
     LOCKED_KEPT = 64,
-    LOCKED_NS = 1000000000, /* after which a lock does not come free */
+    LOCKED_NS = 1000000000, /* after which a lock may not come free */
     LOOK_NS = 1000000
 };
 
@@ -98,16 +101,31 @@ static bool has_locked(const char *address, uint32_t thread)
     return slot && lock_owner(&atomic_load(&slot->backing)->lock) == thread;
 }
 
-/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. If the
- * lock stays taken, that is what has happened; else the thread has gone on since, let go with another's touch. The
- * reader does not wait to see which: the thread may be moving mappings, for which the kernel waits for the reader. */
+/* Does the thread sleep in a fault that is told of here, as the kernel says? Not so one that is stopped or waits for a
+ * processor. */
+static bool in_fault(uint32_t thread)
+{
+    char path[64], where[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%u/wchan", thread);
+    int file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    syscall(SYS_read, file, where, sizeof where - 1);
+    sys_close(file);
+    return strncmp(where, "handle_userfault", strlen("handle_userfault")) == 0;
+}
+
+/* A signal handler touches what its thread has locked: the parker would wait for ever, and everybody with it. That is
+ * so where it stays so; else the thread has gone on since, after a touch that another's let go, and may have the lock
+ * for long, as it was stopped. The reader does not wait to see which: the thread may be moving mappings, for which the
+ * kernel waits for the reader. */
 static void watch_locked(void)
 {
     uint64_t now = locked_count ? clock_ns() : 0;
     for (int i = locked_count; i-- > 0;) {
         if (!has_locked(locked[i].address, locked[i].thread))
             locked[i] = locked[--locked_count];
-        else if (now - locked[i].since >= LOCKED_NS)
+        else if (now - locked[i].since >= LOCKED_NS && in_fault(locked[i].thread))
             fault_in_handler(locked[i].address);
     }
 }

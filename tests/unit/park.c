@@ -21,6 +21,7 @@ static _Atomic bool first_read, second_read; /* by the reader */
 static _Atomic bool gone_on;                 /* the second, as far as the test says */
 static _Atomic int wakes;                    /* since its news have been let through */
 static _Atomic bool resting;                 /* the parker, until there is something to do */
+static bool stops;                           /* the second, when it has gone on, for longer than a lock may be taken */
 
 /* A thread is asleep in the kernel: in a fault, if it does nothing else. */
 static bool asleep(int tid)
@@ -59,10 +60,19 @@ static void after_read(const struct uffd_msg *message)
             sched_yield();
 }
 
+/* To where it waits for the reader. */
+static void go_to_kernel(void)
+{
+    atomic_store(&gone_on, true);
+    if (stops)
+        usleep(1500000);
+    stops = false;
+}
+
 static long on_syscall(long number, const long a[6])
 {
     if (atomic_load(&armed) && number == SYS_mremap && sys_tid() == atomic_load(&second))
-        atomic_store(&gone_on, true); /* to where the kernel waits for the reader */
+        go_to_kernel();
     if (atomic_load(&armed))
         before_call(number, a);
     long result = real_syscall(number, a);
@@ -203,6 +213,22 @@ Test(park, a_lock_of_a_thread_that_has_gone_on)
     open_comm();
     run(rename_it);
     CHECK(stats_now().renames == 1);
+    CHECK_OK(zc_recv(got, SIZE, 0, 1, comm, NULL));
+    CHECK_OK(zc_close(comm));
+}
+
+static void rename_slowly(void)
+{
+    stops = true;
+    rename_it();
+}
+
+/* However long it has it: it may be stopped, or wait for a processor. */
+Test(park, a_lock_of_a_thread_that_is_stopped)
+{
+    open_comm();
+    run(rename_slowly);
+    CHECK(!stops && stats_now().renames == 1);
     CHECK_OK(zc_recv(got, SIZE, 0, 1, comm, NULL));
     CHECK_OK(zc_close(comm));
 }
