@@ -336,9 +336,10 @@ ZC_API int zc_open(const char *address, const zc_options *options, zc_comm **com
  * fault_timeout_ms for others to release views of its messages. Views held longer stay valid, and their pages are not
  * reused. As long it waits for verbs and shm peers to hear what it still has to tell them, such as that their messages
  * were received: sends of a peer that does not listen may fail there with -ECONNRESET. Messages to this rank that
- * nobody has received are dropped. Collective for mpi, but only MPI_Finalize waits until all ranks have closed it.
- * Buffers stay the application's. Receives that had not landed are reported by zc_wait as -ECANCELED. No other thread
- * may be using `comm`; using it later is -EBADF. Returns the first error of a send that nobody has been told of. */
+ * nobody has received are dropped, also while it waits, so that all can close at the same time. Collective for mpi, but
+ * only MPI_Finalize waits until all ranks have closed it. Buffers stay the application's. Receives that had not landed
+ * are reported by zc_wait as -ECANCELED. No other thread may be using `comm`; using it later is -EBADF. Returns the
+ * first error of a send that nobody has been told of. */
 ZC_API int zc_close(zc_comm *comm);
 
 ZC_API int zc_rank(const zc_comm *comm); /* 0..size-1; -EBADF: closed or NULL */

@@ -301,13 +301,16 @@ long comm_sending(zc_comm *comm)
 }
 
 /* Waits until all sends have left; says so once if that takes longer than a fault may wait. An impatient caller is
- * let go then: false. */
-static bool flush(zc_comm *comm, bool patient)
+ * let go then: false. One that `closes` receives nothing any more: what has come is dropped already now, since its
+ * senders, this rank itself perhaps, may be closing as well and wait for that. */
+static bool flush(zc_comm *comm, bool patient, bool closes)
 {
     bool told = false;
     uint64_t start = clock_ns();
-    struct waiting waiting = {.deadline = start + comm->rules.timeout_ns};
+    struct waiting waiting = {.deadline = start + comm->rules.timeout_ns, .looks = closes, .source = ZC_ANY_SOURCE};
     for (long sending; (sending = comm_sending(comm)) > 0; comm_poll_waiting(comm, NULL, &waiting)) {
+        if (closes)
+            comm_drop_messages(comm);
         if (told || clock_ns() - start < comm->rules.timeout_ns)
             continue;
         fprintf(stderr, "zc: rank %d %s: %ld sends have not been received for %llu ms\n", comm->endpoint.rank,
@@ -325,7 +328,7 @@ int zc_flush(zc_comm *comm)
     int error = comm_check(comm, "zc_flush");
     if (error)
         return error;
-    flush(comm, true);
+    flush(comm, true, false);
     error = atomic_exchange(&comm->send_error, 0);
     return error ? fail(error, "zc_flush: a send failed: %s", zc_strerror(error)) : 0;
 }
@@ -374,7 +377,7 @@ static bool close_comm(zc_comm *comm, bool patient)
 {
     struct waiting waiting = {0};
     lease_end_all(comm); /* a peer that is closing, too, waits for them */
-    if (!flush(comm, patient))
+    if (!flush(comm, patient, true))
         return false;
     if (!wait_for_others(comm, no_views))
         fprintf(stderr, "zc: rank %d closes while others look at %ld of its messages: their pages stay in use\n",

@@ -126,6 +126,9 @@ int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *t
 int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, struct taken *taken, void **buf,
                        zc_status *status);
 
+/* Takes all that has come and was not received out of matching: it is over for its senders. */
+void comm_drop_messages(zc_comm *comm);
+
 /* Sends bytes that are lent; a user of the lease goes over to the operation, unless there is an error. */
 int comm_send_lent(zc_comm *comm, struct lease *lease, const struct taken *taken, const void *bytes, size_t length,
                    int dst, int tag);

@@ -143,6 +143,39 @@ int comm_take(zc_comm *comm, int src, int tag, zc_status *found, struct taken *t
     return there < 0 ? there : 0;
 }
 
+/* Receives what was taken into where `wire` says, and waits. As receive. */
+static int receive_taken(struct op *op, char *wire, struct taken *taken)
+{
+    zc_comm *comm = op->comm;
+    op_list(op);
+    int error = comm->transport->receive_taken(&comm->endpoint, op, wire, op->hold.length, taken);
+    if (!error)
+        wait_for(op);
+    op_unlist(op);
+    return error;
+}
+
+void comm_drop_messages(zc_comm *comm)
+{
+    const struct transport *transport = comm->transport;
+    const struct range nowhere = {0};
+    struct kept_error before;
+    zc_status found;
+    struct taken taken;
+    error_keep(&before, 0);
+    while (transport->take(&comm->endpoint, ZC_ANY_SOURCE, ZC_ANY_TAG, &found, &taken) > 0) {
+        if (transport->give_back) {
+            transport->give_back(&comm->endpoint, &taken);
+            continue;
+        }
+        struct op op;
+        op_init(&op, comm);
+        comm_describe(&op, false, &nowhere, 0, found.source, found.tag);
+        receive_taken(&op, NULL, &taken);
+    }
+    error_restore(&before);
+}
+
 int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, struct taken *taken, void **buf,
                        zc_status *status)
 {
@@ -160,11 +193,7 @@ int comm_receive_taken(zc_comm *comm, const char *call, const zc_status *found, 
     char *wire = target;
     if (range.slot)
         hold_receive_alone(&op.hold, &wire); /* nobody else knows the buffer */
-    op_list(&op);
-    int error = comm->transport->receive_taken(&comm->endpoint, &op, wire, op.hold.length, taken);
-    if (!error)
-        wait_for(&op);
-    op_unlist(&op);
+    int error = receive_taken(&op, wire, taken);
     if (!error) {
         count_often(receives);
         error = comm_report(&op.status, call, status);

@@ -95,6 +95,7 @@ bool conf_wanted(const struct conf_case *which, int n, char *const names[]);
     X(crossing_waits)                                                                                                  \
     X(crossing_close)                                                                                                  \
     X(close_with_receive_in_flight)                                                                                    \
+    X(close_unreceived)                                                                                                \
     X(threads)                                                                                                         \
     X(threads_share_a_buffer)                                                                                          \
     X(threads_receive_and_send)
