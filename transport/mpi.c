@@ -9,8 +9,8 @@
 
 enum {
     /* So that a poll takes about the same time however much is in flight; the numbers are guesses. */
-    WINDOW = 64, /* sends looked at in one poll, in turn */
-    RECEIVES = 4 /* receives looked at, each by a call of its own */
+    WINDOW = 64, /* sends, or receives, looked at in one poll, in turn */
+    RECEIVES = 4 /* receives that one poll ends, each by a call of its own */
 };
 
 int mpi_failed(int code, const char *what)
@@ -206,8 +206,7 @@ static int harvest_sends(struct requests *sends, struct over over[WINDOW])
     return n;
 }
 
-/* Tests one receive, and takes it out if it is over. Locked. One that was truncated ends with an error, which
- * MPI_Testsome might tell of another's instead. */
+/* Tests one receive, and takes it out if it is over. Locked. */
 static bool harvest_receive(struct requests *receives, int at, struct over *over)
 {
     int done = 0;
@@ -216,6 +215,23 @@ static bool harvest_receive(struct requests *receives, int at, struct over *over
     if (!done && over->code == MPI_SUCCESS)
         return false;
     untrack(receives, over->op);
+    return true;
+}
+
+/* The same for a window of them, of which one at most is taken out. One that was truncated ends with an error, which
+ * MPI_Testsome might tell of another's instead. */
+static bool harvest_receives(struct requests *receives, struct over *over)
+{
+    int index = MPI_UNDEFINED, done = 0;
+    int window = receives->count - receives->cursor < WINDOW ? receives->count - receives->cursor : WINDOW;
+    over->code = MPI_Testany(window, receives->native + receives->cursor, &index, &done, &over->status);
+    if (index == MPI_UNDEFINED || index < 0) {
+        move_on(receives, window);
+        return false;
+    }
+    over->op = receives->ops[receives->cursor + index];
+    untrack(receives, over->op);
+    move_on(receives, index);
     return true;
 }
 
@@ -232,12 +248,8 @@ static void mpi_poll(struct endpoint *endpoint, struct op *urgent)
     if (urgent && urgent->in.index < (size_t)receives->count && receives->ops[urgent->in.index] == urgent)
         n += harvest_receive(receives, (int)urgent->in.index, &over[n]);
     move_on(receives, 0);
-    for (int i = 0; i < RECEIVES && i < receives->count; i++) {
-        bool over_now =
-            receives->ops[receives->cursor] != urgent && harvest_receive(receives, receives->cursor, &over[n]);
-        n += over_now;
-        move_on(receives, !over_now);
-    }
+    for (int i = 0; i < RECEIVES && receives->count && harvest_receives(receives, &over[n]); i++)
+        n++;
     if (mpi->sends.count)
         n += harvest_sends(&mpi->sends, over + n);
     mpi_testing = false;

@@ -90,6 +90,27 @@ Test(mpi, a_receive_that_is_waited_for_among_many)
     CHECK_OK(zc_close(comm));
 }
 
+/* Nor are others that are looked at in turn, as for a touch, to take long to be seen. */
+Test(mpi, a_receive_is_seen_soon_among_many)
+{
+    enum { LOOKS = 4 };
+    CHECK_OK(zc_open("mpi", NULL, &comm));
+    char *b = ALLOC(PENDING * EACH), *in = ALLOC(EACH);
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_irecv(b + (size_t)i * EACH, EACH, 0, 1000, comm));
+    for (int i = 0; i < 10; i++) {
+        int looks = 0, done = 0;
+        CHECK_OK(zc_irecv(in, EACH, 0, 1, comm));
+        CHECK_OK(zc_send("there", 5, 0, 1, comm));
+        for (; !done; looks++)
+            CHECK_OK(zc_test(in, &done, NULL));
+        CHECKF(looks <= LOOKS, "seen by look %d", looks);
+    }
+    for (int i = 0; i < PENDING; i++)
+        CHECK_OK(zc_cancel(b + (size_t)i * EACH));
+    CHECK_OK(zc_close(comm));
+}
+
 /* The same, step by step: a request that is over has no place any more. */
 Test(mpi, an_urgent_request_that_is_over)
 {
