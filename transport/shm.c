@@ -153,6 +153,8 @@ static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t 
     op->in.length = length;
     op->in.passed = passed;
     shm_lock(shm);
+    if (shm->peers[op->peer]->error) /* who sends again until another one is there may do nothing else */
+        shm->happened |= shm_attend(shm);
     struct link *link = shm->peers[op->peer];
     bool counted = passed && !link->error;
     if (counted)
