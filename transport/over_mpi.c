@@ -51,8 +51,8 @@ static int compare(struct bootstrap *bootstrap, const char *scheme)
 }
 
 /* All ranks go on, or none: one that gives up alone would leave the others in a collective call, as would one that
- * talks over something else. `transport` is set where there is no error. */
-static int agree(const MPI_Comm *comm, int error, const struct transport *transport)
+ * talks over something else. */
+static int agree(const MPI_Comm *comm, int error, const char *scheme)
 {
     struct bootstrap *bootstrap;
     int failed = bootstrap_open_mpi(comm, &bootstrap);
@@ -60,7 +60,7 @@ static int agree(const MPI_Comm *comm, int error, const struct transport *transp
         return error ? error : failed;
     failed = bootstrap_agree(bootstrap, error);
     if (!failed)
-        failed = compare(bootstrap, transport->scheme);
+        failed = compare(bootstrap, scheme);
     bootstrap_close(bootstrap);
     return failed;
 }
@@ -123,10 +123,10 @@ int zc_open_mpi(MPI_Comm comm, const zc_options *given, zc_comm **out)
     MPI_Comm_test_inter(comm, &inter);
     if (inter) /* whose ranks are those of the other group */
         return fail(-EINVAL, "zc_open_mpi: the communicator is an intercommunicator: see MPI_Intercomm_merge");
-    struct address address;
+    struct address address = {.scheme = ""};
     const struct transport *transport = NULL;
     int error = prepare(given, &options, &address, &transport);
-    error = agree(&comm, error, transport);
+    error = agree(&comm, error, address.scheme);
     if (error)
         return error;
     if (transport == &auto_transport && (error = choose(&comm, &transport)))
