@@ -392,9 +392,11 @@ ZC_API int zc_recv_alloc(void **buf, int src, int tag, zc_comm *comm, zc_status 
  * has landed. Several disjoint receives may be in flight into one buffer. A landed receive that nobody
  * has asked about is forgotten when another into its bytes is posted. `buf` must be zc memory, but not the stack that
  * the caller runs on. Errors as zc_recv: those of the message itself are told by zc_wait. A receive that fails is never
- * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error until zc_wait
- * has. One of no bytes at the very end of its buffer cannot be asked about, since no pointer names it, and is forgotten
- * when it has landed; others of no bytes are kept until they are asked about. */
+ * shown as data: a bare touch calls the error handler, and calls that need its bytes return its error, until that has
+ * returned or zc_wait has told of it. One of no bytes at the very end of its buffer cannot be asked about, since no
+ * pointer names it, and is forgotten when it has landed; others of no bytes are kept until they are asked about.
+ * Thousands of receives into one buffer that are in flight, or that nobody has asked about, make each further one there
+ * slower: buffers of their own, or zc_wait, do not. */
 ZC_API int zc_irecv(void *buf, size_t cap, int src, int tag, zc_comm *comm);
 
 /* A received message that is read where it is. Plain data, of the communicator that it came over. */
