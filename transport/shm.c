@@ -153,15 +153,16 @@ static int start_send(struct shm *shm, struct op *op, const void *bytes, size_t 
     op->in.length = length;
     op->in.passed = passed;
     shm_lock(shm);
-    if (shm->peers[op->peer]->error) /* who sends again until another one is there may do nothing else */
-        shm->happened |= shm_attend(shm);
     struct link *link = shm->peers[op->peer];
     bool counted = passed && !link->error;
     if (counted)
         count_passed(op, 1); /* before it can be looked at */
-    int sent = link->error ? peers_gone(&shm->common, op->peer, -ECONNRESET) : link_send(link, op);
+    bool lost = link->error;
+    int sent = lost ? peers_gone(&shm->common, op->peer, -ECONNRESET) : link_send(link, op);
     if (counted && sent)
         count_passed(op, UINT32_MAX);
+    if (lost) /* who sends again until another one is there may do nothing else; this was meant for the lost one */
+        shm->happened |= shm_attend(shm);
     shm_unlock(shm);
     return sent;
 }
