@@ -134,7 +134,7 @@ int zc_lend_read(struct zc_loan *loan, const void *buf, size_t length, enum zc_l
     struct backing *backing;
     struct hold *hold = &loan->hold;
     const char *from = NULL;
-    char *kept;
+    char *kept = NULL;
     int error = begin(loan, buf, length, how, &range);
     if (!error && full) {
         error = conflict_own(hold->slot, hold->offset, length, WITH_RECEIVES, &backing);

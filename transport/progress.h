@@ -36,7 +36,7 @@ struct zc_comm *comm_list(void);
 void comm_poll_all(void);
 
 /* The same on one, a zc_comm, for somebody who comes back: the helper thread, or a program that makes progress. */
-void comm_look(void *comm);
+void comm_look(void *at);
 
 /* The same on this one, and now and then on the others: for a call that a program may repeat until something is there.
  * `finding`: there was in the last ones, so more is likely to wait. */

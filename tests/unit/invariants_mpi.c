@@ -56,20 +56,20 @@ static _Atomic unsigned tests; /* of single requests */
 static bool fails;             /* the next one of many: one is over, and what became of it is not said */
 
 /* In the place of MPI's. */
-int MPI_Test(MPI_Request *request, int *over, MPI_Status *status)
+int MPI_Test(MPI_Request *request, int *flag, MPI_Status *status)
 {
     tests++;
-    return PMPI_Test(request, over, status);
+    return PMPI_Test(request, flag, status);
 }
 
-int MPI_Testany(int count, MPI_Request requests[], int *index, int *over, MPI_Status *status)
+int MPI_Testany(int count, MPI_Request array_of_requests[], int *indx, int *flag, MPI_Status *status)
 {
     if (!fails)
-        return PMPI_Testany(count, requests, index, over, status);
+        return PMPI_Testany(count, array_of_requests, indx, flag, status);
     fails = false;
-    *index = 0;
-    PMPI_Cancel(&requests[0]);
-    PMPI_Wait(&requests[0], MPI_STATUS_IGNORE);
+    *indx = 0;
+    PMPI_Cancel(&array_of_requests[0]);
+    PMPI_Wait(&array_of_requests[0], MPI_STATUS_IGNORE);
     memset(status, 0x77, sizeof *status);
     return MPI_ERR_OTHER;
 }
