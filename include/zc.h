@@ -488,8 +488,8 @@ ZC_API int zc_writable(void *buf);
 
 /* memcpy(dst, src, n) into a zc buffer through the wire mapping: ends conflicts, but neither needs nor
  * ends an idle protection. `src` may be anything readable, a zc buffer in any state included. Waits for receives into
- * either. -EINVAL: dst..dst+n is not inside one zc buffer, or src..src+n leaves its own; and the error of a receive
- * into either that failed. */
+ * either. -EINVAL: dst..dst+n is not inside one zc buffer, src..src+n leaves its own, or src is NULL and n is not 0;
+ * and the error of a receive into either that failed. */
 ZC_API int zc_write(void *dst, const void *src, size_t n);
 
 /* What a guard keeps from the program: its stores, or its loads as well. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Access without faults: explicit forms of what a fault does. */
+#include <errno.h>
 #include <string.h>
 
 #include "protect/conflict.h"
@@ -77,6 +78,8 @@ int zc_write(void *dst, const void *src, size_t n)
     struct range to, from;
     struct backing *backing;
     int error = range_find_own(dst, n, "zc_write", &to);
+    if (!error && !src && n)
+        error = fail(-EINVAL, "zc_write: src is NULL and n is %zu", n);
     if (!error)
         error = range_find(src, n, "zc_write", &from);
     if (error)

@@ -443,6 +443,8 @@ Test(buffers, guard_and_access)
     CHECK_FAILS(zc_write(local, "x", 1), -EINVAL, pointer(local));
     CHECK_IS(zc_write(p + usable - 1, "xy", 2), -EINVAL);
     CHECK_IS(zc_write(p + 1, p, SIZE_MAX), -EINVAL);
+    CHECK_FAILS(zc_write(p, NULL, 1), -EINVAL, "src is NULL");
+    CHECK_OK(zc_write(p, NULL, 0));
     CHECK_FAILS(zc_writable(local), -EINVAL, pointer(local));
     CHECK_IS(zc_writable(NULL), -EINVAL);
     CHECK_FAILS(zc_pin(local, &wire), -EINVAL, pointer(local));
