@@ -2,6 +2,7 @@
 #include "child.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -142,4 +143,11 @@ void children_end(int n, const pid_t child[])
         CHECK(waitpid(child[rank], &status, 0) == child[rank]);
         CHECKF(WIFEXITED(status) && WEXITSTATUS(status) == 0, "rank %d ended with status %#x", rank, (unsigned)status);
     }
+}
+
+void child_kill(pid_t *child)
+{
+    CHECK(kill(*child, SIGKILL) == 0);
+    CHECK(waitpid(*child, NULL, 0) == *child);
+    *child = 0;
 }

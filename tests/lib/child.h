@@ -26,4 +26,7 @@ void expect_output(const struct outcome *outcome, const char *text);
 void children_start(int n, void (*body)(int rank), pid_t child[]);
 void children_end(int n, const pid_t child[]);
 
+/* Kills one of them and waits for it, which is 0 then. */
+void child_kill(pid_t *child);
+
 #endif

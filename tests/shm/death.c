@@ -97,9 +97,7 @@ void case_killed(void)
 
     children_start(3, three, child);
     await(2);
-    CHECK(kill(child[1], SIGKILL) == 0);
-    CHECK(waitpid(child[1], NULL, 0) == child[1]);
-    child[1] = 0;
+    child_kill(&child[1]);
     children_end(3, child);
 }
 
@@ -142,9 +140,7 @@ void case_killed_at_any_time(void)
         children_start(2, chatter, child);
         await(1);
         usleep(i * 317);
-        CHECK(kill(child[1], SIGKILL) == 0);
-        CHECK(waitpid(child[1], NULL, 0) == child[1]);
-        child[1] = 0;
+        child_kill(&child[1]);
         children_end(2, child);
         CHECKF(files_left() == 0, "%d files are left", files_left());
     }
@@ -191,9 +187,7 @@ void case_killed_amid_traffic(void)
         tell(0);
         children_start(2, busy, child);
         await(1);
-        CHECK(kill(child[1], SIGKILL) == 0);
-        CHECK(waitpid(child[1], NULL, 0) == child[1]);
-        child[1] = 0;
+        child_kill(&child[1]);
         tell(2);
         children_end(2, child);
     }
@@ -355,7 +349,7 @@ void case_lost_links_go(void)
     for (int i = 0; i < KILLED; i++) {
         children_start(1, sends_once, &child);
         await(i + 1);
-        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+        child_kill(&child);
     }
     children_end(1, &staying);
 }
@@ -445,9 +439,7 @@ void case_forked_child_hides_nothing(void)
 
     children_start(2, forks, child);
     await(1);
-    CHECK(kill(child[1], SIGKILL) == 0);
-    CHECK(waitpid(child[1], NULL, 0) == child[1]);
-    child[1] = 0;
+    child_kill(&child[1]);
     children_end(2, child);
 }
 
@@ -497,6 +489,6 @@ void case_forked_amid_closing(void)
     for (int i = 0; i < 1000 && !link->error; i++)
         CHECK_OK(zc_progress(comm[0]));
     CHECK(link->error);
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    child_kill(&child);
     CHECK_OK(zc_close(comm[0]));
 }

@@ -253,7 +253,7 @@ void case_lock_is_kept(void)
     CHECK_OK(directory_open(&directory));
     CHECK(flock(directory, LOCK_EX) == 0);
     CHECK_FAILS(zc_open("shm:late?wait=1", NULL, &comm), -ETIMEDOUT, "directory's lock");
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    child_kill(&child);
     CHECK_IS(zc_recv(&byte, 1, 0, 5, other, NULL), -ECONNRESET);
     ranks_close(pair, 2);
     CHECK_OK(zc_close(other));

@@ -357,9 +357,7 @@ void case_view_ends_with_killed_viewer(void)
     setenv("ZC_POLICY", "protect", 1);
     children_start(RANKS, until_viewer_ends, child);
     await(1);
-    CHECK(kill(child[VIEWER], SIGKILL) == 0);
-    CHECK(waitpid(child[VIEWER], NULL, 0) == child[VIEWER]);
-    child[VIEWER] = 0;
+    child_kill(&child[VIEWER]);
     children_end(RANKS, child);
 }
 
@@ -370,8 +368,6 @@ void case_view_outlives_killed_passer(void)
     setenv("ZC_POLICY", "protect", 1); /* a copy would hide it */
     children_start(RANKS, of_three, child);
     await(1);
-    CHECK(kill(child[PASSER], SIGKILL) == 0);
-    CHECK(waitpid(child[PASSER], NULL, 0) == child[PASSER]);
-    child[PASSER] = 0;
+    child_kill(&child[PASSER]);
     children_end(RANKS, child);
 }
