@@ -5,7 +5,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -105,9 +104,12 @@ static bool has_locked(const char *address, uint32_t thread)
  * processor. */
 static bool in_fault(uint32_t thread)
 {
-    char path[64], where[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%u/wchan", thread);
-    int file = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    struct text path = {0};
+    char where[32] = "";
+    text_add(&path, "/proc/self/task/");
+    text_add_number(&path, thread);
+    text_add(&path, "/wchan");
+    int file = (int)syscall(SYS_openat, AT_FDCWD, path.bytes, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return false;
     syscall(SYS_read, file, where, sizeof where - 1);
