@@ -452,9 +452,8 @@ ZC_API int zc_wait(const void *buf, zc_status *status);
 ZC_API int zc_test(const void *buf, int *done, zc_status *status);
 
 /* zc_wait for whichever of the n >= 1 pointers is done first; its place, from 0, goes to *index, also where its receive
- * failed.
- * (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is waited for
- * then. */
+ * failed. (One that another thread cancels meanwhile counts as none.) -EINVAL: n, or one of the pointers; nothing is
+ * waited for then. */
 ZC_API int zc_wait_any(int n, const void *const bufs[], int *index, zc_status *status);
 
 /* Cancels the receive that zc_wait(buf) would name: 0, and the buffer is usable and unchanged, and touches of it by
