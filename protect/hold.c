@@ -179,14 +179,18 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
     slot_unlock(backing);
 }
 
-bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to)
+const char *hold_look(struct slot *slot, size_t offset)
 {
     struct backing *backing = slot_lock_briefly(slot);
-    bool open = !slot->protected_pages && !slot_closed(slot);
-    if (open)
-        memcpy(to, backing_wire(backing) + offset, length);
+    if (!slot->protected_pages && !slot_closed(slot))
+        return backing_wire(backing) + offset;
     lock_drop(&backing->lock);
-    return open;
+    return NULL;
+}
+
+void hold_looked(struct slot *slot)
+{
+    lock_drop(&atomic_load_explicit(&slot->backing, memory_order_relaxed)->lock); /* nobody has exchanged it */
 }
 
 void hold_show_copy(struct hold *hold, struct slot *copy)

@@ -115,9 +115,10 @@ bool hold_send_copied(struct hold *hold, char *to);
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);
 
-/* The same at once, by a few instructions and a short copy, for a buffer that nothing closes to loads and no page of
- * which is protected. False: it may be otherwise, and nothing was copied. */
-bool hold_copy_quickly(struct slot *slot, size_t offset, size_t length, char *to);
+/* Where bytes of a buffer are that nothing closes to loads and no page of which is protected. They stay so until
+ * hold_looked, by the same thread, a few instructions and a short copy later. NULL: it may be otherwise. */
+const char *hold_look(struct slot *slot, size_t offset);
+void hold_looked(struct slot *slot);
 
 /* The bytes are in flight from a copy, in a slot that is in nobody else's hands: from now on statistics see that. */
 void hold_show_copy(struct hold *hold, struct slot *copy);

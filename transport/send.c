@@ -165,28 +165,32 @@ static void touch(const volatile char *bytes, size_t length)
 /* A short message goes without an operation, if the transport has room for it. False: it does not. */
 static bool send_short(zc_comm *comm, const void *buf, const struct range *range, size_t length, int dst, int tag)
 {
-    bool whole = true;
-    if (!range->slot && length)
+    struct slot *slot = length ? range->slot : NULL;
+    if (!slot && length)
         touch(buf, length);
     char *to = comm->transport->place(&comm->endpoint, length, dst, tag);
     if (!to)
         return false;
-    if (range->slot && length)
-        whole = hold_copy_quickly(range->slot, range->offset, length, to);
-    else if (length)
-        memcpy(to, buf, length);
+    const char *from = slot ? hold_look(slot, range->offset) : buf;
+    bool whole = from || !length;
+    if (whole && length)
+        memcpy(to, from, length);
     comm->transport->placed(&comm->endpoint, dst, whole);
     if (!whole)
         return false;
+    /* Only now: to drop a lock waits until all has been stored, and meanwhile the peer, which looks for the message all
+     * the time, would take away the line that its bytes and the word that says so share. */
+    if (slot)
+        hold_looked(slot);
     struct often *mine = stats_mine();
     count_at(mine, sends);
     if (!length)
         count_at(mine, sends_empty);
-    else if (range->slot)
+    else if (slot)
         count_at(mine, sends_inline);
     else
         count_at(mine, sends_copied);
-    if (!range->slot && length)
+    if (!slot && length)
         count_at(mine, sends_foreign);
     poll_sometimes(comm);
     return true;
