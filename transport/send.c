@@ -12,7 +12,10 @@
 #include "protect/range.h"
 #include "transport/comm.h"
 
-enum { POLL_EVERY = 16 }; /* sends: a re-send has no time for looking at what is over */
+enum {
+    POLL_EVERY = 16,  /* sends: a re-send has no time for looking at what is over */
+    MOVES_MOST = 2048 /* bytes that memcpy is sure to move */
+};
 
 /* Each communicator has a count of its own: with one for each thread, which may send over several in turn, one might
  * always be left out. */
@@ -162,6 +165,17 @@ static void touch(const volatile char *bytes, size_t length)
     (void)bytes[length - 1];
 }
 
+/* Above MOVES_MOST or so memcpy is one instruction, where processors have it for that (`rep movsb`). What that stores,
+ * another processor sees later than what moves store. */
+static void copy_by_moves(char *to, const char *from, size_t length)
+{
+    for (size_t piece; length; to += piece, from += piece, length -= piece) {
+        piece = length < MOVES_MOST ? length : MOVES_MOST;
+        __asm__("" : "+r"(piece)); /* gcc, did it know how long that is at most, would use such an instruction, too */
+        memcpy(to, from, piece);
+    }
+}
+
 /* A short message goes without an operation, if the transport has room for it. False: it does not. */
 static bool send_short(zc_comm *comm, const void *buf, const struct range *range, size_t length, int dst, int tag)
 {
@@ -173,8 +187,8 @@ static bool send_short(zc_comm *comm, const void *buf, const struct range *range
         return false;
     const char *from = slot ? hold_look(slot, range->offset) : buf;
     bool whole = from || !length;
-    if (whole && length)
-        memcpy(to, from, length);
+    if (whole)
+        copy_by_moves(to, from, length);
     comm->transport->placed(&comm->endpoint, dst, whole);
     if (!whole)
         return false;
