@@ -19,11 +19,11 @@ enum {
     LOOK_EVERY = 32,        /* protections there is a copy, to see what copies cost now */
     PACES = 16,             /* of receivers are remembered, for each way to send */
     READERS_NS = 30000,     /* for one that waits, asleep, for a page table that another one changes or reads */
-    FEED_WARM = 4,          /* messages after a change that show nothing yet */
+    FEED_WARM = 16,         /* messages after a change that show nothing yet: copies go to cold slots first */
     FEED_PAUSE = 48,        /* messages between the first trials of the other way, */
     FEED_PAUSE_MOST = 8192, /* and between later ones that changed nothing */
     FED_BELOW = 2 << 20,    /* bytes; from there on copies would take most of the sender's time */
-    PROMPT = 5              /* a prompt receiver takes a message in no more than so many copies' time */
+    PROMPT = 8              /* a prompt receiver takes a message in no more than so many copies' time */
 };
 
 /* In zc_pool.costs. Averages are of nanoseconds for a whole slot; races between updates lose one observation. */
@@ -199,7 +199,7 @@ static bool feedable(struct zc_pool *pool, uint64_t pace)
 static bool feeding_pays(struct zc_pool *pool)
 {
     uint64_t held = pace(costs_of(pool), false), copied = pace(costs_of(pool), true);
-    return held && copied && copied < held - held / 10 && feedable(pool, held);
+    return held && copied && copied < held - held / 10 && feedable(pool, copied);
 }
 
 /* Begins a trial of the other way, or ends it and sends so from now on. */

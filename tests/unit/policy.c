@@ -436,7 +436,7 @@ Test(policy, does_not_copy_where_receivers_gain_little)
 Test(policy, does_not_copy_for_a_slow_receiver)
 {
     costs_dear();
-    CHECK(take(10000, 60000, 20000) == 0);
+    CHECK(take(10000, 90000, 20000) == 0);
 }
 
 Test(policy, does_not_copy_where_copies_are_slower_than_receivers)
@@ -450,7 +450,7 @@ Test(policy, stops_copying_for_a_receiver_that_became_slow)
     costs_dear();
     take(1000, 30000, 20000);
     CHECK(policy_feeds(&pool, SIZE));
-    int copies = take(1000, 80000, 70000);
+    int copies = take(1000, 120000, 110000);
     CHECKF(copies <= 64, "%d", copies);
 }
 
@@ -464,12 +464,36 @@ Test(policy, stops_copying_where_it_gains_no_more)
     CHECKF(copies < 300, "%d of 10000", copies);
 }
 
+/* How slow it is without copies says nothing of that: those may be what makes it prompt. */
+Test(policy, goes_on_copying_for_a_receiver_that_is_slow_without_that)
+{
+    costs_dear();
+    take(200, 30000, 20000);
+    CHECK(policy_feeds(&pool, SIZE));
+    int copies = take(10000, 90000, 20000);
+    CHECKF(copies > 9700, "%d of 10000", copies);
+}
+
+/* The first copies go to cold memory. */
+Test(policy, a_trial_does_not_count_its_first_copies)
+{
+    int trials = 0;
+
+    costs_dear();
+    for (int i = 0; i < 100; i++) { /* one trial */
+        bool feeds = policy_feeds(&pool, SIZE);
+        trials += feeds;
+        policy_taken(&pool, feeds, SIZE, !feeds ? 30000 : trials <= 12 ? 60000 : 20000);
+    }
+    CHECK(policy_feeds(&pool, SIZE));
+}
+
 Test(policy, starts_copying_where_it_gains_later)
 {
     costs_dear();
     take(5000, 30000, 30000);
     CHECK(!policy_feeds(&pool, SIZE));
-    take(1200, 30000, 20000);
+    take(2000, 30000, 20000);
     int copies = take(1000, 30000, 20000);
     CHECKF(copies > 900, "%d of 1000", copies);
 }
@@ -491,11 +515,13 @@ Test(policy, a_few_outliers_do_not_change_what_receivers_gain)
 Test(policy, parts_of_slots_show_receivers_as_whole_ones_do)
 {
     costs_dear();
-    for (int i = 0; i < 500; i++) {
+    int copies = 0;
+    for (int i = 0; i < 1000; i++) {
         bool feeds = policy_feeds(&pool, SIZE / 2);
+        copies += feeds;
         policy_taken(&pool, feeds, SIZE / 2, feeds ? 10000 : 15000);
     }
-    CHECK(policy_feeds(&pool, SIZE));
+    CHECKF(copies > 600, "%d of 1000", copies);
     costs_dear();
     for (int i = 0; i < 500; i++) /* small ones show nothing */
         policy_taken(&pool, false, SIZE / 8, 30000);
