@@ -16,6 +16,7 @@ enum {
     BACKOFF_MOST = 5,       /* copy at most 32 sends before the next trial, to notice when a pattern changes */
     TRIAL_SHARE = 50,       /* trials may take 1/50 of the time that a pool is in use, */
     TRIAL_CREDIT = 1000000, /* and so many ns to begin with */
+    PAID_BACK = 64,         /* sends, in which what is paid once should be paid back */
     LOOK_EVERY = 32,        /* protections there is a copy, to see what copies cost now */
     PACES = 16,             /* of receivers are remembered, for each way to send */
     READERS_NS = 30000,     /* for one that waits, asleep, for a page table that another one changes or reads */
@@ -308,12 +309,13 @@ static uint64_t cycle_cost(struct zc_pool *pool)
     return policy_cost(pool, COST_PROTECT, 0) + policy_cost(pool, COST_STORE, 0) + seed.fault + readers_cost();
 }
 
-/* Who protects a part of a huge page for the first time takes its mapping apart, and each of its small pages, other
- * slots' too, is faulted in by the next touch. A slot with an estimate was protected before. */
+/* Who protects a part of a huge page takes its mapping apart, once and for all, and each of its small pages is faulted
+ * in by the next touch: this slot's, and those of others, which will be protected as well or cost as much by and by. A
+ * slot with an estimate was protected before. */
 static uint64_t split_cost(const struct zc_pool *pool, const struct slot *slot)
 {
     bool splits = pool->huge && pool->slot_size < HUGE_BYTES && !slot->estimate;
-    return splits ? (HUGE_BYTES >> PAGE_SHIFT) * seed.fault : 0;
+    return splits ? (pool->slot_size >> PAGE_SHIFT) * seed.fault : 0;
 }
 
 /* What copies cost is seen by copying only. A pool that took them for dearer than they are would go on to protect. */
@@ -330,10 +332,10 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     if (bytes < pool->slot_size / 4)
         return false;
     struct costs *costs = costs_of(pool);
-    uint64_t copy = policy_cost(pool, COST_COPY, bytes), split = split_cost(pool, slot),
-             cycle = cycle_cost(pool) + split;
+    uint64_t copy = policy_cost(pool, COST_COPY, bytes), split = split_cost(pool, slot), cycle = cycle_cost(pool);
     uint32_t estimate = estimate_of(costs, slot);
-    if (estimate && copy * estimate / SCALE > cycle)
+    bool paid_back = copy * PAID_BACK >= split;
+    if (estimate && copy * estimate / SCALE > cycle && (paid_back || pay_for_trial(costs, split)))
         return !time_to_look(costs);
     if (slot->skip) {
         slot->skip--;
@@ -348,7 +350,7 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
         slot->run = 1; /* start by copying; the second send is tried */
         return false;
     }
-    return copy > cycle || pay_for_trial(costs, cycle);
+    return copy > cycle + split || pay_for_trial(costs, cycle + split);
 }
 
 void policy_protected(struct slot *slot)
