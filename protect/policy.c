@@ -38,6 +38,7 @@ struct costs {
      * many will be until the next trial. */
     _Atomic bool feeds, feeding;
     _Atomic uint16_t taken, pause;
+    _Atomic uint8_t known; /* of the last PACES messages, how many were timed */
     /* What receivers took for messages that were sent [0] from the slot, [1] from a copy; ns for a whole slot. */
     _Atomic uint32_t paces[2][PACES];
 };
@@ -207,6 +208,7 @@ static bool feeding_pays(struct zc_pool *pool)
 static void feed(struct costs *costs, bool feeds, bool trial, uint16_t pause)
 {
     atomic_store_explicit(&costs->taken, 0, memory_order_relaxed);
+    atomic_store_explicit(&costs->known, 0, memory_order_relaxed);
     atomic_store_explicit(&costs->pause, pause, memory_order_relaxed);
     atomic_store_explicit(&costs->feeds, feeds, memory_order_relaxed);
     if (!trial)
@@ -223,21 +225,28 @@ void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns)
     atomic_store_explicit(&costs->taken, taken + 1, memory_order_relaxed);
     if (taken < FEED_WARM)
         return;
+    uint8_t known = atomic_load_explicit(&costs->known, memory_order_relaxed);
     uint64_t whole = least(ns * pool->slot_size / bytes, UINT32_MAX);
-    atomic_store_explicit(&costs->paces[copied][taken % PACES], (uint32_t)whole, memory_order_relaxed);
+    if (ns) {
+        atomic_store_explicit(&costs->paces[copied][taken % PACES], (uint32_t)whole, memory_order_relaxed);
+        known++;
+    }
+    bool due = taken % PACES == 0;
+    atomic_store_explicit(&costs->known, due ? 0 : known, memory_order_relaxed);
+    if (!due || taken < FEED_WARM + PACES)
+        return;
 
     bool feeding = atomic_load_explicit(&costs->feeding, memory_order_relaxed);
     uint16_t pause = atomic_load_explicit(&costs->pause, memory_order_relaxed);
+    bool tells = known >= PACES / 2;
     if (feeds != feeding) {
-        if (taken < FEED_WARM + PACES)
-            return;
-        bool pays = feeding_pays(pool);
+        bool pays = tells && feeding_pays(pool);
         feed(costs, pays, false, pays != feeding ? FEED_PAUSE : (uint16_t)least(2 * pause, FEED_PAUSE_MOST));
-    } else if (taken >= pause && taken % PACES == 0) {
+    } else if (taken >= pause) {
         pause = pause < FEED_PAUSE ? FEED_PAUSE : pause;
-        if (feeding || feedable(pool, pace(costs, false)))
+        if (feeding || (tells && feedable(pool, pace(costs, false))))
             feed(costs, !feeding, true, pause);
-    } else if (feeding && taken % PACES == 0 && !prompt(pool, pace(costs, true))) {
+    } else if (feeding && !(tells && prompt(pool, pace(costs, true)))) {
         feed(costs, false, false, FEED_PAUSE);
     }
 }

@@ -174,12 +174,13 @@ static void note_pace(const struct op *op)
     uint64_t now = polls == 0 ? before : clock_ns(); /* the same poll: no need to ask again */
     atomic_store_explicit(&comm->polls, 0, memory_order_relaxed);
     atomic_store_explicit(&comm->left, more ? now : 0, memory_order_relaxed);
-    if (!before || polls < LOOKS || !(op->held ? hold->protects : op->bounce != NULL))
+    if (!(op->held ? hold->protects : op->bounce != NULL))
         return;
+    bool seen = before && polls >= LOOKS;
     /* It may be freed and trimmed away by now: a copy, or what a rename took away, is in another slot. */
     const struct segment *segment = slot_segment(hold->slot);
     if (segment)
-        policy_taken(segment->pool, !op->held, hold->length, now - before);
+        policy_taken(segment->pool, !op->held, hold->length, seen ? now - before : 0);
 }
 
 void op_sent(struct op *op, int error)

@@ -47,6 +47,15 @@ Test(behind, a_send_is_copied_where_copies_are_taken_faster)
     CHECK_OK(zc_close(strict));
 }
 
+/* How many bytes of what the policy knows of the pool are others now? The count of messages has two. */
+static int learned(const struct zc_pool *pool, const unsigned char *known)
+{
+    int bytes = 0;
+    for (size_t i = 0; i < sizeof pool->costs; i++)
+        bytes += ((const unsigned char *)pool->costs)[i] != known[i];
+    return bytes;
+}
+
 /* How fast it is can be seen only of one that has always something to take, and by one that looks. */
 Test(behind, its_pace_is_seen)
 {
@@ -59,9 +68,9 @@ Test(behind, its_pace_is_seen)
     for (int i = 0; i < 10; i++)
         pass(comm, b, 1, true);
     pass(comm, b, 10, false);
-    CHECK(memcmp(known, pool->costs, sizeof known) == 0);
+    CHECK(learned(pool, known) <= 2);
     pass(comm, b, 10, true);
-    CHECK(memcmp(known, pool->costs, sizeof known) != 0);
+    CHECK(learned(pool, known) > 2);
     CHECK_OK(zc_close(comm));
 }
 

@@ -484,6 +484,33 @@ Test(policy, goes_on_copying_for_a_receiver_that_is_slow_without_that)
     CHECKF(copies > 9700, "%d of 10000", copies);
 }
 
+/* `n` messages are taken by a receiver that gains by copies, one in 100 of which is seen to. */
+static int take_unseen(int n)
+{
+    int copies = 0;
+    for (int i = 0; i < n; i++) {
+        bool feeds = policy_feeds(&pool, SIZE);
+        copies += feeds;
+        policy_taken(&pool, feeds, SIZE, i % 100 ? 0 : feeds ? 20000 : 30000);
+    }
+    return copies;
+}
+
+/* A sender that has other things to do has no time for copies, nor for looking how long messages take. */
+Test(policy, does_not_copy_where_nothing_is_seen_of_receivers)
+{
+    costs_dear();
+    take(40, 30000, 20000); /* in the middle of the first trial */
+    CHECK(policy_feeds(&pool, SIZE));
+    int copies = take_unseen(10000);
+    CHECKF(copies <= 64, "%d of 10000", copies);
+    costs_dear();
+    take(200, 30000, 20000);
+    CHECK(policy_feeds(&pool, SIZE));
+    copies = take_unseen(10000);
+    CHECKF(copies <= 64, "%d of 10000", copies);
+}
+
 /* The first copies go to cold memory. */
 Test(policy, a_trial_does_not_count_its_first_copies)
 {
