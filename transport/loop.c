@@ -28,8 +28,8 @@ struct world {
 struct rank {
     struct world *world;
     struct match_queue queue;
-    struct op *matched, **matched_end; /* receives with their messages, oldest first */
-    bool closed;                       /* what is sent to it is dropped */
+    struct op_queue matched; /* receives with their messages, oldest first */
+    bool closed;             /* what is sent to it is dropped */
     bool hold;
     unsigned delay;
     size_t failures;
@@ -90,7 +90,6 @@ static int loop_open(const struct address *address, void *native, struct endpoin
     struct rank *rank = calloc(1, sizeof *rank);
     if (!rank)
         return fail(-ENOMEM, "zc_open: no memory");
-    rank->matched_end = &rank->matched;
 
     pthread_mutex_lock(&worlds_lock);
     struct world *world = world_find(address->name, (int)size);
@@ -153,9 +152,7 @@ static void pair(struct rank *receiver, struct op *receive, struct op *message)
 {
     receive->in.with = message;
     receive->in.delay = receiver->delay;
-    receive->in.next = NULL;
-    *receiver->matched_end = receive;
-    receiver->matched_end = &receive->in.next;
+    op_queue_add(&receiver->matched, receive);
 }
 
 static int loop_send(struct endpoint *endpoint, struct op *op, const void *wire, size_t length, int dst, int tag)
@@ -241,15 +238,17 @@ static void loop_cancel(struct endpoint *endpoint, struct op *op)
 /* Takes the n-th matched receive out, or returns NULL where there are fewer. Locked. */
 static struct op *take_matched(struct rank *rank, size_t n)
 {
-    struct op **link = &rank->matched;
-    while (*link && n--)
-        link = &(*link)->in.next;
-    struct op *receive = *link;
-    if (!receive)
-        return NULL;
-    *link = receive->in.next;
-    if (!*link)
-        rank->matched_end = link;
+    struct op_queue *matched = &rank->matched;
+    struct op *before = NULL, *receive = matched->first;
+    for (; receive && n > 0; n--) {
+        before = receive;
+        receive = receive->in.next;
+    }
+    if (!receive || !before)
+        return receive ? op_queue_pop(matched) : NULL;
+    before->in.next = receive->in.next;
+    if (matched->last == receive)
+        matched->last = before;
     return receive;
 }
 
@@ -278,9 +277,9 @@ static void loop_poll(struct endpoint *endpoint, struct op *urgent)
     for (;;) {
         struct op *receive = NULL;
         pthread_mutex_lock(&self->world->lock);
-        if (self->matched && !self->hold) {
-            if (self->matched->in.delay)
-                self->matched->in.delay--;
+        if (self->matched.first && !self->hold) {
+            if (self->matched.first->in.delay)
+                self->matched.first->in.delay--;
             else
                 receive = take_matched(self, 0);
         }
@@ -321,7 +320,7 @@ void loop_hold(zc_comm *comm, bool on)
 static size_t held(const struct rank *rank)
 {
     size_t n = 0;
-    for (const struct op *op = rank->matched; op; op = op->in.next)
+    for (const struct op *op = rank->matched.first; op; op = op->in.next)
         n++;
     return n;
 }

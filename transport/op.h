@@ -45,6 +45,36 @@ struct op {
     } in;
 };
 
+/* Operations in turn, by in.next. All zero, it is empty. */
+struct op_queue {
+    struct op *first, *last;
+};
+
+static inline void op_queue_add(struct op_queue *queue, struct op *op)
+{
+    op->in.next = NULL;
+    if (queue->first)
+        queue->last->in.next = op;
+    else
+        queue->first = op;
+    queue->last = op;
+}
+
+/* Takes out the first one; or all of them, which then are in nobody's queue. */
+static inline struct op *op_queue_pop(struct op_queue *queue)
+{
+    struct op *op = queue->first;
+    queue->first = op->in.next;
+    return op;
+}
+
+static inline struct op *op_queue_take(struct op_queue *queue)
+{
+    struct op *first = queue->first;
+    queue->first = NULL;
+    return first;
+}
+
 /* A send is over. */
 void op_sent(struct op *op, int error);
 

@@ -17,7 +17,7 @@ struct peers {
     bool any_lost; /* else they need not be asked */
     bool looked;   /* for a message, and there was none */
     struct match_queue queue;
-    struct op *over, **over_end; /* operations that are to be told of */
+    struct op_queue over; /* operations that are to be told of */
 
     /* The error with which the rank is lost, and why; it has left in good order where *why is NULL. 0: it is there. */
     int (*lost)(const struct peers *peers, int rank, const char **why);
@@ -29,9 +29,7 @@ struct peers {
 static inline void peers_over(struct peers *peers, struct op *op, int error)
 {
     op->status.error = error;
-    op->in.next = NULL;
-    *peers->over_end = op;
-    peers->over_end = &op->in.next;
+    op_queue_add(&peers->over, op);
 }
 
 /* Of a receive: nothing has landed. */
@@ -41,15 +39,7 @@ static inline void peers_fail(struct peers *peers, struct op *receive, int error
     peers_over(peers, receive, error);
 }
 
-/* Takes out what is over; peers_tell ends it, when the lock was dropped. */
-static inline struct op *peers_take_over(struct peers *peers)
-{
-    struct op *over = peers->over;
-    peers->over = NULL;
-    peers->over_end = &peers->over;
-    return over;
-}
-
+/* Ends what was over, once the lock has been dropped under which it was taken. */
 static inline void peers_tell(struct op *over)
 {
     /* An operation may be used for another one as soon as it was told. */

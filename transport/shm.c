@@ -59,7 +59,7 @@ static void land(struct shm *shm, struct message *landing)
 
 void shm_unlock(struct shm *shm)
 {
-    struct op *over = peers_take_over(&shm->common);
+    struct op *over = op_queue_take(&shm->common.over);
     struct message *landing = shm->landing;
     bool happened = shm->happened || over;
     shm->landing = NULL;

@@ -112,7 +112,7 @@ struct link {
     size_t mapped_bytes;                    /* of all of them */
     struct ids offers;                      /* struct op: told to the peer */
     struct ids pulls;                       /* struct message */
-    struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */
+    struct op_queue sends;                  /* that wait for room: in order, but for pulled ones */
     struct message *answers, **answers_end; /* to offers, that wait for room */
     unsigned messages;                      /* that refer to it */
     struct link *next;                      /* of all; of lost ones, those that are the last of their rank */

@@ -81,13 +81,6 @@ static bool put_answer(struct link *link, const struct message *message)
     return put(link, &cell, NULL, 0);
 }
 
-static void queue_send(struct link *link, struct op *op)
-{
-    op->in.next = NULL;
-    *link->sends_end = op;
-    link->sends_end = &op->in.next;
-}
-
 void link_answer(struct link *link, struct message *message, enum step step)
 {
     message->step = step;
@@ -110,10 +103,7 @@ static void pop_answer(struct link *link)
 
 static void pop_send(struct link *link)
 {
-    struct op *op = link->sends;
-    link->sends = op->in.next;
-    if (!link->sends)
-        link->sends_end = &link->sends;
+    struct op *op = op_queue_pop(&link->sends);
     if (op->in.asked || op->in.length <= RING_EAGER)
         shm_over(link->shm, op, 0);
 }
@@ -122,7 +112,7 @@ static void push_waiting(struct link *link)
 {
     while (link->answers && put_answer(link, link->answers))
         pop_answer(link);
-    while (link->sends && put_send(link, link->sends))
+    while (link->sends.first && put_send(link, link->sends.first))
         pop_send(link);
 }
 
@@ -133,7 +123,7 @@ void link_push(struct link *link)
     if (link->error || !link->greeted)
         return;
     push_waiting(link);
-    bool waits = link->sends || link->answers;
+    bool waits = link->sends.first || link->answers;
     if (waits != atomic_load_explicit(&mine->waits, memory_order_relaxed)) {
         atomic_store(&mine->waits, waits);
         push_waiting(link); /* room that came before the peer could know */
@@ -145,11 +135,11 @@ void link_push(struct link *link)
 int link_send(struct link *link, struct op *op)
 {
     op->in.asked = 0;
-    if (!link->sends && put_send(link, op)) {
+    if (!link->sends.first && put_send(link, op)) {
         link_wake(link);
         return op->in.length <= RING_EAGER;
     }
-    queue_send(link, op);
+    op_queue_add(&link->sends, op);
     link_push(link);
     return 0;
 }
@@ -157,7 +147,7 @@ int link_send(struct link *link, struct op *op)
 char *link_place(struct link *link, size_t length, int tag)
 {
     char *to;
-    if (link->sends)
+    if (link->sends.first)
         return NULL;
     link->placing = (struct cell){.kind = CELL_WHOLE, .tag = tag, .length = length};
     return was_put(link, ring_open(&link->ring, &link->placing, length, &to)) ? to : NULL;
@@ -244,7 +234,7 @@ static bool take_pull(struct link *link, const struct cell *cell)
         return false;
     op->in.asked = cell->length;
     op->in.reply = cell->reply;
-    queue_send(link, op);
+    op_queue_add(&link->sends, op);
     return true;
 }
 
@@ -298,7 +288,7 @@ static void take(struct link *link, const struct cell *cell)
 static void took(struct link *link, uint64_t first)
 {
     uint64_t got = link->ring.got;
-    if (got > first || link->sends || link->answers)
+    if (got > first || link->sends.first || link->answers)
         link_push(link);
     if (got / ROOM_EVERY > first / ROOM_EVERY)
         link_wake_for_room(link);

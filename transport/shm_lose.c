@@ -30,13 +30,11 @@ void shm_abandon(struct op *op, int error)
 static void lose_sends(struct link *link)
 {
     bool looked_at = is_looked_at(link);
-    for (struct op *op = link->sends, *next; op; op = next) {
+    for (struct op *op = op_queue_take(&link->sends), *next; op; op = next) {
         next = op->in.next;
         if (!op->in.asked) /* others have been offered */
             shm_over(link->shm, op, link->error);
     }
-    link->sends = NULL;
-    link->sends_end = &link->sends;
     for (uint32_t id = 0; id < link->offers.room; id++) {
         struct op *op = ids_find(&link->offers, id);
         if (op) {

@@ -128,7 +128,6 @@ static int link_open(struct shm *shm, int rank, int sock, int answers_on)
     link->answers_on = answers_on;
     link->board = board;
     link->ring.mine = mine;
-    link->sends_end = &link->sends;
     link->answers_end = &link->answers;
     if (rank >= 0)
         say_hello(link);

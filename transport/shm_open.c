@@ -109,7 +109,6 @@ int shm_open_group(const struct shm_group *group, uint64_t timeout_ns, struct en
     memcpy(shm->name, group->name, sizeof shm->name);
     shm->common.rank = group->rank;
     shm->common.size = group->size;
-    shm->common.over_end = &shm->common.over;
     shm->common.lost = lost;
     shm->landing_end = &shm->landing;
     shm->directory = shm->listener = shm->epoll = shm->bell = shm->outer = shm->chime = -1;

@@ -163,7 +163,7 @@ static bool shm_doze(struct shm *shm, bool naps)
     for (struct link *link = shm->links; link; link = link->next) {
         if (link->error || !link->greeted)
             continue;
-        if (link->sends || link->answers)
+        if (link->sends.first || link->answers)
             link_push(link); /* perhaps there is room now */
         bool changed = views_changed(link);
         shm->happened |= changed; /* a thread that waits for its sends may have looked before */

@@ -31,7 +31,7 @@ static void land(struct message *landing)
 
 void verbs_unlock_and_tell(struct verbs *verbs)
 {
-    struct op *over = peers_take_over(&verbs->common);
+    struct op *over = op_queue_take(&verbs->common.over);
     struct message *landing = verbs->landing;
     verbs->landing = NULL;
     lock_drop(&verbs->common.lock);
@@ -68,7 +68,7 @@ static int start_send(struct verbs *verbs, struct op *op)
     op->in.index = id;
     op->in.asked = op->in.done = 0;
     /* Not before one that waits: messages arrive in the order in which they were sent. */
-    if (!peer->sends && wire_send(verbs, peer, op))
+    if (!peer->sends.first && wire_send(verbs, peer, op))
         return whole;
     wire_queue_send(verbs, peer, op);
     return 0;
@@ -263,7 +263,6 @@ static int verbs_open(const struct address *address, void *native, struct endpoi
     struct verbs *verbs = calloc(1, sizeof *verbs);
     if (!verbs)
         return fail(-ENOMEM, "zc_open: no memory");
-    verbs->common.over_end = &verbs->common.over;
     verbs->common.lost = lost;
     /* Over MPI all come, even one that cannot be opened, which tells so: the others would wait for it. */
     int error = native ? bootstrap_open_mpi(native, &bootstrap) : 0;

@@ -100,7 +100,7 @@ struct peer {
     uint64_t told;                          /* it was told of so many slots that this rank has given back */
     uint32_t posted, completed;             /* work requests */
     struct work *work;                      /* by number, modulo depth */
-    struct op *sends, **sends_end;          /* that wait for room: in order, but for pulled ones */
+    struct op_queue sends;                  /* that wait for room: in order, but for pulled ones */
     struct message *answers, **answers_end; /* to offers, that wait for room */
     bool saying_bye, said_bye;
     uint32_t bye;    /* its number */
@@ -148,7 +148,7 @@ static inline void verbs_lock(struct verbs *verbs)
 /* Drops the lock, and then ends the operations that are over. */
 static inline void verbs_unlock(struct verbs *verbs)
 {
-    if (verbs->common.over)
+    if (verbs->common.over.first)
         verbs_unlock_and_tell(verbs);
     else
         lock_drop(&verbs->common.lock);

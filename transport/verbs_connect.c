@@ -153,7 +153,6 @@ static int make_queues(struct verbs *verbs)
     int error = 0;
     for (int i = 0; i < verbs->common.size && !error; i++) {
         struct peer *peer = &verbs->peers[i];
-        peer->sends_end = &peer->sends;
         peer->answers_end = &peer->answers;
         if (i == verbs->common.rank)
             continue;

@@ -5,13 +5,11 @@
 
 static void lose_sends(struct verbs *verbs, struct peer *peer, int rank)
 {
-    for (struct op *op = peer->sends, *next; op; op = next) {
+    for (struct op *op = op_queue_take(&peer->sends), *next; op; op = next) {
         next = op->in.next;
         if (op->in.length <= EAGER)
             peers_over(&verbs->common, op, peer->error);
     }
-    peer->sends = NULL;
-    peer->sends_end = &peer->sends;
     for (uint32_t id = 0; id < verbs->offers.room; id++) {
         struct op *op = ids_find(&verbs->offers, id);
         if (op && op->peer == rank) {

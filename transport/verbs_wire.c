@@ -173,19 +173,8 @@ bool wire_send(struct verbs *verbs, struct peer *peer, struct op *op)
 
 void wire_queue_send(struct verbs *verbs, struct peer *peer, struct op *op)
 {
-    op->in.next = NULL;
-    *peer->sends_end = op;
-    peer->sends_end = &op->in.next;
+    op_queue_add(&peer->sends, op);
     verbs->stalled = true;
-}
-
-static struct op *pop_send(struct peer *peer)
-{
-    struct op *op = peer->sends;
-    peer->sends = op->in.next;
-    if (!peer->sends)
-        peer->sends_end = &peer->sends;
-    return op;
 }
 
 /* Part of it was posted, or all. */
@@ -249,9 +238,9 @@ void wire_push(struct verbs *verbs, struct peer *peer)
         return;
     while (peer->answers && post_answer(verbs, peer, peer->answers))
         pop_answer(peer);
-    while (peer->sends && wire_send(verbs, peer, peer->sends))
-        went(verbs, peer, pop_send(peer));
-    if (peer->answers || peer->sends)
+    while (peer->sends.first && wire_send(verbs, peer, peer->sends.first))
+        went(verbs, peer, op_queue_pop(&peer->sends));
+    if (peer->answers || peer->sends.first)
         verbs->stalled = true;
     else if (peer->saying_bye && !peer->said_bye)
         say_bye(verbs, peer);

@@ -142,8 +142,8 @@ static void send_burst(zc_comm *comm, int rank)
             pattern_fill(out, burst_length(i), burst_seed(rank, tag, i));
             CHECK_OK(zc_send(out, burst_length(i), SENDERS, tag, comm));
         }
-    CHECK(shm_of(comm)->peers[SENDERS]->sends); /* they wait for room */
-    await(rank);                                /* one after the other */
+    CHECK(shm_of(comm)->peers[SENDERS]->sends.first); /* they wait for room */
+    await(rank);                                      /* one after the other */
     tell(rank + 1);
     CHECK_OK(zc_free(out));
 }
