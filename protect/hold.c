@@ -179,18 +179,18 @@ void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to)
     slot_unlock(backing);
 }
 
-const char *hold_look(struct slot *slot, size_t offset)
+struct backing *hold_look(struct slot *slot)
 {
     struct backing *backing = slot_lock_briefly(slot);
     if (!slot->protected_pages && !slot_closed(slot))
-        return backing_wire(backing) + offset;
+        return backing;
     lock_drop(&backing->lock);
     return NULL;
 }
 
-void hold_looked(struct slot *slot)
+void hold_looked(struct backing *backing)
 {
-    lock_drop(&atomic_load_explicit(&slot->backing, memory_order_relaxed)->lock); /* nobody has exchanged it */
+    lock_drop(&backing->lock);
 }
 
 void hold_show_copy(struct hold *hold, struct slot *copy)

@@ -15,8 +15,9 @@
  * of the slot (page_need in pages.c), so a page is released by the last hold that needs it.
  *
  * Everything here is done under the lock of the backing that the slot shows (slot_lock). No transport is
- * called, nothing is allocated and no user mapping is touched under it; what is called may sleep in the kernel
- * only. A thread has one such lock at a time, and a second one only of a slot popped from the pool, which
+ * called (but to put a short message on its way, in hold_look, the transport's lock being taken before), nothing
+ * is allocated and no user mapping is touched under it; what is called may sleep in the kernel only. A thread has
+ * one such lock at a time, and a second one only of a slot popped from the pool, which
  * nobody else knows. Of two, only the last is dropped by slot_unlock, which lets signals in: a handler that
  * touches a buffer may wait for any thread, and must not find its own thread with a lock. */
 #ifndef ZC_PROTECT_HOLD_H
@@ -115,10 +116,10 @@ bool hold_send_copied(struct hold *hold, char *to);
 /* Copies bytes of a slot as they are now. */
 void hold_copy_out(struct slot *slot, size_t offset, size_t length, char *to);
 
-/* Where bytes of a buffer are that nothing closes to loads and no page of which is protected. They stay so until
- * hold_looked, by the same thread, a few instructions and a short copy later. NULL: it may be otherwise. */
-const char *hold_look(struct slot *slot, size_t offset);
-void hold_looked(struct slot *slot);
+/* The backing of a buffer that nothing closes to loads and no page of which is protected, for a short copy of its
+ * bytes: locked, until hold_looked by the same thread. NULL: it may be otherwise. */
+struct backing *hold_look(struct slot *slot);
+void hold_looked(struct backing *backing);
 
 /* The bytes are in flight from a copy, in a slot that is in nobody else's hands: from now on statistics see that. */
 void hold_show_copy(struct hold *hold, struct slot *copy);

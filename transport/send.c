@@ -14,7 +14,7 @@
 
 enum {
     POLL_EVERY = 16,  /* sends: a re-send has no time for looking at what is over */
-    MOVES_MOST = 2048 /* bytes that memcpy is sure to move */
+    MOVES_MOST = 2048 /* bytes that memcpy moves */
 };
 
 /* Each communicator has a count of its own: with one for each thread, which may send over several in turn, one might
@@ -165,13 +165,13 @@ static void touch(const volatile char *bytes, size_t length)
     (void)bytes[length - 1];
 }
 
-/* Above MOVES_MOST or so memcpy is one instruction, where processors have it for that (`rep movsb`). What that stores,
- * another processor sees later than what moves store. */
+/* Above MOVES_MOST or so glibc's memcpy is one instruction, where processors have it for that (`rep movsb`). What that
+ * stores, another processor sees later than what moves store. */
 static void copy_by_moves(char *to, const char *from, size_t length)
 {
     for (size_t piece; length; to += piece, from += piece, length -= piece) {
         piece = length < MOVES_MOST ? length : MOVES_MOST;
-        __asm__("" : "+r"(piece)); /* gcc, did it know how long that is at most, would use such an instruction, too */
+        __asm__("" : "+r"(piece)); /* gcc, if it knew the bound, would use that instruction itself */
         memcpy(to, from, piece);
     }
 }
@@ -185,17 +185,17 @@ static bool send_short(zc_comm *comm, const void *buf, const struct range *range
     char *to = comm->transport->place(&comm->endpoint, length, dst, tag);
     if (!to)
         return false;
-    const char *from = slot ? hold_look(slot, range->offset) : buf;
-    bool whole = from || !length;
+    struct backing *backing = slot ? hold_look(slot) : NULL;
+    bool whole = backing || !slot;
     if (whole)
-        copy_by_moves(to, from, length);
+        copy_by_moves(to, backing ? backing_wire(backing) + range->offset : buf, length);
     comm->transport->placed(&comm->endpoint, dst, whole);
     if (!whole)
         return false;
     /* Only now: to drop a lock waits until all has been stored, and meanwhile the peer, which looks for the message all
-     * the time, would take away the line that its bytes and the word that says so share. */
-    if (slot)
-        hold_looked(slot);
+     * the time, would take away the cache line that the message's bytes share with the stamp that tells of it. */
+    if (backing)
+        hold_looked(backing);
     struct often *mine = stats_mine();
     count_at(mine, sends);
     if (!length)

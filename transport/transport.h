@@ -102,8 +102,8 @@ struct transport {
 
     /* For a message of up to `eager` bytes: where to copy it to, for `placed` to send; no operation is needed then. The
      * same thread calls `placed` soon, not `whole` if nothing is to be sent, and no other function of the transport
-     * before. It may have the lock of a slot: `placed` ends no operation. NULL: not now, `send` it. NULL as a whole: it
-     * is always sent. */
+     * before. It may have the lock of a slot then, so `placed` takes none and ends no operation. NULL: not now, `send`
+     * it. NULL as a whole: it is always sent. */
     char *(*place)(struct endpoint *endpoint, size_t length, int dst, int tag);
     void (*placed)(struct endpoint *endpoint, int dst, bool whole);
 
