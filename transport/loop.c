@@ -239,13 +239,13 @@ static void loop_cancel(struct endpoint *endpoint, struct op *op)
 static struct op *take_matched(struct rank *rank, size_t n)
 {
     struct op_queue *matched = &rank->matched;
-    struct op *before = NULL, *receive = matched->first;
-    for (; receive && n > 0; n--) {
+    struct op *before = matched->first, *receive;
+    if (!before || n == 0)
+        return before ? op_queue_pop(matched) : NULL;
+    while ((receive = before->in.next) && --n)
         before = receive;
-        receive = receive->in.next;
-    }
-    if (!receive || !before)
-        return receive ? op_queue_pop(matched) : NULL;
+    if (!receive)
+        return NULL;
     before->in.next = receive->in.next;
     if (matched->last == receive)
         matched->last = before;

@@ -60,7 +60,7 @@ static inline void op_queue_add(struct op_queue *queue, struct op *op)
     queue->last = op;
 }
 
-/* Takes out the first one; or all of them, which then are in nobody's queue. */
+/* Takes out the first one, of a queue that is not empty. */
 static inline struct op *op_queue_pop(struct op_queue *queue)
 {
     struct op *op = queue->first;
@@ -68,6 +68,7 @@ static inline struct op *op_queue_pop(struct op_queue *queue)
     return op;
 }
 
+/* Takes out all of them: returns the first, or NULL. */
 static inline struct op *op_queue_take(struct op_queue *queue)
 {
     struct op *first = queue->first;
