@@ -38,9 +38,10 @@ struct costs {
      * many will be until the next trial. */
     _Atomic bool feeds, feeding;
     _Atomic uint16_t taken, pause;
-    _Atomic uint8_t known; /* of the last PACES messages, how many were timed */
+    _Atomic uint8_t timed; /* messages, since the last multiple of PACES */
     /* What receivers took for messages that were sent [0] from the slot, [1] from a copy; ns for a whole slot. */
     _Atomic uint32_t paces[2][PACES];
+    _Atomic uint8_t next[2]; /* the oldest of them */
 };
 
 _Static_assert(sizeof(struct costs) <= sizeof((struct zc_pool *)0)->costs, "costs fit into the pool");
@@ -191,24 +192,30 @@ static bool prompt(struct zc_pool *pool, uint64_t pace)
     return pace <= PROMPT * policy_cost(pool, COST_COPY, pool->slot_size);
 }
 
-/* Could copies pay for a receiver of this pace? They delay nothing only if they take less time than it does. */
-static bool feedable(struct zc_pool *pool, uint64_t pace)
+/* Copies delay nothing only if they take less time than the receiver would without them. */
+static bool hidden(struct zc_pool *pool, uint64_t held)
 {
-    return pool->slot_size < FED_BELOW && prompt(pool, pace) &&
-           policy_cost(pool, COST_COPY, pool->slot_size) <= pace - pace / 4;
+    return policy_cost(pool, COST_COPY, pool->slot_size) <= held - held / 4;
 }
 
+/* Could they pay for a receiver of this pace? */
+static bool feedable(struct zc_pool *pool, uint64_t held)
+{
+    return pool->slot_size < FED_BELOW && prompt(pool, held) && hidden(pool, held);
+}
+
+/* They do, whether or not the receiver would be prompt without them. */
 static bool feeding_pays(struct zc_pool *pool)
 {
     uint64_t held = pace(costs_of(pool), false), copied = pace(costs_of(pool), true);
-    return held && copied && copied < held - held / 10 && feedable(pool, copied);
+    return held && copied && copied < held - held / 10 && prompt(pool, copied) && hidden(pool, held);
 }
 
 /* Begins a trial of the other way, or ends it and sends so from now on. */
 static void feed(struct costs *costs, bool feeds, bool trial, uint16_t pause)
 {
     atomic_store_explicit(&costs->taken, 0, memory_order_relaxed);
-    atomic_store_explicit(&costs->known, 0, memory_order_relaxed);
+    atomic_store_explicit(&costs->timed, 0, memory_order_relaxed);
     atomic_store_explicit(&costs->pause, pause, memory_order_relaxed);
     atomic_store_explicit(&costs->feeds, feeds, memory_order_relaxed);
     if (!trial)
@@ -221,24 +228,23 @@ void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns)
     bool feeds = atomic_load_explicit(&costs->feeds, memory_order_relaxed);
     if (bytes < pool->slot_size / 4 || copied != feeds)
         return; /* posted before the last change, or copied for other reasons */
-    uint16_t taken = atomic_load_explicit(&costs->taken, memory_order_relaxed);
-    atomic_store_explicit(&costs->taken, taken + 1, memory_order_relaxed);
+    uint16_t taken = atomic_fetch_add_explicit(&costs->taken, 1, memory_order_relaxed); /* one thread decides */
     if (taken < FEED_WARM)
         return;
-    uint8_t known = atomic_load_explicit(&costs->known, memory_order_relaxed);
-    uint64_t whole = least(ns * pool->slot_size / bytes, UINT32_MAX);
     if (ns) {
-        atomic_store_explicit(&costs->paces[copied][taken % PACES], (uint32_t)whole, memory_order_relaxed);
-        known++;
+        uint64_t whole = least(ns * pool->slot_size / bytes, UINT32_MAX);
+        uint8_t at = atomic_fetch_add_explicit(&costs->next[copied], 1, memory_order_relaxed);
+        atomic_store_explicit(&costs->paces[copied][at % PACES], (uint32_t)whole, memory_order_relaxed);
+        atomic_fetch_add_explicit(&costs->timed, 1, memory_order_relaxed);
     }
-    bool due = taken % PACES == 0;
-    atomic_store_explicit(&costs->known, due ? 0 : known, memory_order_relaxed);
-    if (!due || taken < FEED_WARM + PACES)
+    if (taken % PACES)
+        return;
+    bool tells = atomic_exchange_explicit(&costs->timed, 0, memory_order_relaxed) >= PACES / 2;
+    if (taken < FEED_WARM + PACES)
         return;
 
     bool feeding = atomic_load_explicit(&costs->feeding, memory_order_relaxed);
     uint16_t pause = atomic_load_explicit(&costs->pause, memory_order_relaxed);
-    bool tells = known >= PACES / 2;
     if (feeds != feeding) {
         bool pays = tells && feeding_pays(pool);
         feed(costs, pays, false, pays != feeding ? FEED_PAUSE : (uint16_t)least(2 * pause, FEED_PAUSE_MOST));
@@ -262,9 +268,10 @@ bool policy_feeds(struct zc_pool *pool, size_t bytes)
  * back if it turns out to pay. */
 static void earn(struct costs *costs, uint64_t ns, uint64_t cycle)
 {
-    uint64_t credit = atomic_load_explicit(&costs->credit, memory_order_relaxed) + ns;
+    uint64_t credit = atomic_load_explicit(&costs->credit, memory_order_relaxed);
     uint64_t most = cycle > TRIAL_CREDIT ? cycle : TRIAL_CREDIT;
-    atomic_store_explicit(&costs->credit, least(credit, most), memory_order_relaxed);
+    if (credit < most) /* it may have more for a dearer one */
+        atomic_store_explicit(&costs->credit, least(credit + ns, most), memory_order_relaxed);
 }
 
 /* False: it cannot be afforded. However long nothing was sent, that earns one trial: else a program that sends now and
@@ -319,8 +326,8 @@ static uint64_t cycle_cost(struct zc_pool *pool)
 }
 
 /* Who protects a part of a huge page takes its mapping apart, once and for all, and each of its small pages is faulted
- * in by the next touch: this slot's, and those of others, which will be protected as well or cost as much by and by. A
- * slot with an estimate was protected before. */
+ * in by the next touch. Its own are counted: other slots of the page count theirs if they are sent, too. A slot with an
+ * estimate was protected before. */
 static uint64_t split_cost(const struct zc_pool *pool, const struct slot *slot)
 {
     bool splits = pool->huge && pool->slot_size < HUGE_BYTES && !slot->estimate;
@@ -343,9 +350,8 @@ bool policy_protects(struct zc_pool *pool, struct slot *slot, size_t bytes)
     struct costs *costs = costs_of(pool);
     uint64_t copy = policy_cost(pool, COST_COPY, bytes), split = split_cost(pool, slot), cycle = cycle_cost(pool);
     uint32_t estimate = estimate_of(costs, slot);
-    bool paid_back = copy * PAID_BACK >= split;
-    if (estimate && copy * estimate / SCALE > cycle && (paid_back || pay_for_trial(costs, split)))
-        return !time_to_look(costs);
+    if (estimate && copy * estimate / SCALE > cycle)
+        return !time_to_look(costs) && (copy * PAID_BACK >= split || pay_for_trial(costs, split));
     if (slot->skip) {
         slot->skip--;
         return false;

@@ -37,7 +37,7 @@ void policy_observe(struct zc_pool *pool, enum cost cost, size_t bytes, uint64_t
 /* What it costs for `bytes`, in nanoseconds. */
 uint64_t policy_cost(struct zc_pool *pool, enum cost cost, size_t bytes);
 
-/* A receiver took a message, `ns` after the one before if it had no time to do anything else; 0: nobody knows. */
+/* A receiver took a message, `ns` after the one before if it had nothing else to do between; 0: that was not seen. */
 void policy_taken(struct zc_pool *pool, bool copied, size_t bytes, uint64_t ns);
 
 /* Should a send be copied where its receiver is behind, whatever that costs here? Then no protection is begun either:

@@ -47,7 +47,8 @@ Test(behind, a_send_is_copied_where_copies_are_taken_faster)
     CHECK_OK(zc_close(strict));
 }
 
-/* How many bytes of what the policy knows of the pool are others now? The count of messages has two. */
+/* How many bytes of what the policy knows of the pool are others now? The count of messages has two
+ * bytes. */
 static int learned(const struct zc_pool *pool, const unsigned char *known)
 {
     int bytes = 0;

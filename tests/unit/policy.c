@@ -262,7 +262,7 @@ Test(policy, protecting_part_of_a_huge_page_counts_until_it_was_done)
     for (int i = 0; i < 20; i++)
         run(&slot, 20);
     CHECK(protects(&slot));
-    CHECK(protects(&first)); /* with what trials may take to begin with */
+    CHECK(protects(&first)); /* with what trials may take to begin with, and those runs have earned */
     CHECK(!protects(&second));
     pool.huge = false;
     CHECK(protects(&second));
@@ -435,6 +435,14 @@ Test(policy, copies_for_a_receiver_that_takes_copies_faster)
     CHECK(policy_feeds(&pool, SIZE / 4) && !policy_feeds(&pool, SIZE / 4 - 1));
 }
 
+/* What counts is that they delay nothing while the receiver takes its time, as it does without them. */
+Test(policy, copies_that_take_nearly_as_long_as_the_receiver_takes_then)
+{
+    costs_dear();
+    int copies = take(10000, 30000, 13000);
+    CHECKF(copies > 9000, "%d of 10000", copies);
+}
+
 Test(policy, does_not_copy_where_receivers_gain_little)
 {
     costs_dear();
@@ -474,7 +482,7 @@ Test(policy, stops_copying_where_it_gains_no_more)
     CHECKF(copies < 300, "%d of 10000", copies);
 }
 
-/* How slow it is without copies says nothing of that: those may be what makes it prompt. */
+/* Copies may be what makes a receiver prompt. */
 Test(policy, goes_on_copying_for_a_receiver_that_is_slow_without_that)
 {
     costs_dear();
@@ -484,16 +492,24 @@ Test(policy, goes_on_copying_for_a_receiver_that_is_slow_without_that)
     CHECKF(copies > 9700, "%d of 10000", copies);
 }
 
-/* `n` messages are taken by a receiver that gains by copies, one in 100 of which is seen to. */
-static int take_unseen(int n)
+/* `n` messages are taken by a receiver that gains by copies; of each `every`, the first ones are `timed`. */
+static int take_timed(int n, int timed, int every)
 {
     int copies = 0;
     for (int i = 0; i < n; i++) {
         bool feeds = policy_feeds(&pool, SIZE);
         copies += feeds;
-        policy_taken(&pool, feeds, SIZE, i % 100 ? 0 : feeds ? 20000 : 30000);
+        policy_taken(&pool, feeds, SIZE, i % every >= timed ? 0 : feeds ? 20000 : 30000);
     }
     return copies;
+}
+
+/* As of a sender that waits for all messages now and then. */
+Test(policy, copies_where_most_messages_are_timed)
+{
+    costs_dear();
+    int copies = take_timed(10000, 3, 4);
+    CHECKF(copies > 9000, "%d of 10000", copies);
 }
 
 /* A sender that has other things to do has no time for copies, nor for looking how long messages take. */
@@ -502,12 +518,12 @@ Test(policy, does_not_copy_where_nothing_is_seen_of_receivers)
     costs_dear();
     take(40, 30000, 20000); /* in the middle of the first trial */
     CHECK(policy_feeds(&pool, SIZE));
-    int copies = take_unseen(10000);
+    int copies = take_timed(10000, 1, 100);
     CHECKF(copies <= 64, "%d of 10000", copies);
     costs_dear();
     take(200, 30000, 20000);
     CHECK(policy_feeds(&pool, SIZE));
-    copies = take_unseen(10000);
+    copies = take_timed(10000, 1, 100);
     CHECKF(copies <= 64, "%d of 10000", copies);
 }
 
