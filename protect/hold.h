@@ -17,9 +17,9 @@
  * Everything here is done under the lock of the backing that the slot shows (slot_lock). No transport is
  * called (but to put a short message on its way, in hold_look, the transport's lock being taken before), nothing
  * is allocated and no user mapping is touched under it; what is called may sleep in the kernel only. A thread has
- * one such lock at a time, and a second one only of a slot popped from the pool, which
- * nobody else knows. Of two, only the last is dropped by slot_unlock, which lets signals in: a handler that
- * touches a buffer may wait for any thread, and must not find its own thread with a lock. */
+ * one such lock at a time, and a second one only of a slot popped from the pool, which nobody else knows. Of two,
+ * only the last is dropped by slot_unlock, which lets signals in: a handler that touches a buffer may wait for any
+ * thread, and must not find its own thread with a lock. */
 #ifndef ZC_PROTECT_HOLD_H
 #define ZC_PROTECT_HOLD_H
 

@@ -413,16 +413,23 @@ Test(policy, a_store_without_a_protection_teaches_nothing)
 
 /* ---- receivers that are behind ---- */
 
-/* `n` messages are taken, in `held` or `copied` ns each, as they are sent. How many of them are copied? */
-static int take(int n, uint64_t held, uint64_t copied)
+/* `n` messages are taken, in `held` or `copied` ns each, as they are sent; of each `every`, the first ones are `timed`.
+ * How many of them are copied? */
+static int take_timed(int n, uint64_t held, uint64_t copied, int timed, int every)
 {
     int copies = 0;
     for (int i = 0; i < n; i++) {
         bool feeds = policy_feeds(&pool, SIZE);
         copies += feeds;
-        policy_taken(&pool, feeds, SIZE, feeds ? copied : held);
+        policy_taken(&pool, feeds, SIZE, i % every >= timed ? 0 : feeds ? copied : held);
     }
     return copies;
+}
+
+/* The same, each of them timed. */
+static int take(int n, uint64_t held, uint64_t copied)
+{
+    return take_timed(n, held, copied, 1, 1);
 }
 
 Test(policy, copies_for_a_receiver_that_takes_copies_faster)
@@ -492,23 +499,11 @@ Test(policy, goes_on_copying_for_a_receiver_that_is_slow_without_that)
     CHECKF(copies > 9700, "%d of 10000", copies);
 }
 
-/* `n` messages are taken by a receiver that gains by copies; of each `every`, the first ones are `timed`. */
-static int take_timed(int n, int timed, int every)
-{
-    int copies = 0;
-    for (int i = 0; i < n; i++) {
-        bool feeds = policy_feeds(&pool, SIZE);
-        copies += feeds;
-        policy_taken(&pool, feeds, SIZE, i % every >= timed ? 0 : feeds ? 20000 : 30000);
-    }
-    return copies;
-}
-
 /* As of a sender that waits for all messages now and then. */
 Test(policy, copies_where_most_messages_are_timed)
 {
     costs_dear();
-    int copies = take_timed(10000, 3, 4);
+    int copies = take_timed(10000, 30000, 20000, 3, 4);
     CHECKF(copies > 9000, "%d of 10000", copies);
 }
 
@@ -518,12 +513,12 @@ Test(policy, does_not_copy_where_nothing_is_seen_of_receivers)
     costs_dear();
     take(40, 30000, 20000); /* in the middle of the first trial */
     CHECK(policy_feeds(&pool, SIZE));
-    int copies = take_timed(10000, 1, 100);
+    int copies = take_timed(10000, 30000, 20000, 1, 100);
     CHECKF(copies <= 64, "%d of 10000", copies);
     costs_dear();
     take(200, 30000, 20000);
     CHECK(policy_feeds(&pool, SIZE));
-    copies = take_timed(10000, 1, 100);
+    copies = take_timed(10000, 30000, 20000, 1, 100);
     CHECKF(copies <= 64, "%d of 10000", copies);
 }
 
